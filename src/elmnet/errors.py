@@ -1,0 +1,40 @@
+"""Errors a user can cause, each with words that say which value was wrong and what to do.
+
+The command line prints them without a traceback; everything else that escapes is a bug.
+"""
+
+
+class ElmnetError(Exception):
+    """Base of every error that elmnet raises on purpose."""
+
+
+class ConfigError(ElmnetError, ValueError):
+    """A configuration holds a value that cannot be built."""
+
+
+class BudgetError(ElmnetError, ValueError):
+    """No network of the asked shape fits the budget."""
+
+
+class ShapeError(ElmnetError, ValueError):
+    """A tensor handed to a module does not have the shape, type or range it needs."""
+
+
+class BackendError(ElmnetError, RuntimeError):
+    """The demanded backend cannot run what was asked of it."""
+
+
+class DataError(ElmnetError):
+    """A data source is missing, damaged, or does not hold what its format promises."""
+
+
+class CheckpointError(ElmnetError):
+    """Saved weights or training state are missing, damaged, or belong to another configuration."""
+
+
+class DivergedError(ElmnetError):
+    """Training met a loss or gradient that is not finite."""
+
+
+class RunError(ElmnetError):
+    """A run directory cannot be used as asked."""

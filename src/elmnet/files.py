@@ -1,0 +1,82 @@
+"""Writing files so that a reader sees the old content or the new, never half of either."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the names in a directory survive a power cut (a no-op where directories cannot be opened)."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def fsync_file(path: Path) -> None:
+    """Flush a file that another library wrote and closed."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write aside, flush to disk, rename into place; on any error the old file is untouched."""
+    path = Path(path)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(aside, "wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    fsync_directory(path.parent)
+
+
+def replace_directory(path: Path, fill: Callable[[Path], None]) -> None:
+    """Let `fill` write a directory aside, then put it at `path`, replacing what stood there.
+
+    A directory cannot be renamed over another, so the old one steps aside for an instant; a crash in that
+    instant leaves it as `.NAME.old`, from which `recover_directory` brings it back.
+    """
+    path = Path(path)
+    aside, old = (path.with_name(f".{path.name}.{kind}") for kind in ("tmp", "old"))
+    recover_directory(path)
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir(parents=True)
+        fill(aside)
+        for file in aside.iterdir():
+            fsync_file(file)
+        fsync_directory(aside)
+        if path.exists():
+            os.rename(path, old)
+        os.rename(aside, path)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        recover_directory(path)
+        raise
+    fsync_directory(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover_directory(path: Path) -> None:
+    """Undo the half-done swap that a crash inside `replace_directory` can leave."""
+    old = path.with_name(f".{path.name}.old")
+    if old.exists() and not path.exists():
+        os.rename(old, path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,214 @@
+"""One layer of ELM neurons, and the single neuron as its smallest case."""
+
+from typing import Any, overload
+
+import torch
+from torch import Tensor, nn
+
+from elmnet import ops, wiring
+from elmnet.config import LayerConfig, NetworkConfig, NeuronConfig
+from elmnet.errors import ConfigError, ShapeError
+from elmnet.neuron import Neurons
+from elmnet.ops import Dynamics, LayerState, Masks, Signal
+
+Signals = dict[Signal, Tensor]
+
+
+class ELMLayer(nn.Module):
+    """N neurons wired by a fixed connectome, used like a batch-first `nn.LSTM` layer:
+
+        layer = ELMLayer(LayerConfig(units=96), inputs=700)
+        out, state = layer(x)              # x (B, T, 700) → out (B, T, 96)
+        out, state = layer(more, state)    # goes on where it stopped
+
+    Args:
+        config: the layer.
+        inputs: n_in, input channels.
+        generator: draws connectome and weights; None: torch's default generator.
+        backend: `auto`, or the name of one that must run (see `elmnet.ops`).
+    """
+
+    connectome: Tensor
+
+    def __init__(
+        self,
+        config: LayerConfig,
+        inputs: int,
+        *,
+        generator: torch.Generator | None = None,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.inputs = inputs
+        self.backend = backend
+        self.dynamics = Dynamics.of(config.neuron)
+        self.register_buffer("connectome", wiring.draw(config, inputs, generator))
+        self.neurons = Neurons(config.neuron, config.units, generator)
+
+    def initial_state(self, batch: int) -> LayerState:
+        """All zeros, for `batch` sequences."""
+        n, c = self.config.units, self.config.neuron
+        weight = self.neurons.w_s
+        exact = torch.promote_types(weight.dtype, torch.float32)
+        return LayerState(
+            memory=weight.new_zeros(batch, n, c.memory, dtype=exact),
+            branch=weight.new_zeros(batch, n, c.branches if c.tau_branch else 0, dtype=exact),
+            highpass=weight.new_zeros(batch, n, c.outputs if c.tau_highpass else 0, dtype=exact),
+            activity=weight.new_zeros(batch, n * c.outputs, dtype=exact),
+        )
+
+    def draw_masks(self, batch: int) -> Masks:
+        """Fresh variational dropout masks from torch's default generator; none outside training."""
+        if not self.training:
+            return Masks()
+        layer, neuron = self.config, self.config.neuron
+        n = layer.units
+        return Masks(
+            input=self._mask(layer.input_dropout, 1.0, batch, self.inputs),
+            recurrent=self._mask(layer.recurrent_dropout, 1.0, batch, layer.outputs),
+            synapse=self._mask(neuron.synapse_dropout, 1.0, batch, n, neuron.branches, neuron.synapses),
+            memory=self._mask(neuron.memory_dropout, 0.5, batch, n, neuron.memory),
+        )
+
+    def _mask(self, p: float, power: float, *shape: int) -> Tensor | None:
+        if p == 0:
+            return None
+        weight = self.neurons.w_s
+        kept = torch.rand(shape, device=weight.device) >= p
+        return kept.to(weight.dtype) / (1 - p) ** power
+
+    @overload
+    def forward(
+        self,
+        x: Tensor,
+        state: LayerState | None = None,
+        lengths: Tensor | None = None,
+        *,
+        masks: Masks | None = None,
+        monitor: None = None,
+    ) -> tuple[Tensor, LayerState]: ...
+    @overload
+    def forward(
+        self,
+        x: Tensor,
+        state: LayerState | None = None,
+        lengths: Tensor | None = None,
+        *,
+        masks: Masks | None = None,
+        monitor: tuple[Signal, ...],
+    ) -> tuple[Tensor, LayerState, Signals]: ...
+    def forward(
+        self,
+        x: Tensor,
+        state: LayerState | None = None,
+        lengths: Tensor | None = None,
+        *,
+        masks: Masks | None = None,
+        monitor: tuple[Signal, ...] | None = None,
+    ) -> Any:
+        """Run a batch of sequences.
+
+        Args:
+            x: (B, T, n_in), floating point or bool.
+            state: where to go on; None: zeros.
+            lengths: (B,) valid steps of each sequence, 1 to T; None: all T.
+            masks: dropout masks to use instead of drawn ones.
+            monitor: names of inner signals to return as well (`elmnet.ops.SIGNALS`).
+
+        Returns:
+            out (B, T, N·n_y), zero past a sequence's length; the state after each sequence's last valid step; and
+            with `monitor` a dictionary of signals (B, T, ...).
+
+        Raises:
+            ShapeError: an argument has the wrong shape or type.
+            BackendError: the demanded backend refuses.
+        """
+        weights = self.neurons.effective()
+        dtype, device = weights.synapse.dtype, weights.synapse.device
+        _check_input(x, self.inputs)
+        lengths = _check_lengths(lengths, x)
+        state = self.initial_state(len(x)) if state is None else self._check_state(state, len(x))
+        masks = self.draw_masks(len(x)) if masks is None else masks
+        for name in monitor or ():
+            if name not in ops.SIGNALS:
+                raise ShapeError(f"monitor: no signal {name!r}; known: {', '.join(ops.SIGNALS)}")
+        backend = ops.select(self.backend, device, dtype, self.dynamics)
+        out, state, signals = backend.run(
+            x.to(dtype), state, self.connectome, weights, self.dynamics, masks, lengths, tuple(monitor or ())
+        )
+        return (out, state) if monitor is None else (out, state, signals)
+
+    def step(self, x_t: Tensor, state: LayerState | None = None) -> tuple[Tensor, LayerState]:
+        """One time step: x_t (B, n_in) → out (B, N·n_y); equal to the same step inside a whole sequence."""
+        out, state = self(x_t.unsqueeze(1), state)
+        return out.squeeze(1), state
+
+    def _check_state(self, state: LayerState, batch: int) -> LayerState:
+        for name, got, want in zip(LayerState._fields, state, self.initial_state(batch), strict=True):
+            if got.shape != want.shape:
+                raise ShapeError(f"state.{name} must be {tuple(want.shape)}, got {tuple(got.shape)}")
+        return state
+
+    def extra_repr(self) -> str:
+        return f"inputs={self.inputs}, wiring={self.config.wiring!r}, backend={self.backend!r}"
+
+
+class ELM(nn.Module):
+    """A single Expressive Leaky Memory neuron: x (B, T, n_in) → out (B, T, outputs).
+
+        neuron = ELM(NetworkConfig.preset("neuronio").layers[0].neuron, inputs=1278)
+
+    Args:
+        config: the neuron.
+        inputs: input channels.
+        wiring: how they reach the synapses; the default is the NeuronIO routing, which is not random.
+        seed: draws the weights (and the connectome, if random); None: torch's default generator.
+        backend: as for `ELMLayer`.
+    """
+
+    def __init__(
+        self,
+        config: NeuronConfig,
+        inputs: int,
+        *,
+        wiring: str = "neuronio",
+        seed: int | None = None,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        layer = LayerConfig(units=1, neuron=config, recurrent_connect=0.0, wiring=wiring)
+        self.layer = ELMLayer(layer, inputs, generator=generator_of(seed), backend=backend)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As `ELMLayer.forward`."""
+        return self.layer(*args, **kwargs)
+
+    def step(self, x_t: Tensor, state: LayerState | None = None) -> tuple[Tensor, LayerState]:
+        """As `ELMLayer.step`."""
+        return self.layer.step(x_t, state)
+
+
+def generator_of(seed: int | None) -> torch.Generator | None:
+    """A CPU generator with this seed; None stands for torch's default generator."""
+    return None if seed is None else torch.Generator().manual_seed(seed)
+
+
+def _check_input(x: Tensor, inputs: int) -> None:
+    if x.dim() != 3 or x.shape[2] != inputs:
+        raise ShapeError(f"input must be (B, T, {inputs}), got {tuple(x.shape)}")
+    if x.shape[0] == 0 or x.shape[1] == 0:
+        raise ShapeError(f"input must hold at least one sequence and one step, got {tuple(x.shape)}")
+    if not (x.is_floating_point() or x.dtype == torch.bool):
+        raise ShapeError(f"input must be floating point or bool, got {x.dtype}")
+
+
+def _check_lengths(lengths: Tensor | None, x: Tensor) -> Tensor | None:
+    if lengths is None:
+        return None
+    lengths = torch.as_tensor(lengths, device=x.device)
+    if lengths.shape != x.shape[:1] or lengths.is_floating_point() or lengths.dtype == torch.bool:
+        raise ShapeError(f"lengths must be {len(x)} integers, got {tuple(lengths.shape)} of {lengths.dtype}")
+    if not bool(((lengths >= 1) & (lengths <= x.shape[1])).all()):
+        raise ShapeError(f"lengths must lie in 1..{x.shape[1]}, got {lengths.tolist()}")
+    return lengths

@@ -1,0 +1,212 @@
+"""The ELM Network: a stack of layers, a read-out layer, an affine map."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from elmnet.config import NetworkConfig
+from elmnet.errors import CheckpointError, ConfigError, ShapeError
+from elmnet.files import write_atomic
+from elmnet.layer import ELMLayer, Signals, generator_of
+from elmnet.neuron import uniform
+from elmnet.ops import LayerState, Masks, Signal
+
+
+class NetworkState(NamedTuple):
+    """The states of all layers of `NetworkConfig.stack`, read-out included."""
+
+    layers: tuple[LayerState, ...]
+
+    def detach(self) -> Self:
+        """The same values, cut from the graph."""
+        return type(self)(tuple(layer.detach() for layer in self.layers))
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """`Tensor.to` on every tensor."""
+        return type(self)(tuple(layer.to(*args, **kwargs) for layer in self.layers))
+
+    def reset(self, mask: Tensor) -> Self:
+        """Zero the sequences where `mask` (B,) is true, keep the others."""
+        return type(self)(tuple(layer.reset(mask) for layer in self.layers))
+
+
+class ELMNetwork(nn.Module):
+    """A recurrent network of expressive neurons, used like a batch-first `nn.LSTM`:
+
+        net = ELMNetwork(NetworkConfig.preset("enwik8"), seed=0)
+        logits, state = net(tokens)            # (B, T) integers → (B, T, 204)
+        logits_t, state = net.step(token, state)
+
+    Args:
+        config: the network.
+        seed: draws connectomes and weights; None: torch's default generator.
+        backend: `auto`, or the name of one that must run (see `elmnet.ops`).
+    """
+
+    def __init__(self, config: NetworkConfig, *, seed: int | None = None, backend: str = "auto") -> None:
+        super().__init__()
+        self.config = config
+        generator = generator_of(seed)
+        self.layers = nn.ModuleList(
+            ELMLayer(layer, inputs, generator=generator, backend=backend)
+            for layer, inputs in zip(config.stack, config.layer_inputs, strict=True)
+        )
+        self.affine: nn.Linear | None = None
+        if config.has_affine:
+            n_in = config.stack[-1].outputs
+            self.affine = nn.Linear(n_in, config.outputs)
+            with torch.no_grad():
+                for parameter in self.affine.parameters():
+                    parameter.copy_(uniform(tuple(parameter.shape), n_in**-0.5, generator))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' type."""
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def initial_state(self, batch: int) -> NetworkState:
+        """All zeros, for `batch` sequences."""
+        return NetworkState(tuple(layer.initial_state(batch) for layer in self._elm_layers))
+
+    @property
+    def _elm_layers(self) -> list[ELMLayer]:
+        return [layer for layer in self.layers if isinstance(layer, ELMLayer)]
+
+    def forward(
+        self,
+        x: Tensor,
+        state: NetworkState | None = None,
+        lengths: Tensor | None = None,
+        *,
+        masks: Sequence[Masks] | None = None,
+        monitor: tuple[Signal, ...] | None = None,
+    ) -> Any:
+        """Run a batch of sequences.
+
+        Args:
+            x: (B, T, n_in) floating point or bool, or (B, T) integer tokens if the network takes tokens.
+            state: where to go on; None: zeros.
+            lengths: (B,) valid steps of each sequence, 1 to T; None: all T.
+            masks: one per layer, dropout masks to use instead of drawn ones.
+            monitor: names of inner signals to return as well (`elmnet.ops.SIGNALS`).
+
+        Returns:
+            (out, state), or (out, state, signals) with `monitor`: out (B, T, n_out), zero past a sequence's length;
+            the state after each sequence's last valid step; per layer a dictionary of signals (B, T, ...).
+
+        Raises:
+            ShapeError: an argument has the wrong shape, type or range.
+            BackendError: the demanded backend refuses.
+        """
+        h = self._dense(x)
+        layers = self._elm_layers
+        if state is not None and len(state.layers) != len(layers):
+            raise ShapeError(f"state holds {len(state.layers)} layers, the network has {len(layers)}")
+        states: list[LayerState] = []
+        signals: list[Signals] = []
+        for i, layer in enumerate(layers):
+            h, new, seen = layer(
+                h,
+                None if state is None else state.layers[i],
+                lengths,
+                masks=None if masks is None else masks[i],
+                monitor=monitor or (),
+            )
+            states.append(new)
+            signals.append(seen)
+        if self.affine is not None:
+            h = self.affine(h.to(self.dtype))
+            if lengths is not None:
+                steps = torch.arange(h.shape[1], device=h.device)
+                h = h * (steps < torch.as_tensor(lengths, device=h.device).unsqueeze(1)).unsqueeze(2)
+        result = NetworkState(tuple(states))
+        return (h, result) if monitor is None else (h, result, tuple(signals))
+
+    def step(self, x_t: Tensor, state: NetworkState | None = None) -> tuple[Tensor, NetworkState]:
+        """One time step: x_t (B, n_in) or (B,) tokens → out (B, n_out); equal to the step inside a whole sequence."""
+        out, state = self(x_t.unsqueeze(1), state)
+        return out.squeeze(1), state
+
+    def _dense(self, x: Tensor) -> Tensor:
+        """Input as (B, T, n_in): tokens become one-hot × scale."""
+        integer = not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool)
+        scale, inputs = self.config.token_scale, self.config.inputs
+        if scale is None:
+            if integer:
+                raise ShapeError(f"this network takes (B, T, {inputs}) floats or bools, got {x.dtype}")
+            return x
+        if not integer:
+            return x  # an input already dense (soft tokens); the layer checks its shape
+        if x.dim() != 2:
+            raise ShapeError(f"tokens must be (B, T), got {tuple(x.shape)}")
+        if x.numel() and not 0 <= int(x.min()) <= int(x.max()) < inputs:
+            raise ShapeError(f"tokens must lie in 0..{inputs - 1}, got {int(x.min())}..{int(x.max())}")
+        return F.one_hot(x.long(), inputs).to(self.dtype) * scale
+
+    def count_parameters(self) -> int:
+        """P: trainable parameters, counted one by one."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write `config.json` and `model.safetensors` (connectome included), each atomically."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        write_atomic(directory / "model.safetensors", save(tensors))
+        write_atomic(directory / "config.json", json.dumps(self.config.to_dict(), indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path, *, backend: str = "auto") -> Self:
+        """Rebuild a network saved by `save_pretrained`, on the CPU, in evaluation mode, with the saved dtype.
+
+        Raises:
+            CheckpointError: a file is missing, damaged, or does not fit the configuration beside it.
+        """
+        directory = Path(directory)
+        path = directory / "config.json"
+        try:
+            config = NetworkConfig.from_dict(json.loads(path.read_text()))
+        except (OSError, ValueError, ConfigError) as error:
+            raise CheckpointError(f"{path}: cannot be read as a network configuration: {error}") from error
+        network = cls(config, seed=0, backend=backend)
+        network.load_weights(directory / "model.safetensors")
+        return network.eval()
+
+    def load_weights(self, path: Path) -> None:
+        """Load a safetensors file whose names and shapes must be exactly this network's.
+
+        Raises:
+            CheckpointError: the file is missing, damaged, or holds another network.
+        """
+        try:
+            tensors = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{path}: cannot be read as safetensors weights: {error}") from error
+        own = self.state_dict()
+        wrong = [f"missing {name}" for name in own if name not in tensors]
+        wrong += [f"unknown {name}" for name in tensors if name not in own]
+        wrong += [
+            f"{name} is {tuple(tensors[name].shape)}, the configuration says {tuple(tensor.shape)}"
+            for name, tensor in own.items()
+            if name in tensors and tensors[name].shape != tensor.shape
+        ]
+        if wrong:
+            raise CheckpointError(f"{path}: does not fit its configuration: {'; '.join(wrong[:5])}")
+        for i, layer in enumerate(self._elm_layers):
+            sources, count = tensors[f"layers.{i}.connectome"], layer.inputs + layer.config.outputs
+            if not bool(((sources >= -1) & (sources < count)).all()):
+                raise CheckpointError(f"{path}: layer {i}'s connectome names sources outside -1..{count - 1}")
+        self.to(tensors["layers.0.neurons.w_s"].dtype)
+        self.load_state_dict(tensors)

@@ -1,0 +1,108 @@
+"""The parameters of N Expressive Leaky Memory neurons, their initialisation, and what the recurrence sees of them."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from elmnet.config import NeuronConfig
+from elmnet.ops import Weights
+
+
+class Neurons(nn.Module):
+    """N neurons of one configuration, each with its own weights.
+
+    Attributes:
+        w_s: synaptic weights (N, d_tree, d_s).
+        mlp: the MLP's affine maps, each with weight (N, out, in) and bias (N, out).
+        readout: W_y (N, n_y, d_m).
+        bias: (N, n_y).
+        tau_logit: τ_m (N, d_m) through a scaled sigmoid; trained only with `learn_timescales`. Never narrower than
+            float32, whatever the other weights are cast to.
+    """
+
+    def __init__(self, config: NeuronConfig, units: int, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.units = units
+        self.w_s = nn.Parameter(self._draw_synapses(generator))
+        widths = config.mlp_widths
+        self.mlp = nn.ModuleList(
+            Affine(units, n_in, n_out, generator) for n_in, n_out in zip(widths, widths[1:], strict=False)
+        )
+        bound = 1 / math.sqrt(config.memory)
+        self.readout = nn.Parameter(uniform((units, config.outputs, config.memory), bound, generator))
+        bias = torch.tensor(config.bias_init or [0.0] * config.outputs, dtype=torch.get_default_dtype())
+        self.bias = nn.Parameter(bias.repeat(units, 1))
+        self.tau_logit = nn.Parameter(torch.empty(units, config.memory), requires_grad=config.learn_timescales)
+        self.set_timescales(torch.tensor(config.timescales, dtype=torch.float64))
+
+    def _draw_synapses(self, generator: torch.Generator | None) -> Tensor:
+        shape = (self.units, self.config.branches, self.config.synapses)
+        scale = 1 / math.sqrt(self.config.synapses)
+        if self.config.synapse_init is None:
+            return uniform(shape, scale, generator)
+        return torch.full(shape, self.config.synapse_init * scale)
+
+    @property
+    def _tau_range(self) -> tuple[float, float]:
+        scale = self.config.tau_range_scale
+        return self.config.tau_min / scale, self.config.tau_max * math.sqrt(scale)
+
+    def timescales(self) -> Tensor:
+        """τ_m (N, d_m), in the unit of dt."""
+        low, high = self._tau_range
+        return low + (high - low) * torch.sigmoid(self.tau_logit)
+
+    @torch.no_grad()
+    def set_timescales(self, tau: Tensor) -> None:
+        """Store τ_m, (d_m) or (N, d_m), strictly inside the range the configuration allows."""
+        low, high = self._tau_range
+        if not bool(((tau > low) & (tau < high)).all()):
+            raise ValueError(f"timescales must lie inside ({low:g}, {high:g}), got {tau.tolist()}")
+        fraction = (tau.double() - low) / (high - low)
+        self.tau_logit.copy_(torch.logit(fraction).expand_as(self.tau_logit))
+
+    def effective(self) -> Weights:
+        """The weights of the equations, differentiable in every parameter."""
+        rate, ratio = self.config.dt / self.timescales(), self.config.timescale_ratio
+        if self.config.lambda_as_timescale_ratio:
+            gain = -torch.expm1(-ratio * rate)
+        else:
+            gain = -ratio * torch.expm1(-rate)
+        return Weights(
+            synapse=F.relu(self.w_s) if self.config.nonnegative_synapses else self.w_s,
+            mlp=tuple((affine.weight, affine.bias) for affine in self.mlp),
+            readout=self.readout,
+            bias=self.bias,
+            decay=torch.exp(-rate),
+            gain=gain,
+        )
+
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        """Casting to a half type leaves the timescales in float32: rounded, they would not be the same neuron."""
+        exact = self.tau_logit.detach().clone()
+        super()._apply(fn, recurse)
+        if self.tau_logit.dtype.itemsize < 4:
+            self.tau_logit.data = exact.to(self.tau_logit.device)
+        return self
+
+    def extra_repr(self) -> str:
+        c = self.config
+        return f"units={self.units}, memory={c.memory}, branches={c.branches}, synapses={c.synapses}"
+
+
+class Affine(nn.Module):
+    """N affine maps side by side: weight (N, out, in), bias (N, out), both ~ U(-1/√in, 1/√in)."""
+
+    def __init__(self, units: int, n_in: int, n_out: int, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(n_in)
+        self.weight = nn.Parameter(uniform((units, n_out, n_in), bound, generator))
+        self.bias = nn.Parameter(uniform((units, n_out), bound, generator))
+
+
+def uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator | None) -> Tensor:
+    """U(-bound, bound), drawn on the CPU so that a seed means the same weights on every device."""
+    return torch.empty(shape).uniform_(-bound, bound, generator=generator)

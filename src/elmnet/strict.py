@@ -1,0 +1,119 @@
+"""Strict configurations: frozen dataclasses that say exactly which setting is wrong and why.
+
+`Config` is the base of everything a user can write in Python, YAML or on the command line.
+"""
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from elmnet.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Base of every configuration: a frozen dataclass that checks its types and ranges on construction."""
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            value = _parse(hints[field.name], getattr(self, field.name), field.name)
+            object.__setattr__(self, field.name, value)
+        self._check()
+
+    def _check(self) -> None:
+        """Refuse values that have the right type but make no sense; subclasses say which."""
+
+    def _require(self, condition: bool, words: str) -> None:
+        if not condition:
+            raise ConfigError(f"{type(self).__name__}: {words}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain dictionary (lists instead of tuples), the inverse of `from_dict`."""
+        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Build from a nested dictionary; unknown and missing keys are refused by name."""
+        if not isinstance(data, Mapping):
+            raise ConfigError(f"{cls.__name__}: expected a mapping of settings, got {data!r}")
+        known = {field.name: field for field in dataclasses.fields(cls)}
+        for key in data:
+            if key not in known:
+                close = difflib.get_close_matches(str(key), known, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+                raise ConfigError(f"{cls.__name__}: unknown setting {key!r}{hint}")
+        required = [n for n, f in known.items() if f.default is f.default_factory is dataclasses.MISSING]
+        missing = [name for name in required if name not in data]
+        if missing:
+            raise ConfigError(f"{cls.__name__}: missing setting {', '.join(missing)}")
+        return cls(**data)
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed, checked again."""
+        return dataclasses.replace(self, **changes)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Config):
+        return value.to_dict()
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _parse(hint: Any, value: Any, where: str) -> Any:
+    """`value` as the annotated type, or a ConfigError that names the setting."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return _parse_union(args, value, where)
+    if origin is Literal:
+        if value in args:
+            return value
+        raise ConfigError(f"{where} must be one of {', '.join(map(repr, args))}, got {value!r}")
+    if origin is tuple:
+        if isinstance(value, (list, tuple)):
+            return tuple(_parse(args[0], item, f"{where}.{i}") for i, item in enumerate(value))
+        raise ConfigError(f"{where} must be a list, got {value!r}")
+    if isinstance(hint, type) and issubclass(hint, Config):
+        if isinstance(value, hint):
+            return value
+        try:
+            return hint.from_dict(value)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+    return _parse_scalar(hint, value, where)
+
+
+def _parse_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
+    if value is None and type(None) in options:
+        return None
+    options = tuple(option for option in options if option is not type(None))
+    if isinstance(value, (Mapping, Config)):  # only a nested configuration can take these: let it speak
+        options = tuple(o for o in options if isinstance(o, type) and issubclass(o, Config)) or options
+    refusals = []
+    for option in options:
+        try:
+            return _parse(option, value, where)
+        except ConfigError as error:
+            refusals.append(str(error))
+    raise ConfigError("; or ".join(refusals))
+
+
+def _parse_scalar(hint: type, value: Any, where: str) -> Any:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is float and number:
+        if not math.isfinite(value):
+            raise ConfigError(f"{where} must be finite, got {value!r}")
+        return float(value)
+    if hint is int and number and float(value).is_integer():
+        return int(value)
+    if hint in (bool, str) and isinstance(value, hint):
+        return value
+    words = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
+    raise ConfigError(f"{where} must be {words.get(hint, str(hint))}, got {value!r}")
