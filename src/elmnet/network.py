@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from elmnet import ops
 from elmnet.config import NetworkConfig
 from elmnet.errors import CheckpointError, ConfigError, ShapeError
 from elmnet.files import write_atomic
@@ -154,6 +155,11 @@ class ELMNetwork(nn.Module):
         if x.numel() and not 0 <= int(x.min()) <= int(x.max()) < inputs:
             raise ShapeError(f"tokens must lie in 0..{inputs - 1}, got {int(x.min())}..{int(x.max())}")
         return F.one_hot(x.long(), inputs).to(self.dtype) * scale
+
+    def backends(self) -> list[str]:
+        """The backends that would run now, without repetition."""
+        names = (ops.select(m.backend, self.device, self.dtype, m.dynamics).name for m in self._elm_layers)
+        return list(dict.fromkeys(names))
 
     def count_parameters(self) -> int:
         """P: trainable parameters, counted one by one."""

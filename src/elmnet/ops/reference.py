@@ -24,6 +24,8 @@ def recurrence(
     """Step through time; shapes and meaning as in `elmnet.ops.Recurrence`."""
     silence = x.shape[2] + state.activity.shape[1]  # unconnected synapses (-1) read a column of zeros
     sources = torch.where(connectome < 0, silence, connectome).flatten()
+    if masks.input is not None:
+        x = x * masks.input.unsqueeze(1)
     outputs: list[Tensor] = []
     seen: dict[Signal, list[Tensor]] = {name: [] for name in monitor}
     for t, x_t in enumerate(x.unbind(1)):
@@ -40,7 +42,7 @@ def recurrence(
 
 
 def step(
-    x_t: Tensor,  # (B, n_in)
+    x_t: Tensor,  # (B, n_in), input dropout done
     state: LayerState,
     sources: Tensor,  # (N·k_c,)
     weights: Weights,
@@ -50,8 +52,6 @@ def step(
     """One neuron, one time step, for all N neurons of B sequences."""
     dtype = weights.synapse.dtype
     activity = state.activity
-    if masks.input is not None:
-        x_t = x_t * masks.input
     if masks.recurrent is not None:
         activity = activity * masks.recurrent
 

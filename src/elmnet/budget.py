@@ -1,0 +1,157 @@
+"""What a network costs, exactly, and how to spend a budget. No torch.
+
+Parameters follow the paper (arXiv:2605.12049): P counts every trainable number; a neuron has k_c synapses and k_e
+other parameters; all 36 published counts are reproduced to the integer (`tests/test_budget.py`).
+
+FLOPs are counted per time step and sample with these rules: a multiply-add is 2, every other arithmetic operation and
+every activation function is 1. The published runs report their compiler's count instead, 1.01 to 1.7 times this one.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from elmnet.config import LayerConfig, NetworkConfig, NeuronConfig
+from elmnet.errors import BudgetError, ConfigError
+
+Knob = Literal["units", "memory", "synapses"]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The price of a network. Counts of units and per-unit numbers are those of its (first) hidden layer."""
+
+    units: int
+    """N."""
+    complexity: int
+    """k_e, effective complexity: trainable parameters of a unit other than synapses."""
+    connectivity: int
+    """k_c, synapses of a unit."""
+    hidden: int
+    """P' = Σ N·(k_e + k_c) over the hidden layers."""
+    readout: int
+    """Parameters after the hidden layers: read-out neurons and affine map."""
+    flops: int
+    """Per time step and sample, forward pass."""
+
+    @property
+    def parameters(self) -> int:
+        """P, all trainable parameters."""
+        return self.hidden + self.readout
+
+
+def complexity(neuron: NeuronConfig) -> int:
+    """k_e: MLP, read-out rows and biases; and the timescales if they are learned.
+
+    With one hidden layer and one output: (d_tree + d_m)·d_mlp + d_mlp + d_mlp·d_m + d_m + d_m + 1.
+    """
+    widths = neuron.mlp_widths
+    mlp = sum(n_in * n_out + n_out for n_in, n_out in zip(widths, widths[1:], strict=False))
+    timescales = neuron.memory if neuron.learn_timescales else 0
+    return mlp + neuron.outputs * (neuron.memory + 1) + timescales
+
+
+def layer_parameters(layer: LayerConfig) -> int:
+    """N·(k_e + k_c)."""
+    return layer.units * (complexity(layer.neuron) + layer.neuron.connectivity)
+
+
+def neuron_flops(neuron: NeuronConfig) -> int:
+    """Forward FLOPs of one neuron and time step."""
+    c, widths = neuron, neuron.mlp_widths
+    branches = 2 * c.connectivity + (c.branches if c.input_scale != 1 else 0)
+    branch_filter = 2 * c.branches if c.tau_branch else 0
+    mlp = sum(2 * n_in * n_out + n_out for n_in, n_out in zip(widths, widths[1:], strict=False))
+    mlp += sum(widths[1:-1]) * (2 if c.mlp_activation == "relu2" else 1)
+    memory = 6 * c.memory  # decay, compression (scale, tanh, scale), multiply-add
+    readout = c.outputs * (2 * c.memory + 1 + (0 if c.activation == "identity" else 1))
+    highpass = 4 * c.outputs if c.tau_highpass else 0
+    return branches + branch_filter + mlp + memory + readout + highpass
+
+
+def cost(network: NetworkConfig) -> Cost:
+    """Exact parameters and FLOPs of a network."""
+    first = network.layers[0]
+    last = network.stack[-1].outputs
+    affine = last * network.outputs + network.outputs if network.has_affine else 0
+    hidden = sum(map(layer_parameters, network.layers))
+    return Cost(
+        units=first.units,
+        complexity=complexity(first.neuron),
+        connectivity=first.neuron.connectivity,
+        hidden=hidden,
+        readout=sum(map(layer_parameters, network.stack)) - hidden + affine,
+        flops=sum(layer.units * neuron_flops(layer.neuron) for layer in network.stack)
+        + (2 * last * network.outputs + network.outputs if network.has_affine else 0),
+    )
+
+
+def parameters(network: NetworkConfig) -> int:
+    """P."""
+    return cost(network).parameters
+
+
+def training_bytes(network: NetworkConfig, batch: int, steps: int, *, itemsize: int = 4) -> int:
+    """Memory of one training step with the reference backend and Adam, in bytes.
+
+    Weights, gradients, two moments, the connectome (8 bytes a synapse), the dense input, and everything autograd keeps
+    for back-propagation through `steps` steps: per neuron and step the gathered synapses, the MLP's inputs and
+    activations, memory before and after, compression, read-out and output.
+    """
+    total = 4 * itemsize * parameters(network)
+    for layer, inputs in zip(network.stack, network.layer_inputs, strict=True):
+        c, widths = layer.neuron, layer.neuron.mlp_widths
+        total += 8 * layer.units * c.connectivity
+        kept = c.connectivity + widths[0] + (3 if c.mlp_activation == "relu2" else 2) * sum(widths[1:-1])
+        kept += 3 * c.memory + 2 * c.outputs
+        total += itemsize * batch * steps * (layer.units * kept + inputs)
+    return total
+
+
+def spend(network: NetworkConfig, budget: int, vary: Knob = "units") -> NetworkConfig:
+    """The network that spends `budget` parameters best, without exceeding it, when one number may vary.
+
+    Args:
+        network: fixes the others of N (`units`), d_m (`memory`) and k_c = d_tree·d_s (`synapses` per branch).
+        budget: P.
+        vary: which number is found; it is set alike in every hidden layer.
+
+    Raises:
+        BudgetError: even the value 1 exceeds the budget; the message says the least possible P.
+    """
+    if vary not in ("units", "memory", "synapses"):
+        raise ConfigError(f"vary must be 'units', 'memory' or 'synapses', got {vary!r}")
+    return _largest(lambda value: network.with_hidden(**{vary: value}), budget, vary)
+
+
+def paper_recipe(network: NetworkConfig, budget: int) -> NetworkConfig:
+    """The paper's recipe along the Pareto front: d_m ∝ √N, d_mlp = 2·d_m, d_tree = 2·d_mlp.
+
+    The constant of d_m ∝ √N is that of `network`'s first hidden layer; its synapses per branch are kept.
+
+    Raises:
+        BudgetError: one unit exceeds the budget.
+    """
+    first = network.layers[0]
+    ratio = first.neuron.memory / math.sqrt(first.units)
+
+    def build(units: int) -> NetworkConfig:
+        memory = max(1, round(ratio * math.sqrt(units)))
+        return network.with_hidden(units=units, memory=memory, hidden=2 * memory, branches=4 * memory)
+
+    return _largest(build, budget, "units")
+
+
+def _largest(build: Callable[[int], NetworkConfig], budget: int, what: str) -> NetworkConfig:
+    """The network of the largest value whose P fits; P grows with the value, so bisection finds it."""
+    least = parameters(build(1))
+    if least > budget:
+        raise BudgetError(f"a budget of {budget:,} parameters is too small: {what} = 1 already takes {least:,}")
+    low, high = 1, 2
+    while parameters(build(high)) <= budget:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if parameters(build(middle)) <= budget else (low, middle)
+    return build(low)

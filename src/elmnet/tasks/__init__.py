@@ -1,0 +1,49 @@
+"""The benchmark tasks, by name."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from elmnet.data.spikes import load_spike_corpus
+from elmnet.data.text import Vocabulary, load_corpus
+from elmnet.errors import ConfigError
+from elmnet.strict import Config
+from elmnet.tasks.base import PRESETS, Batch, Scores, Split, Task
+from elmnet.tasks.enwik8 import Enwik8, TextOptions
+from elmnet.tasks.shd import SHD, SHDAdding, SpikeOptions
+
+__all__ = ["PRESETS", "TASKS", "Batch", "Scores", "Split", "Task", "find_task", "open_task"]
+
+TASKS: dict[str, type[Task]] = {task.name: task for task in (Enwik8, SHDAdding, SHD)}
+
+
+def find_task(name: str) -> type[Task]:
+    """The task of this name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in TASKS:
+        raise ConfigError(f"no task {name!r}; known: {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+def open_task(
+    name: str, options: Config, source: str, *, seed: int = 0, facts: Mapping[str, Any] | None = None
+) -> Task:
+    """Load a task's data.
+
+    Args:
+        name: of the task.
+        options: its `Options`.
+        source: data source, as on the command line.
+        seed: of the training batches.
+        facts: of the data a model was trained on; its vocabulary is used instead of the source's own.
+
+    Raises:
+        DataError: the source is missing or damaged, or holds symbols the vocabulary lacks.
+    """
+    if isinstance(options, TextOptions):
+        vocabulary = None if facts is None else Vocabulary(facts["symbols"])
+        return Enwik8(options, load_corpus(source), seed=seed, vocabulary=vocabulary)
+    assert isinstance(options, SpikeOptions)
+    return (SHD if name == SHD.name else SHDAdding)(options, load_spike_corpus(source), seed=seed)

@@ -1,0 +1,84 @@
+"""What the trainer needs to know of a task: batches, which outputs count, how to score, published settings.
+
+Batches are a pure function of (seed, index), so a run can go on at any batch without a loader state to save.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from torch import Tensor
+
+from elmnet.config import NetworkConfig
+from elmnet.strict import Config
+
+Split = Literal["train", "valid", "test"]
+Scores = dict[str, float]
+
+
+class Batch(NamedTuple):
+    """One batch of a task."""
+
+    x: Tensor  # (B, T) tokens or (B, T, n_in) bool
+    y: Tensor  # (B, T) or (B,) class numbers
+    fresh: bool  # begins new sequences: state starts at zero instead of being carried over
+
+
+class Task(ABC):
+    """A benchmark: data, loss, metric and published defaults. Subclasses are final."""
+
+    name: ClassVar[str]
+    about: ClassVar[str]
+    default_data: ClassVar[str]
+    unit: ClassVar[str]
+    """What one target is called when counted."""
+    metric: ClassVar[str]
+    """Key of the score that chooses the best model."""
+    larger_is_better: ClassVar[bool]
+    Options: ClassVar[type[Config]]
+
+    seed: int
+    inputs: int
+    outputs: int
+    data_name: str
+    """The data's honest name, printed wherever a score is."""
+
+    @classmethod
+    @abstractmethod
+    def preset(cls, name: str) -> dict[str, Any]:
+        """Settings `model` (NetworkConfig), `options` and `training` (dicts) of `tiny`, `small` or `paper`."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """What identifies the data: name, hashes, vocabulary; stored with the run."""
+
+    @abstractmethod
+    def fit_model(self, model: NetworkConfig) -> NetworkConfig:
+        """The model with the number of inputs and outputs this data needs."""
+
+    @abstractmethod
+    def training_batch(self, index: int) -> Batch:
+        """Batch `index` of training, any index at any time."""
+
+    @abstractmethod
+    def evaluation_batches(self, split: Split, *, whole: bool) -> Iterator[Batch]:
+        """The validation of one turn, or with `whole` the final evaluation."""
+
+    @abstractmethod
+    def count_batches(self, split: Split, *, whole: bool) -> int:
+        """How many batches `evaluation_batches` yields."""
+
+    @abstractmethod
+    def scored(self, out: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The outputs that count: logits (M, n_out) and class numbers (M,)."""
+
+    @abstractmethod
+    def scores(self, nats: float, accuracy: float) -> Scores:
+        """Scores from the mean cross entropy and accuracy."""
+
+    @abstractmethod
+    def baselines(self) -> Mapping[str, Mapping[str, Scores]]:
+        """Trivial predictors fitted to the training data: name → split → scores on the final evaluation."""
+
+
+PRESETS = ("tiny", "small", "paper")

@@ -1,0 +1,215 @@
+"""Next-character prediction on text streams, scored in bits per character."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from elmnet.config import NetworkConfig
+from elmnet.data.text import STDLIB, Corpus, Tokens, Vocabulary, prepare, split
+from elmnet.errors import DataError
+from elmnet.strict import Config
+from elmnet.tasks.base import Batch, Scores, Split, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextOptions(Config):
+    """How text becomes batches."""
+
+    convention: Literal["txl", "bytes"] = "txl"
+    """`txl`: newlines removed, as the paper and Transformer-XL count; `bytes`: every byte. Never mix their scores."""
+    streams: int = 8
+    """Contiguous streams side by side in a batch."""
+    chunk: int = 100
+    """Steps of truncated back-propagation."""
+    valid_chunks: int = 200
+    """Chunks of the validation after each turn."""
+    final_valid_streams: int = 8
+    """Streams of the final validation; each starts at zero state, so fewer is a little better and slower."""
+    final_test_streams: int = 1
+    """The same for the test."""
+
+    def _check(self) -> None:
+        for name in ("streams", "chunk", "valid_chunks", "final_valid_streams", "final_test_streams"):
+            self._require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+class Enwik8(Task):
+    """Character prediction with carried state (TASKS: Enwik8)."""
+
+    name = "enwik8"
+    about = "next character of a text, bits per character"
+    default_data = STDLIB
+    unit = "characters"
+    metric = "bpc"
+    larger_is_better = False
+    Options = TextOptions
+
+    def __init__(
+        self, options: TextOptions, corpus: Corpus, *, seed: int = 0, vocabulary: Vocabulary | None = None
+    ) -> None:
+        self.options = options
+        self.corpus = corpus
+        self.seed = seed
+        self.data_name = f"{corpus.name} ({options.convention})"
+        text = prepare(corpus.data, options.convention)
+        self.vocabulary = Vocabulary.of(text) if vocabulary is None else vocabulary
+        self.inputs = self.outputs = len(self.vocabulary)
+        self.parts: dict[str, Tokens] = {
+            part: self.vocabulary.encode(text, f"{corpus.name}, {part} part")
+            for part, text in split(corpus.data, options.convention).items()
+        }
+        shortest = min(len(tokens) for tokens in self.parts.values())
+        if shortest // options.streams < 2 or len(self.parts["train"]) // options.streams <= options.chunk:
+            raise DataError(
+                f"{corpus.name}: {len(corpus.data):,} bytes are too few for {options.streams} streams of "
+                f"{options.chunk} steps; use a longer text or a smaller options.streams"
+            )
+        self._training = _streams(self.parts["train"], options.streams)
+
+    @classmethod
+    def preset(cls, name: str) -> dict[str, Any]:
+        return PRESETS[name]
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "name": self.data_name,
+            "sha256": self.corpus.sha256,
+            "bytes": len(self.corpus.data),
+            "symbols": list(self.vocabulary.symbols),
+        }
+
+    def fit_model(self, model: NetworkConfig) -> NetworkConfig:
+        return model.replace(inputs=self.inputs, outputs=self.outputs)
+
+    def training_batch(self, index: int) -> Batch:
+        chunk = self.options.chunk
+        place = index % (self._training[0].shape[1] // chunk)
+        x, y = (stream[:, place * chunk : (place + 1) * chunk] for stream in self._training)
+        return Batch(_tensor(x), _tensor(y), fresh=place == 0)
+
+    def evaluation_batches(self, split: Split, *, whole: bool) -> Iterator[Batch]:
+        x, y = self._evaluation(split, whole)
+        chunk = self.options.chunk
+        for place in range(self.count_batches(split, whole=whole)):
+            here = slice(place * chunk, (place + 1) * chunk)
+            yield Batch(_tensor(x[:, here]), _tensor(y[:, here]), fresh=place == 0)
+
+    def count_batches(self, split: Split, *, whole: bool) -> int:
+        available = math.ceil(self._evaluation(split, whole)[0].shape[1] / self.options.chunk)
+        return available if whole else min(available, self.options.valid_chunks)
+
+    def _evaluation(self, split: Split, whole: bool) -> tuple[Tokens, Tokens]:
+        final = self.options.final_test_streams if split == "test" else self.options.final_valid_streams
+        return _streams(self.parts[split], final if whole else self.options.streams)
+
+    def scored(self, out: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return out.flatten(0, 1), y.flatten()
+
+    def scores(self, nats: float, accuracy: float) -> Scores:
+        return {"bpc": nats / math.log(2), "nats": nats, "accuracy": accuracy}
+
+    def baselines(self) -> Mapping[str, Mapping[str, Scores]]:
+        counts = _context_counts(self.parts["train"], len(self.vocabulary))
+        result: dict[str, dict[str, Scores]] = {"unigram": {}, "order-2 context": {}}
+        for part in ("valid", "test"):
+            for name, probability in _context_probabilities(counts, self.parts[part]).items():
+                result[name][part] = {"bpc": float(-np.log2(probability).mean())}
+        return result
+
+
+def _streams(tokens: Tokens, streams: int) -> tuple[Tokens, Tokens]:
+    """Inputs and targets (streams, L): contiguous pieces, target = next symbol."""
+    length = (len(tokens) - 1) // streams
+    x, y = tokens[: length * streams], tokens[1 : length * streams + 1]
+    return x.reshape(streams, length), y.reshape(streams, length)
+
+
+def _tensor(tokens: Tokens) -> Tensor:
+    return torch.from_numpy(tokens.astype(np.int64))
+
+
+def _context_counts(tokens: Tokens, symbols: int) -> list[NDArray[np.float64]]:
+    """How often every symbol follows every context of 0, 1 and 2 symbols: arrays (contexts, symbols)."""
+    counts, context = [], np.zeros(len(tokens) - 2, dtype=np.int64)
+    following = tokens[2:].astype(np.int64)
+    for order in range(3):
+        if order:
+            context = context + tokens[2 - order : len(tokens) - order].astype(np.int64) * symbols ** (order - 1)
+        pairs = np.bincount(context * symbols + following, minlength=symbols ** (order + 1))
+        counts.append(pairs.reshape(-1, symbols).astype(np.float64))
+    return counts
+
+
+def _context_probabilities(counts: list[NDArray[np.float64]], tokens: Tokens) -> dict[str, NDArray[np.float64]]:
+    """Probability of each symbol from the third on, Witten-Bell interpolation of the shorter contexts."""
+    symbols = counts[0].shape[1]
+    following = tokens[2:].astype(np.int64)
+    context = np.zeros(len(following), dtype=np.int64)
+    probability = np.full(len(following), 1 / symbols)
+    found = {}
+    for order, table in enumerate(counts):
+        if order:
+            context = context + tokens[2 - order : len(tokens) - order].astype(np.int64) * symbols ** (order - 1)
+        total, distinct = table.sum(1)[context], (table > 0).sum(1)[context]
+        seen = table[context, following]
+        probability = np.where(
+            total > 0, (seen + distinct * probability) / np.maximum(total + distinct, 1), probability
+        )
+        found[order] = probability
+    return {"unigram": found[0], "order-2 context": found[2]}
+
+
+_PAPER = NetworkConfig.preset("enwik8")
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {
+        "model": _PAPER,
+        "options": {},
+        "training": {
+            "steps": 300_000,
+            "optimizer": "adam",
+            "learning_rate": 5e-4,
+            "warmup": 100,
+            "label_smoothing": 1e-4,
+            "mlp_penalty": 0.01,
+            "activity_penalty": 1.0,
+            "eval_every": 400,
+            "reset_steps": 40_000,
+        },
+    },
+    "small": {
+        "model": _PAPER.with_hidden(units=160, memory=6, branches=20, synapses=10),
+        "options": {},
+        "training": {
+            "steps": 4000,
+            "optimizer": "adam",
+            "learning_rate": 5e-3,
+            "warmup": 100,
+            "label_smoothing": 1e-4,
+            "mlp_penalty": 0.01,
+            "activity_penalty": 1.0,
+            "eval_every": 400,
+            "reset_steps": 500,
+        },
+    },
+    "tiny": {
+        "model": _PAPER.with_hidden(units=64, memory=4, branches=10, synapses=8),
+        "options": {"streams": 32, "chunk": 50, "valid_chunks": 10, "final_valid_streams": 64, "final_test_streams": 64},
+        "training": {
+            "steps": 600,
+            "optimizer": "adam",
+            "learning_rate": 1e-2,
+            "warmup": 50,
+            "label_smoothing": 1e-4,
+            "mlp_penalty": 0.01,
+            "activity_penalty": 1.0,
+            "eval_every": 200,
+            "reset_steps": 100,
+        },
+    },
+}

@@ -1,0 +1,1 @@
+"""Training: loop, optimiser and schedules, regularisers, checkpoints, metrics."""

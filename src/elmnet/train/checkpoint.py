@@ -1,0 +1,80 @@
+"""Checkpoints: atomic, hashed, without pickle.
+
+`step-<n>/` holds model.safetensors, training.safetensors (optimiser, carried state, random generator), training.json
+(numbers) and manifest.json (sizes and SHA-256 of the others). It is written aside and renamed, so a checkpoint that
+exists is complete; the hashes catch what a disk does to it afterwards.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from elmnet.errors import CheckpointError
+from elmnet.files import replace_directory, sha256
+
+_FILES = ("model.safetensors", "training.safetensors", "training.json")
+
+
+class Checkpoint(NamedTuple):
+    """Everything a run needs to go on exactly."""
+
+    model: dict[str, Tensor]
+    training: dict[str, Tensor]
+    numbers: dict[str, Any]
+
+
+def save_checkpoint(directory: Path, step: int, checkpoint: Checkpoint, *, keep: int) -> Path:
+    """Write `step-<n>` under `directory` and remove all but the newest `keep`.
+
+    Raises:
+        CheckpointError: the disk is full or cannot be written; older checkpoints are untouched.
+    """
+    path = directory / f"step-{step:08d}"
+
+    def fill(aside: Path) -> None:
+        for name, tensors in (("model", checkpoint.model), ("training", checkpoint.training)):
+            save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, aside / f"{name}.safetensors")
+        (aside / "training.json").write_text(json.dumps(checkpoint.numbers))
+        manifest = {f: {"bytes": (aside / f).stat().st_size, "sha256": sha256(aside / f)} for f in _FILES}
+        (aside / "manifest.json").write_text(json.dumps(manifest, indent=2))
+
+    try:
+        replace_directory(path, fill)
+    except (OSError, SafetensorError) as error:
+        older = list_checkpoints(directory)
+        last = f"the last good one is {older[0]}" if older else "there is no older one"
+        raise CheckpointError(f"cannot write checkpoint {path}: {error}; {last}") from error
+    for old in list_checkpoints(directory)[keep:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return path
+
+
+def list_checkpoints(directory: Path) -> list[Path]:
+    """Checkpoints, newest first."""
+    return sorted(directory.glob("step-*"), reverse=True)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint after checking every hash.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or truncated.
+    """
+    try:
+        manifest = json.loads((path / "manifest.json").read_text())
+        for name in _FILES:
+            expected = manifest[name]
+            if (path / name).stat().st_size != expected["bytes"] or sha256(path / name) != expected["sha256"]:
+                raise CheckpointError(f"{path / name}: damaged (size or hash differs from its manifest)")
+        return Checkpoint(
+            load_file(path / "model.safetensors"),
+            load_file(path / "training.safetensors"),
+            json.loads((path / "training.json").read_text()),
+        )
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: damaged or incomplete: {error}") from error

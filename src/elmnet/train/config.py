@@ -1,0 +1,182 @@
+"""Everything that decides a run, in one strict configuration; and how command-line settings become one."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+import yaml
+
+from elmnet import budget as budgets
+from elmnet.config import NetworkConfig
+from elmnet.errors import ConfigError
+from elmnet.strict import Config
+from elmnet.tasks import PRESETS, find_task
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Config):
+    """How a network is trained. Published values are in each task's `paper` preset."""
+
+    steps: int
+    optimizer: Literal["adam", "adamax"] = "adam"
+    learning_rate: float = 5e-4
+    """Peak, reached after the warm-up; then a cosine to 0 at the last step."""
+    warmup: int = 100
+    """Steps of linear warm-up."""
+    clip: float = 1.0
+    """Largest global norm of the gradient."""
+    label_smoothing: float = 0.0
+    mlp_penalty: float = 0.0
+    """Weight of mean over units of (mean over time and memory of |MLP output|)², on the first layer."""
+    activity_penalty: float = 0.0
+    """Weight of mean ReLU(activity), on the first layer."""
+    reset_from: float = 1.0
+    """Probability, at the first step, that a step of a stream task begins with all state at zero..."""
+    reset_to: float = 0.01
+    """...falling by a cosine to this one..."""
+    reset_steps: int = 0
+    """...which is reached after so many steps; 0: at once."""
+    eval_every: int = 400
+    """Steps of a turn: after each one a validation, the best-model rule and a checkpoint."""
+    log_every: int = 20
+    checkpoint_minutes: float = 5.0
+    """Time after which a checkpoint is written in the middle of a turn, too."""
+    keep: int = 2
+    """Checkpoints kept."""
+
+    def _check(self) -> None:
+        for name in ("steps", "eval_every", "log_every", "learning_rate", "clip", "checkpoint_minutes"):
+            self._require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("warmup", "mlp_penalty", "activity_penalty", "reset_steps"):
+            self._require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("reset_from", "reset_to"):
+            self._require(0 <= getattr(self, name) <= 1, f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        self._require(0 <= self.label_smoothing < 1, f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
+        self._require(self.keep >= 2, f"keep must be at least 2 (the newest may be damaged), got {self.keep}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Config):
+    """One run: task, data, model, training. Two runs with equal configurations give equal weights, byte for byte,
+    on one machine."""
+
+    task: str
+    data: str
+    """Data source: a name the task knows, or an absolute path."""
+    preset: str
+    """What the other settings started from."""
+    seed: int = 0
+    """Draws weights, connectomes, batches, resets and dropout."""
+    dtype: Literal["float32", "float64", "bfloat16"] = "float32"
+    device: str = "cpu"
+    backend: str = "auto"
+    threads: int
+    """CPU threads; results are equal bit by bit only for equal numbers of threads."""
+    model: NetworkConfig
+    options: Config
+    """Of the task: `TextOptions` or `SpikeOptions`."""
+    training: TrainConfig
+
+    def _check(self) -> None:
+        self._require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
+        self._require(self.threads >= 1, f"threads must be at least 1, got {self.threads}")
+        try:
+            device = torch.device(self.device)
+        except RuntimeError as error:
+            raise ConfigError(f"device {self.device!r} is not one torch knows") from error
+        missing = device.type == "cuda" and not torch.cuda.is_available()
+        self._require(not missing, f"device {self.device!r} is not available here; use device=cpu")
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        options = find_task(data.get("task", "")).Options.from_dict(data.get("options", {}))
+        return super().from_dict({**data, "options": options})
+
+
+def compose(
+    task: str,
+    *,
+    preset: str = "tiny",
+    data: str | None = None,
+    settings: Sequence[str] = (),
+    budget: int | None = None,
+    **changes: Any,
+) -> RunConfig:
+    """A run from a task's preset and the settings of a command line, later ones winning.
+
+    Args:
+        task: name of the task.
+        preset: `tiny`, `small` or `paper`.
+        data: source; None: the task's embedded default.
+        settings: `path.to.key=value`, for example `training.steps=100`, `model.layers.0.neuron.memory=8`.
+        budget: P; the number of units is then the largest that fits. With a vocabulary that is not known before the
+            data is read, fit the model first (`Task.fit_model`).
+        changes: top-level fields of `RunConfig`.
+
+    Raises:
+        ConfigError: a name or value is wrong.
+    """
+    kind = find_task(task)
+    if preset not in PRESETS:
+        raise ConfigError(f"no preset {preset!r}; known: {', '.join(PRESETS)}")
+    start = kind.preset(preset)
+    source = data or kind.default_data
+    tree: dict[str, Any] = {
+        "task": task,
+        "data": str(Path(source).resolve()) if Path(source).exists() else source,
+        "preset": preset,
+        "threads": torch.get_num_threads(),
+        "model": start["model"].to_dict(),
+        "options": kind.Options.from_dict(start["options"]).to_dict(),
+        "training": TrainConfig.from_dict(start["training"]).to_dict(),
+        **changes,
+    }
+    for setting in settings:
+        _set(tree, setting)
+    config = RunConfig.from_dict(tree)
+    return config if budget is None else config.replace(model=budgets.spend(config.model, budget))
+
+
+def _set(tree: dict[str, Any], setting: str) -> None:
+    """Apply one `path.to.key=value`; the value is read as YAML, and numbers may be written as 1e-3."""
+    path, equals, text = setting.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {setting}: expected path.to.key=value")
+    *parents, last = path.strip().split(".")
+    here: Any = tree
+    for depth, key in enumerate([*parents, last]):
+        where = ".".join([*parents, last][:depth]) or "the run"
+        index: Any = key
+        if isinstance(here, list):
+            if not key.isdigit() or int(key) >= len(here):
+                raise ConfigError(f"--set {setting}: {where} is a list of {len(here)}, it has no {key!r}")
+            index = int(key)
+        elif not isinstance(here, dict):
+            raise ConfigError(f"--set {setting}: {where} holds no settings of its own")
+        elif key not in here and here is not tree:
+            raise ConfigError(f"--set {setting}: {where} has no setting {key!r}; it has: {', '.join(here)}")
+        elif key not in here:
+            fields = ", ".join(RunConfig.__dataclass_fields__)
+            if key not in RunConfig.__dataclass_fields__:
+                raise ConfigError(f"--set {setting}: no setting {key!r}; known: {fields}")
+        if depth == len(parents):
+            here[index] = _value(text, setting)
+        else:
+            here = here[index]
+
+
+def _value(text: str, setting: str) -> Any:
+    try:
+        return float(text) if _is_number(text) else yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {setting}: the value is not valid YAML") from error
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,40 @@
+"""Scoring a network on a split of a task."""
+
+from collections.abc import Callable
+
+import torch
+from torch.nn import functional as F
+
+from elmnet.network import ELMNetwork, NetworkState
+from elmnet.tasks import Scores, Split, Task
+
+
+@torch.no_grad()
+def evaluate(
+    network: ELMNetwork, task: Task, split: Split, *, whole: bool, advance: Callable[[], None] = lambda: None
+) -> Scores:
+    """Scores without label smoothing, regularisers or dropout; state carried as the task says.
+
+    Args:
+        network: is put into evaluation mode for the time being.
+        task: gives batches and scores.
+        split: which data.
+        whole: the final evaluation instead of one turn's.
+        advance: called after every batch (for a progress bar, or to raise an interruption).
+    """
+    was_training = network.training
+    network.eval()
+    nats, correct, count = 0.0, 0, 0
+    state: NetworkState | None = None
+    try:
+        for batch in task.evaluation_batches(split, whole=whole):
+            x, y = batch.x.to(network.device), batch.y.to(network.device)
+            out, state = network(x, None if batch.fresh else state)
+            logits, targets = task.scored(out, y)
+            nats += float(F.cross_entropy(logits.double(), targets, reduction="sum"))
+            correct += int((logits.argmax(-1) == targets).sum())
+            count += len(targets)
+            advance()
+    finally:
+        network.train(was_training)
+    return task.scores(nats / count, correct / count)

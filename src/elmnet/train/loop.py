@@ -1,0 +1,387 @@
+"""The training loop: exact to the byte when it is interrupted and resumed.
+
+Everything that influences the next step is either a pure function of (configuration, step) - batches, schedules,
+resets - or part of a checkpoint: weights, optimiser, carried state, torch's random generator, the best score so far.
+"""
+
+import json
+import math
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from elmnet import budget
+from elmnet.errors import CheckpointError, DivergedError, RunError
+from elmnet.files import recover_directory, replace_directory, write_atomic
+from elmnet.network import ELMNetwork, NetworkState
+from elmnet.ops import LayerState
+from elmnet.tasks import Batch, Scores, Split, Task, open_task
+from elmnet.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from elmnet.train.config import RunConfig
+from elmnet.train.evaluate import evaluate
+from elmnet.train.objective import cross_entropy, learning_rate, monitored, penalty, resets
+from elmnet.train.progress import Reporter
+from elmnet.train.run import MetricsLog, RunDirectory
+
+_OPTIMIZERS = {"adam": torch.optim.Adam, "adamax": torch.optim.Adamax}
+
+
+class Interrupted(Exception):
+    """A signal asked to stop; everything is saved."""
+
+    def __init__(self, number: int, checkpoint: Path) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}; saved {checkpoint}")
+        self.number = number
+
+
+class _StopRequested(Exception):
+    """Raised at a safe point after a signal."""
+
+
+def start(
+    config: RunConfig, path: Path, task: Task, *, reporter: Reporter | None = None, tensorboard: bool = False
+) -> dict[str, Any]:
+    """Train from the beginning in a new run directory; returns the result (also in result.json).
+
+    Raises:
+        RunError: the directory holds a run already or cannot be written.
+        DivergedError: the loss or gradient is no longer finite.
+        CheckpointError: a checkpoint could not be written.
+        Interrupted: SIGINT or SIGTERM arrived; a checkpoint was written first.
+    """
+    run = RunDirectory.create(path, config, task.facts())
+    return Trainer(run, config, task, reporter or Reporter(), tensorboard=tensorboard).train()
+
+
+def resume(
+    path: Path, *, data: str | None = None, reporter: Reporter | None = None, tensorboard: bool = False
+) -> dict[str, Any]:
+    """Continue an interrupted run exactly; a finished one returns its result.
+
+    Args:
+        path: the run directory.
+        data: where its data lies now, if it has moved; the hashes must be the same.
+
+    Raises:
+        RunError: there is no run, its configuration is damaged, or the data is not what it was trained on.
+    """
+    run = RunDirectory.open(path)
+    config, facts = run.read_config()
+    reporter = reporter or Reporter()
+    result = run.read_result()
+    if result is not None:
+        reporter.note(f"{path} is finished")
+        return result
+    task = open_task(config.task, config.options, data or config.data, seed=config.seed)
+    if task.facts()["sha256"] != facts["sha256"]:
+        raise RunError(
+            f"{data or config.data} is not the data this run was trained on (hashes differ from {run.config_file}); "
+            "name the original with --data"
+        )
+    return Trainer(run, config, task, reporter, tensorboard=tensorboard).train(resuming=True)
+
+
+class Trainer:
+    """One process training one run."""
+
+    def __init__(
+        self, run: RunDirectory, config: RunConfig, task: Task, reporter: Reporter, *, tensorboard: bool = False
+    ) -> None:
+        self.run, self.config, self.task, self.reporter = run, config, task, reporter
+        self._want_tensorboard = tensorboard
+        torch.set_num_threads(config.threads)
+        torch.manual_seed(config.seed)
+        self.network = ELMNetwork(config.model, seed=config.seed, backend=config.backend)
+        self.network.to(device=torch.device(config.device), dtype=getattr(torch, config.dtype)).train()
+        trained = [p for p in self.network.parameters() if p.requires_grad]
+        self.optimizer: torch.optim.Optimizer = _OPTIMIZERS[config.training.optimizer](
+            trained, lr=config.training.learning_rate
+        )
+        self.step = 0
+        self.state: NetworkState | None = None
+        self.evaluated = 0  # the step after which the last validation ran
+        self.best: dict[str, Any] | None = None  # {"step", scores of that validation}
+        self._window: dict[str, float] = {}  # sums since the last logged step
+        self._seconds = 0.0  # training time before this process
+        self._cpu_seconds = 0.0
+        self._signal: int | None = None
+        self._log: MetricsLog | None = None
+        self._board: Any = None
+
+    def train(self, *, resuming: bool = False) -> dict[str, Any]:
+        """Run to the end; see `start` for errors."""
+        lock = self.run.lock()
+        try:
+            size = self._restore() if resuming else 0
+            self._log = MetricsLog(self.run.metrics_file, size)
+            self._started, self._cpu_started = time.monotonic(), time.process_time()
+            self._saved = self._started
+            if self._want_tensorboard:
+                self._board = self._open_tensorboard()
+            self._describe()
+            with self._signals():
+                return self._run()
+        finally:
+            if self._log is not None:
+                self._log.close()
+            lock.release()
+
+    def _run(self) -> dict[str, Any]:
+        settings = self.config.training
+        try:
+            with self.reporter.training(self.step, settings.steps):
+                while True:
+                    if self._validation_is_due():
+                        self._validate()
+                        self._save()
+                    if self.step >= settings.steps:
+                        break
+                    self._train_step()
+                    if time.monotonic() - self._saved > 60 * settings.checkpoint_minutes:
+                        self._save()
+                    self._stop_if_asked()
+            return self._finish()
+        except _StopRequested:
+            assert self._signal is not None
+            raise Interrupted(self._signal, self._save()) from None
+
+    def _train_step(self) -> None:
+        settings, task = self.config.training, self.task
+        rate = learning_rate(self.step, settings)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        batch = task.training_batch(self.step)
+        x, y = batch.x.to(self.network.device), batch.y.to(self.network.device)
+        out, state, signals = self.network(x, self._carried(batch), monitor=monitored(settings))
+        entropy = cross_entropy(*task.scored(out, y), settings.label_smoothing)
+        loss = entropy + penalty(signals[0], settings)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
+        self._require_finite(loss.item(), norm.item())
+        self.optimizer.step()
+        self.state = state.detach()
+        self.step += 1
+        self._record(loss.item(), entropy.item(), norm.item(), rate, y.numel())
+
+    def _carried(self, batch: Batch) -> NetworkState | None:
+        if batch.fresh or resets(self.step, self.config.training, self.config.seed):
+            return None
+        return self.state
+
+    def _require_finite(self, loss: float, norm: float) -> None:
+        if math.isfinite(loss) and math.isfinite(norm):
+            return
+        good = list_checkpoints(self.run.checkpoints)
+        raise DivergedError(
+            f"step {self.step}: loss {loss}, gradient norm {norm}; the weights were left as they were before it. "
+            f"Last good checkpoint: {good[0] if good else 'none yet'}. "
+            f"Try a learning rate below {self.config.training.learning_rate:g}"
+        )
+
+    def _record(self, loss: float, entropy: float, norm: float, rate: float, items: int) -> None:
+        for name, value in (("loss", loss), ("cross_entropy", entropy), ("gradient_norm", norm), ("steps", 1.0)):
+            self._window[name] = self._window.get(name, 0.0) + value
+        steps = self._window["steps"]
+        means = {name: total / steps for name, total in self._window.items() if name != "steps"}
+        score = self.task.scores(means["cross_entropy"], math.nan).get("bpc")
+        words = f"loss {means['loss']:.4f}" + (f"  bpc {score:.3f}" if score is not None else "")
+        if self.best is not None:
+            words += f"  best {self.task.metric} {self.best[self.task.metric]:.4f}"
+        self.reporter.step(self.step, words, items, self.task.unit)
+        if self.step % self.config.training.log_every == 0:
+            self._write({"event": "train", "step": self.step, **means, "learning_rate": rate})
+            self._window = {}
+
+    def _validation_is_due(self) -> bool:
+        settings = self.config.training
+        turn = self.step > 0 and (self.step % settings.eval_every == 0 or self.step == settings.steps)
+        return turn and self.evaluated != self.step
+
+    def _validate(self) -> None:
+        scores = self._evaluate("valid", whole=False)
+        better = self.best is None or self._better(scores, self.best)
+        if better:
+            self.best = {"step": self.step, **scores}
+            replace_directory(self.run.best, self.network.save_pretrained)
+        self.evaluated = self.step
+        self._write({"event": "valid", "step": self.step, **scores, "best": better})
+        self.reporter.note(f"step {self.step}: validation {_words(scores)}{'  (best)' if better else ''}")
+
+    def _better(self, new: Scores, old: dict[str, Any]) -> bool:
+        metric = self.task.metric
+        return bool(new[metric] > old[metric] if self.task.larger_is_better else new[metric] < old[metric])
+
+    def _evaluate(self, split: Split, *, whole: bool, network: ELMNetwork | None = None) -> Scores:
+        batches = self.task.count_batches(split, whole=whole)
+        with self.reporter.phase(f"scoring {split}", batches) as advance:
+
+            def after_batch() -> None:
+                advance()
+                self._stop_if_asked()
+
+            return evaluate(network or self.network, self.task, split, whole=whole, advance=after_batch)
+
+    def _finish(self) -> dict[str, Any]:
+        """Score the best model on whole splits and write result.json."""
+        assert self.best is not None
+        best = ELMNetwork.from_pretrained(self.run.best, backend=self.config.backend).to(self.network.device)
+        splits: tuple[Split, ...] = ("valid", "test")
+        final = {split: self._evaluate(split, whole=True, network=best) for split in splits}
+        price = budget.cost(self.config.model)
+        seconds = self._seconds + time.monotonic() - self._started
+        result = {
+            "task": self.task.name,
+            "data": self.task.data_name,
+            "steps": self.step,
+            "best_step": self.best["step"],
+            **final,
+            "baselines": self.task.baselines(),
+            "parameters": price.parameters,
+            "units": price.units,
+            "complexity": price.complexity,
+            "connectivity": price.connectivity,
+            "flops_per_step": price.flops,
+            "wall_seconds": round(seconds, 1),
+            "cpu_seconds": round(self._cpu_seconds + time.process_time() - self._cpu_started, 1),
+            "steps_per_second": round(self.step / seconds, 3),
+            "peak_memory_bytes": _peak_memory(),
+        }
+        write_atomic(self.run.result_file, json.dumps(result, indent=2) + "\n")
+        return result
+
+    # --- saving and restoring -----------------------------------------------------------------------------------
+
+    def _save(self) -> Path:
+        assert self._log is not None
+        training: dict[str, Tensor] = {"rng.torch": torch.get_rng_state()}
+        if self.network.device.type == "cuda":
+            training["rng.cuda"] = torch.cuda.get_rng_state(self.network.device)
+        for index, values in self.optimizer.state_dict()["state"].items():
+            training.update({f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in values.items()})
+        if self.state is not None:
+            for i, layer in enumerate(self.state.layers):
+                training.update({f"state.{i}.{name}": t for name, t in layer._asdict().items()})
+        numbers = {
+            "step": self.step,
+            "evaluated": self.evaluated,
+            "best": self.best,
+            "window": self._window,
+            "metrics_bytes": self._log.sync(),
+            "seconds": self._seconds + time.monotonic() - self._started,
+            "cpu_seconds": self._cpu_seconds + time.process_time() - self._cpu_started,
+        }
+        checkpoint = Checkpoint(self.network.state_dict(), training, numbers)
+        path = save_checkpoint(self.run.checkpoints, self.step, checkpoint, keep=self.config.training.keep)
+        self._saved = time.monotonic()
+        return path
+
+    def _restore(self) -> int:
+        """Load the newest undamaged checkpoint; returns how much of metrics.jsonl belongs to it."""
+        recover_directory(self.run.best)
+        paths = list_checkpoints(self.run.checkpoints)
+        for path in paths:
+            try:
+                checkpoint = load_checkpoint(path)
+            except CheckpointError as error:
+                self.reporter.warn(f"{error}; using the previous checkpoint")
+                continue
+            return self._load(checkpoint)
+        words = "no checkpoint is intact" if paths else "there is no checkpoint yet"
+        self.reporter.note(f"{self.run.path}: {words}; starting again from step 0")
+        return 0
+
+    def _load(self, checkpoint: Checkpoint) -> int:
+        self.network.load_state_dict(checkpoint.model)
+        training, numbers = checkpoint.training, checkpoint.numbers
+        optimizer = self.optimizer.state_dict()
+        states: dict[int, dict[str, Tensor]] = {}
+        layers: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in training.items():
+            kind, _, rest = key.partition(".")
+            index, _, name = rest.partition(".")
+            if kind == "optimizer":
+                states.setdefault(int(index), {})[name] = tensor
+            elif kind == "state":
+                layers.setdefault(int(index), {})[name] = tensor.to(self.network.device)
+        self.optimizer.load_state_dict({**optimizer, "state": states})
+        if layers:
+            self.state = NetworkState(tuple(LayerState(**layers[i]) for i in range(len(layers))))
+        torch.set_rng_state(training["rng.torch"])
+        if "rng.cuda" in training:
+            torch.cuda.set_rng_state(training["rng.cuda"], self.network.device)
+        self.step, self.evaluated = numbers["step"], numbers["evaluated"]
+        self.best, self._window = numbers["best"], numbers["window"]
+        self._seconds, self._cpu_seconds = numbers["seconds"], numbers["cpu_seconds"]
+        return int(numbers["metrics_bytes"])
+
+    # --- signals and reports ------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Turn the first SIGINT or SIGTERM into a request to stop; the second one acts at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # signals cannot be caught outside the main thread
+            return
+
+        def ask(number: int, frame: FrameType | None) -> None:
+            self._signal = number
+            signal.signal(number, old[number])
+            self.reporter.note("stopping: saving first (once more to stop at once)")
+
+        old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+
+    def _stop_if_asked(self) -> None:
+        if self._signal is not None:
+            raise _StopRequested
+
+    def _describe(self) -> None:
+        price = budget.cost(self.config.model)
+        backend = ", ".join(self.network.backends())
+        self.reporter.note(
+            f"{self.task.name} on {self.task.data_name}: {price.units} units, k_e {price.complexity}, "
+            f"k_c {price.connectivity}, P {price.parameters:,}; backend {backend}, {self.config.threads} threads"
+        )
+        if self.step:
+            self.reporter.note(f"continuing at step {self.step} of {self.config.training.steps}")
+
+    def _write(self, record: dict[str, Any]) -> None:
+        assert self._log is not None
+        self._log.write(record)
+        if self._board is not None:
+            for name, value in record.items():
+                if isinstance(value, float):
+                    self._board.add_scalar(f"{record['event']}/{name}", value, record["step"])
+
+    def _open_tensorboard(self) -> Any:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise RunError("TensorBoard is not installed; pip install 'elmnet[tensorboard]'") from error
+        return SummaryWriter(os.fspath(self.run.path / "tensorboard"), purge_step=self.step)
+
+
+def _words(scores: Scores) -> str:
+    return "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+
+
+def _peak_memory() -> int:
+    """Largest resident size of this process, bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,155 @@
+"""A run directory: the truth about one run.
+
+    config.yaml      the resolved configuration, what identifies the data, versions
+    metrics.jsonl    one line per logged step and per evaluation; no clock in it, so equal runs write equal bytes
+    checkpoints/     see `elmnet.train.checkpoint`
+    best/            the model to use, for `ELMNetwork.from_pretrained`
+    result.json      only when finished: final scores, counts, cost
+"""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from filelock import FileLock, Timeout
+
+from elmnet.errors import ConfigError, RunError
+from elmnet.files import write_atomic
+from elmnet.train.config import RunConfig
+
+
+class RunDirectory:
+    """Paths and files of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        self.best = self.path / "best"
+        self.config_file = self.path / "config.yaml"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.result_file = self.path / "result.json"
+
+    @classmethod
+    def create(cls, path: Path, config: RunConfig, facts: Mapping[str, Any]) -> "RunDirectory":
+        """Start a run directory.
+
+        Raises:
+            RunError: there is a run already, or the directory cannot be written.
+        """
+        run = cls(path)
+        if run.config_file.exists():
+            raise RunError(f"{path} already holds a run; continue it with --resume {path}, or choose another --out")
+        document = {"config": config.to_dict(), "data": dict(facts), "environment": environment()}
+        try:
+            run.checkpoints.mkdir(parents=True, exist_ok=True)
+            write_atomic(run.config_file, yaml.safe_dump(document, sort_keys=False, width=120))
+        except OSError as error:
+            raise RunError(f"cannot write the run directory {path}: {error}") from error
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> "RunDirectory":
+        """An existing run.
+
+        Raises:
+            RunError: the directory holds none.
+        """
+        run = cls(path)
+        if not run.config_file.is_file():
+            raise RunError(f"{path} is not a run directory: it has no config.yaml")
+        return run
+
+    def read_config(self) -> tuple[RunConfig, dict[str, Any]]:
+        """The configuration, and what identifies the data it was trained on.
+
+        Raises:
+            RunError: the file is damaged or does not describe a run.
+        """
+        try:
+            document = yaml.safe_load(self.config_file.read_text())
+            return RunConfig.from_dict(document["config"]), dict(document["data"])
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+            raise RunError(f"{self.config_file}: damaged or not a run's configuration: {error!r}") from error
+        except ConfigError as error:
+            raise RunError(f"{self.config_file}: {error}") from error
+
+    def read_result(self) -> dict[str, Any] | None:
+        """The final result, or None while the run is unfinished."""
+        try:
+            return dict(json.loads(self.result_file.read_text()))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.result_file}: damaged: {error}") from error
+
+    def lock(self) -> FileLock:
+        """Held while training.
+
+        Raises:
+            RunError: another process trains here.
+        """
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RunError(f"{self.path} is being trained by another process") from None
+        return lock
+
+
+class MetricsLog:
+    """Appends JSON lines; can go back to where a checkpoint was written."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._file = open(path, "ab")  # noqa: SIM115 - closed by close()
+        self._file.truncate(min(size, path.stat().st_size))
+        self._file.seek(0, os.SEEK_END)
+
+    def sync(self) -> int:
+        """Flush to disk; returns the bytes written so far."""
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append one line and hand it to the operating system."""
+        self._file.write(json.dumps(record).encode() + b"\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def environment() -> dict[str, Any]:
+    """Versions that a result depends on."""
+    packages = ("elmnet", "torch", "numpy", "h5py", "safetensors")
+    return {
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in packages},
+        "machine": f"{platform.system()} {platform.machine()}",
+        "threads": torch.get_num_threads(),
+        "git": _git_commit(),
+    }
+
+
+def _git_commit() -> str | None:
+    """Commit of the checkout elmnet runs from; None for an installed package."""
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        listed = subprocess.run(
+            ["git", "-C", str(here), "ls-files", "--error-unmatch", "run.py"],
+            capture_output=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 and listed.returncode == 0 else None
