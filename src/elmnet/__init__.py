@@ -1,0 +1,50 @@
+"""elmnet: recurrent networks of expressive neurons (Expressive Leaky Memory, arXiv:2605.12049).
+
+    from elmnet import ELMNetwork, NetworkConfig
+
+    net = ELMNetwork(NetworkConfig.preset("enwik8"), seed=0)
+    logits, state = net(tokens)
+
+Names that need torch are loaded on first use, so `elmnet.budget` and the command line's `--help` stay light.
+"""
+
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any
+
+from elmnet.config import LayerConfig, NetworkConfig, NeuronConfig
+from elmnet.errors import ElmnetError
+
+if TYPE_CHECKING:
+    from elmnet.layer import ELM, ELMLayer
+    from elmnet.network import ELMNetwork, NetworkState
+    from elmnet.ops import LayerState, Masks
+
+__all__ = [
+    "ELM",
+    "ELMLayer",
+    "ELMNetwork",
+    "ElmnetError",
+    "LayerConfig",
+    "LayerState",
+    "Masks",
+    "NetworkConfig",
+    "NetworkState",
+    "NeuronConfig",
+]
+
+__version__ = metadata.version("elmnet")
+
+_LAZY = {
+    "ELM": "elmnet.layer",
+    "ELMLayer": "elmnet.layer",
+    "ELMNetwork": "elmnet.network",
+    "NetworkState": "elmnet.network",
+    "LayerState": "elmnet.ops",
+    "Masks": "elmnet.ops",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'elmnet' has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)

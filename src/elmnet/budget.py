@@ -10,6 +10,7 @@ every activation function is 1. The published runs report their compiler's count
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from elmnet.config import LayerConfig, NetworkConfig, NeuronConfig
@@ -47,7 +48,7 @@ def complexity(neuron: NeuronConfig) -> int:
     With one hidden layer and one output: (d_tree + d_m)·d_mlp + d_mlp + d_mlp·d_m + d_m + d_m + 1.
     """
     widths = neuron.mlp_widths
-    mlp = sum(n_in * n_out + n_out for n_in, n_out in zip(widths, widths[1:], strict=False))
+    mlp = sum(n_in * n_out + n_out for n_in, n_out in pairwise(widths))
     timescales = neuron.memory if neuron.learn_timescales else 0
     return mlp + neuron.outputs * (neuron.memory + 1) + timescales
 
@@ -62,7 +63,7 @@ def neuron_flops(neuron: NeuronConfig) -> int:
     c, widths = neuron, neuron.mlp_widths
     branches = 2 * c.connectivity + (c.branches if c.input_scale != 1 else 0)
     branch_filter = 2 * c.branches if c.tau_branch else 0
-    mlp = sum(2 * n_in * n_out + n_out for n_in, n_out in zip(widths, widths[1:], strict=False))
+    mlp = sum(2 * n_in * n_out + n_out for n_in, n_out in pairwise(widths))
     mlp += sum(widths[1:-1]) * (2 if c.mlp_activation == "relu2" else 1)
     memory = 6 * c.memory  # decay, compression (scale, tanh, scale), multiply-add
     readout = c.outputs * (2 * c.memory + 1 + (0 if c.activation == "identity" else 1))

@@ -21,7 +21,7 @@ def fsync_directory(path: Path) -> None:
 
 def fsync_file(path: Path) -> None:
     """Flush a file that another library wrote and closed."""
-    with open(path, "rb+") as file:
+    with path.open("rb+") as file:
         os.fsync(file.fileno())
 
 
@@ -30,11 +30,11 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     path = Path(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(aside, "wb") as file:
+        with aside.open("wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, path)
+        aside.replace(path)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
@@ -58,8 +58,8 @@ def replace_directory(path: Path, fill: Callable[[Path], None]) -> None:
             fsync_file(file)
         fsync_directory(aside)
         if path.exists():
-            os.rename(path, old)
-        os.rename(aside, path)
+            path.rename(old)
+        aside.rename(path)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         recover_directory(path)
@@ -72,11 +72,11 @@ def recover_directory(path: Path) -> None:
     """Undo the half-done swap that a crash inside `replace_directory` can leave."""
     old = path.with_name(f".{path.name}.old")
     if old.exists() and not path.exists():
-        os.rename(old, path)
+        old.rename(path)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def sha256(path: Path) -> str:
     """Hex digest of a file's bytes."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from elmnet import ops, wiring
-from elmnet.config import LayerConfig, NetworkConfig, NeuronConfig
-from elmnet.errors import ConfigError, ShapeError
+from elmnet.config import LayerConfig, NeuronConfig
+from elmnet.errors import ShapeError
 from elmnet.neuron import Neurons
 from elmnet.ops import Dynamics, LayerState, Masks, Signal
 
@@ -76,7 +76,7 @@ class ELMLayer(nn.Module):
             return None
         weight = self.neurons.w_s
         kept = torch.rand(shape, device=weight.device) >= p
-        return kept.to(weight.dtype) / (1 - p) ** power
+        return torch.where(kept, (1 - p) ** -power, 0.0).to(weight.dtype)
 
     @overload
     def forward(

@@ -1,6 +1,8 @@
 """The parameters of N Expressive Leaky Memory neurons, their initialisation, and what the recurrence sees of them."""
 
 import math
+from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +30,7 @@ class Neurons(nn.Module):
         self.units = units
         self.w_s = nn.Parameter(self._draw_synapses(generator))
         widths = config.mlp_widths
-        self.mlp = nn.ModuleList(
-            Affine(units, n_in, n_out, generator) for n_in, n_out in zip(widths, widths[1:], strict=False)
-        )
+        self.mlp = nn.ModuleList(Affine(units, n_in, n_out, generator) for n_in, n_out in pairwise(widths))
         bound = 1 / math.sqrt(config.memory)
         self.readout = nn.Parameter(uniform((units, config.outputs, config.memory), bound, generator))
         bias = torch.tensor(config.bias_init or [0.0] * config.outputs, dtype=torch.get_default_dtype())
@@ -67,13 +67,13 @@ class Neurons(nn.Module):
     def effective(self) -> Weights:
         """The weights of the equations, differentiable in every parameter."""
         rate, ratio = self.config.dt / self.timescales(), self.config.timescale_ratio
-        if self.config.lambda_as_timescale_ratio:
-            gain = -torch.expm1(-ratio * rate)
-        else:
-            gain = -ratio * torch.expm1(-rate)
+        absorbed = ratio * rate if self.config.lambda_as_timescale_ratio else rate
+        gain = -torch.expm1(-absorbed)
+        if not self.config.lambda_as_timescale_ratio:
+            gain = ratio * gain
         return Weights(
             synapse=F.relu(self.w_s) if self.config.nonnegative_synapses else self.w_s,
-            mlp=tuple((affine.weight, affine.bias) for affine in self.mlp),
+            mlp=tuple((affine.weight, affine.bias) for affine in cast(list[Affine], self.mlp)),
             readout=self.readout,
             bias=self.bias,
             decay=torch.exp(-rate),
@@ -83,7 +83,7 @@ class Neurons(nn.Module):
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         """Casting to a half type leaves the timescales in float32: rounded, they would not be the same neuron."""
         exact = self.tau_logit.detach().clone()
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.tau_logit.dtype.itemsize < 4:
             self.tau_logit.data = exact.to(self.tau_logit.device)
         return self

@@ -7,6 +7,7 @@
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -164,7 +165,7 @@ def load_spikes(path: Path) -> SpikeData:
     )
 
 
-def _read_dataset(file: h5py.File, path: Path, name: str) -> NDArray[np.object_]:
+def _read_dataset(file: h5py.File, path: Path, name: str) -> NDArray[Any]:
     if not isinstance(file.get(name), h5py.Dataset):
         raise DataError(f"{path}: has no dataset {name!r}; expected spikes/times, spikes/units and labels, as in SHD")
     return np.asarray(file[name][:])

@@ -92,8 +92,8 @@ def _stdlib() -> bytes:
     return data
 
 
-def split(data: bytes, convention: Convention) -> dict[str, bytes]:
-    """90/5/5 split by bytes; `txl` then removes the newlines of each part, as Transformer-XL's preparation does.
+def split(data: bytes) -> dict[Literal["train", "valid", "test"], bytes]:
+    """90/5/5 split by bytes.
 
     Raises:
         DataError: there is too little text to split.
@@ -101,12 +101,11 @@ def split(data: bytes, convention: Convention) -> dict[str, bytes]:
     part = len(data) // 20
     if part < 100:
         raise DataError(f"{len(data):,} bytes of text are too few: at least 2,000 are needed")
-    parts = {"train": data[: -2 * part], "valid": data[-2 * part : -part], "test": data[-part:]}
-    return {name: prepare(text, convention) for name, text in parts.items()}
+    return {"train": data[: -2 * part], "valid": data[-2 * part : -part], "test": data[-part:]}
 
 
 def prepare(text: bytes, convention: Convention) -> bytes:
-    """Text as the convention counts it."""
+    """Text as the convention counts it; `txl` removes newlines, after splitting, as Transformer-XL does."""
     return text.replace(b"\n", b"") if convention == "txl" else text
 
 
@@ -130,21 +129,30 @@ class Vocabulary:
         counts = np.bincount(np.frombuffer(text, np.uint8), minlength=256)
         return cls([int(s) for s in np.lexsort((np.arange(256), -counts)) if counts[s]])
 
-    def encode(self, text: bytes, name: str = "text") -> Tokens:
-        """Symbol numbers, uint8.
+    def check(self, text: bytes, name: str, *, ignore: bytes = b"") -> None:
+        """Refuse text with symbols the vocabulary lacks.
 
         Raises:
-            DataError: a byte is not in the vocabulary; names the byte and its offset.
+            DataError: names the first such byte and its offset.
         """
-        numbers = self._numbers[np.frombuffer(text, np.uint8)]
-        unknown = np.flatnonzero(numbers < 0)
+        known = self._numbers >= 0
+        known[np.frombuffer(ignore, np.uint8)] = True
+        unknown = np.flatnonzero(~known[np.frombuffer(text, np.uint8)])
         if len(unknown):
             offset = int(unknown[0])
             raise DataError(
                 f"{name}: byte 0x{text[offset]:02x} at offset {offset:,} is not among the {len(self)} symbols of the "
                 f"training corpus ({len(unknown):,} such bytes in all); the model cannot score this text"
             )
-        return numbers.astype(np.uint8)
+
+    def encode(self, text: bytes, convention: Convention, name: str = "text") -> Tokens:
+        """Prepare raw text and number its symbols, uint8.
+
+        Raises:
+            DataError: as `check`; the offset is that in the raw text.
+        """
+        self.check(text, name, ignore=b"\n" if convention == "txl" else b"")
+        return self._numbers[np.frombuffer(prepare(text, convention), np.uint8)].astype(np.uint8)
 
     def decode(self, tokens: Sequence[int]) -> bytes:
         """Bytes of symbol numbers."""

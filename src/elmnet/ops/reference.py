@@ -4,11 +4,13 @@ Read `step` beside "One neuron, one time step" of the paper (arXiv:2605.12049); 
 dtype; memory and its decay stay in float32 or wider, because a bfloat16 memory does not decay for τ ≥ 512.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from elmnet.ops.types import Dynamics, LayerState, Masks, Signal, Weights, per_sequence
+from elmnet.ops.types import NO_MASKS, Dynamics, LayerState, Masks, Signal, Weights, per_sequence
 
 
 def recurrence(
@@ -17,7 +19,7 @@ def recurrence(
     connectome: Tensor,
     weights: Weights,
     dynamics: Dynamics,
-    masks: Masks = Masks(),
+    masks: Masks = NO_MASKS,
     lengths: Tensor | None = None,
     monitor: tuple[Signal, ...] = (),
 ) -> tuple[Tensor, LayerState, dict[Signal, Tensor]]:
@@ -106,7 +108,7 @@ def activate(u: Tensor, dynamics: Dynamics) -> Tensor:
     if dynamics.activation == "relu":
         return F.relu(u)
     if dynamics.activation == "spike":
-        return _Spike.apply(u, dynamics.surrogate_gain)  # type: ignore[no-any-return]
+        return _Spike.apply(u, dynamics.surrogate_gain)  # type: ignore[no-untyped-call, no-any-return]
     return u
 
 
@@ -117,12 +119,12 @@ class _Spike(torch.autograd.Function):
     """Heaviside at 0 with the fast-sigmoid surrogate gradient g/(100·|u|+1)²."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, u: Tensor, gain: float) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, u: Tensor, gain: float) -> Tensor:
         ctx.save_for_backward(u)
-        ctx.gain = gain  # type: ignore[attr-defined]
+        ctx.gain = gain
         return (u > 0).to(u.dtype)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def, override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (u,) = ctx.saved_tensors
         return grad * ctx.gain / (100 * u.abs() + 1).square(), None

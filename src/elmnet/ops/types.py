@@ -66,6 +66,9 @@ class Masks(NamedTuple):
     memory: Tensor | None = None  # (B, N, d_m)
 
 
+NO_MASKS = Masks()
+
+
 @dataclass(frozen=True)
 class Dynamics:
     """The fixed numbers and names of one layer's equations."""
@@ -104,7 +107,7 @@ class Recurrence(Protocol):
         connectome: Tensor,  # (N, k_c) integer sources in [input, own activity], -1: none
         weights: Weights,
         dynamics: Dynamics,
-        masks: Masks = Masks(),
+        masks: Masks = NO_MASKS,
         lengths: Tensor | None = None,  # (B,) valid steps per sequence
         monitor: tuple[Signal, ...] = (),
     ) -> tuple[Tensor, LayerState, Mapping[Signal, Tensor]]:

@@ -5,14 +5,16 @@ Batches are a pure function of (seed, index), so a run can go on at any batch wi
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 from torch import Tensor
 
 from elmnet.config import NetworkConfig
 from elmnet.strict import Config
 
-Split = Literal["train", "valid", "test"]
+Split = Literal["train", "valid", "test", "all"]
+"""`all` is a whole text, unsplit: for scoring a model on somebody's own file."""
+SPLITS: tuple[Split, ...] = get_args(Split)
 Scores = dict[str, float]
 
 

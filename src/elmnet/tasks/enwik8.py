@@ -57,12 +57,12 @@ class Enwik8(Task):
         self.corpus = corpus
         self.seed = seed
         self.data_name = f"{corpus.name} ({options.convention})"
-        text = prepare(corpus.data, options.convention)
-        self.vocabulary = Vocabulary.of(text) if vocabulary is None else vocabulary
+        convention = options.convention
+        self.vocabulary = Vocabulary.of(prepare(corpus.data, convention)) if vocabulary is None else vocabulary
+        self.vocabulary.check(corpus.data, corpus.name, ignore=b"\n" if convention == "txl" else b"")
         self.inputs = self.outputs = len(self.vocabulary)
         self.parts: dict[str, Tokens] = {
-            part: self.vocabulary.encode(text, f"{corpus.name}, {part} part")
-            for part, text in split(corpus.data, options.convention).items()
+            part: self.vocabulary.encode(text, convention) for part, text in split(corpus.data).items()
         }
         shortest = min(len(tokens) for tokens in self.parts.values())
         if shortest // options.streams < 2 or len(self.parts["train"]) // options.streams <= options.chunk:
@@ -101,12 +101,15 @@ class Enwik8(Task):
             yield Batch(_tensor(x[:, here]), _tensor(y[:, here]), fresh=place == 0)
 
     def count_batches(self, split: Split, *, whole: bool) -> int:
-        available = math.ceil(self._evaluation(split, whole)[0].shape[1] / self.options.chunk)
+        available: int = -(-self._evaluation(split, whole)[0].shape[1] // self.options.chunk)
         return available if whole else min(available, self.options.valid_chunks)
 
     def _evaluation(self, split: Split, whole: bool) -> tuple[Tokens, Tokens]:
-        final = self.options.final_test_streams if split == "test" else self.options.final_valid_streams
-        return _streams(self.parts[split], final if whole else self.options.streams)
+        final = self.options.final_test_streams if split in ("test", "all") else self.options.final_valid_streams
+        tokens = (
+            self.parts[split] if split != "all" else self.vocabulary.encode(self.corpus.data, self.options.convention)
+        )
+        return _streams(tokens, final if whole else self.options.streams)
 
     def scored(self, out: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         return out.flatten(0, 1), y.flatten()
@@ -199,7 +202,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "tiny": {
         "model": _PAPER.with_hidden(units=64, memory=4, branches=10, synapses=8),
-        "options": {"streams": 32, "chunk": 50, "valid_chunks": 10, "final_valid_streams": 64, "final_test_streams": 64},
+        "options": {
+            "streams": 32,
+            "chunk": 50,
+            "valid_chunks": 10,
+            "final_valid_streams": 64,
+            "final_test_streams": 64,
+        },
         "training": {
             "steps": 600,
             "optimizer": "adam",

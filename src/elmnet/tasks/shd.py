@@ -115,7 +115,8 @@ class _SpikeTask(Task):
 
     def _labels(self, split: Split, drawn: Indices) -> Indices:
         data, pool = self.pools[split]
-        return data.labels[pool[drawn]]
+        labels: Indices = data.labels[pool[drawn]]
+        return labels
 
     def _batch(self, split: Split, drawn: Indices) -> Batch:
         data, pool = self.pools[split]

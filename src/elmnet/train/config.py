@@ -8,7 +8,6 @@ from typing import Any, Literal, Self
 import torch
 import yaml
 
-from elmnet import budget as budgets
 from elmnet.config import NetworkConfig
 from elmnet.errors import ConfigError
 from elmnet.strict import Config
@@ -101,7 +100,6 @@ def compose(
     preset: str = "tiny",
     data: str | None = None,
     settings: Sequence[str] = (),
-    budget: int | None = None,
     **changes: Any,
 ) -> RunConfig:
     """A run from a task's preset and the settings of a command line, later ones winning.
@@ -111,9 +109,9 @@ def compose(
         preset: `tiny`, `small` or `paper`.
         data: source; None: the task's embedded default.
         settings: `path.to.key=value`, for example `training.steps=100`, `model.layers.0.neuron.memory=8`.
-        budget: P; the number of units is then the largest that fits. With a vocabulary that is not known before the
-            data is read, fit the model first (`Task.fit_model`).
         changes: top-level fields of `RunConfig`.
+
+    The number of inputs and outputs follows from the data: `Task.fit_model` comes next.
 
     Raises:
         ConfigError: a name or value is wrong.
@@ -127,6 +125,7 @@ def compose(
         "task": task,
         "data": str(Path(source).resolve()) if Path(source).exists() else source,
         "preset": preset,
+        **{name: RunConfig.__dataclass_fields__[name].default for name in ("seed", "dtype", "device", "backend")},
         "threads": torch.get_num_threads(),
         "model": start["model"].to_dict(),
         "options": kind.Options.from_dict(start["options"]).to_dict(),
@@ -135,8 +134,7 @@ def compose(
     }
     for setting in settings:
         _set(tree, setting)
-    config = RunConfig.from_dict(tree)
-    return config if budget is None else config.replace(model=budgets.spend(config.model, budget))
+    return RunConfig.from_dict(tree)
 
 
 def _set(tree: dict[str, Any], setting: str) -> None:
@@ -155,12 +153,8 @@ def _set(tree: dict[str, Any], setting: str) -> None:
             index = int(key)
         elif not isinstance(here, dict):
             raise ConfigError(f"--set {setting}: {where} holds no settings of its own")
-        elif key not in here and here is not tree:
-            raise ConfigError(f"--set {setting}: {where} has no setting {key!r}; it has: {', '.join(here)}")
         elif key not in here:
-            fields = ", ".join(RunConfig.__dataclass_fields__)
-            if key not in RunConfig.__dataclass_fields__:
-                raise ConfigError(f"--set {setting}: no setting {key!r}; known: {fields}")
+            raise ConfigError(f"--set {setting}: {where} has no setting {key!r}; it has: {', '.join(here)}")
         if depth == len(parents):
             here[index] = _value(text, setting)
         else:

@@ -167,7 +167,7 @@ class Trainer:
         entropy = cross_entropy(*task.scored(out, y), settings.label_smoothing)
         loss = entropy + penalty(signals[0], settings)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
         self._require_finite(loss.item(), norm.item())
         self.optimizer.step()
@@ -305,7 +305,6 @@ class Trainer:
     def _load(self, checkpoint: Checkpoint) -> int:
         self.network.load_state_dict(checkpoint.model)
         training, numbers = checkpoint.training, checkpoint.numbers
-        optimizer = self.optimizer.state_dict()
         states: dict[int, dict[str, Tensor]] = {}
         layers: dict[int, dict[str, Tensor]] = {}
         for key, tensor in training.items():
@@ -315,7 +314,8 @@ class Trainer:
                 states.setdefault(int(index), {})[name] = tensor
             elif kind == "state":
                 layers.setdefault(int(index), {})[name] = tensor.to(self.network.device)
-        self.optimizer.load_state_dict({**optimizer, "state": states})
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": states, "param_groups": groups})
         if layers:
             self.state = NetworkState(tuple(LayerState(**layers[i]) for i in range(len(layers))))
         torch.set_rng_state(training["rng.torch"])
@@ -340,7 +340,7 @@ class Trainer:
             signal.signal(number, old[number])
             self.reporter.note("stopping: saving first (once more to stop at once)")
 
-        old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        old: dict[int, Any] = {int(n): signal.signal(n, ask) for n in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:

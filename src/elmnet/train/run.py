@@ -1,10 +1,10 @@
 """A run directory: the truth about one run.
 
-    config.yaml      the resolved configuration, what identifies the data, versions
-    metrics.jsonl    one line per logged step and per evaluation; no clock in it, so equal runs write equal bytes
-    checkpoints/     see `elmnet.train.checkpoint`
-    best/            the model to use, for `ELMNetwork.from_pretrained`
-    result.json      only when finished: final scores, counts, cost
+config.yaml      the resolved configuration, what identifies the data, versions
+metrics.jsonl    one line per logged step and per evaluation; no clock in it, so equal runs write equal bytes
+checkpoints/     see `elmnet.train.checkpoint`
+best/            the model to use, for `ELMNetwork.from_pretrained`
+result.json      only when finished: final scores, counts, cost
 """
 
 import json
@@ -107,7 +107,7 @@ class MetricsLog:
     """Appends JSON lines; can go back to where a checkpoint was written."""
 
     def __init__(self, path: Path, size: int) -> None:
-        self._file = open(path, "ab")  # noqa: SIM115 - closed by close()
+        self._file = path.open("ab")
         self._file.truncate(min(size, path.stat().st_size))
         self._file.seek(0, os.SEEK_END)
 

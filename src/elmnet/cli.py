@@ -1,0 +1,432 @@
+"""The command line: one thin function per command. Heavy imports wait until a command needs them."""
+
+import os
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from elmnet.errors import ConfigError, ElmnetError
+
+app = typer.Typer(
+    name="elmnet",
+    help="Recurrent networks of expressive neurons (arXiv:2605.12049): train, evaluate, count, verify.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+data_app = typer.Typer(help="Data sources: what there is, getting it, what a source holds.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+out = Console()
+
+Task_ = Annotated[str, typer.Argument(help="enwik8, shd-adding or shd", metavar="TASK")]
+Run_ = Annotated[Path, typer.Argument(help="a run directory", metavar="RUN")]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: errors a user can cause are printed without a traceback.
+
+    Exit codes: 0 success; 1 failure; 2 wrong usage or configuration; 128 + n stopped by signal n.
+    """
+    try:
+        app(args=None if arguments is None else list(arguments))
+    except ElmnetError as error:
+        _err().print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except BrokenPipeError:  # the reader of our output (head, less) has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False) -> None:
+    if version:
+        from elmnet import __version__
+
+        out.print(f"elmnet {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.command()
+def train(
+    task: Annotated[str | None, typer.Argument(help="enwik8, shd-adding or shd", metavar="TASK")] = None,
+    data: Annotated[str | None, typer.Option(help="data source (see `elmnet data list`)", metavar="SOURCE")] = None,
+    preset: Annotated[str | None, typer.Option(help="tiny (default; minutes), small (half an hour), paper")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="any setting, e.g. training.steps=500", metavar="PATH=VALUE")
+    ] = None,
+    budget: Annotated[int | None, typer.Option(help="P: the largest number of units that fits is used")] = None,
+    memory: Annotated[int | None, typer.Option(help="d_m, memory units per neuron")] = None,
+    steps: Annotated[int | None, typer.Option(help="training steps")] = None,
+    seed: Annotated[int | None, typer.Option(help="of weights, wiring, batches, dropout; default 0")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; default: all")] = None,
+    path: Annotated[Path | None, typer.Option("--out", help="run directory; default: runs/TASK-PRESET-TIME")] = None,
+    resume: Annotated[Path | None, typer.Option(help="continue this run exactly", metavar="DIR")] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="write TensorBoard events, too")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print only the result")] = False,
+) -> None:
+    """Train a network, or continue an interrupted run.
+
+    Ctrl-C and SIGTERM save first. kill -9 loses at most the work since the last checkpoint; --resume then gives the
+    same weights and metrics, byte for byte, as if nothing had happened.
+    """
+    from elmnet.train import loop
+    from elmnet.train.progress import Reporter
+
+    reporter = Reporter(quiet=quiet)
+    fixed: dict[str, Any] = {
+        "TASK": task,
+        "--preset": preset,
+        "--set": settings,
+        "--budget": budget,
+        "--memory": memory,
+    }
+    fixed |= {"--steps": steps, "--seed": seed, "--threads": threads, "--out": path}
+    if resume is not None:
+        extra = ", ".join(name for name, value in fixed.items() if value)
+        if extra:
+            raise ConfigError(f"--resume continues a run exactly as it was begun; leave out {extra}")
+        directory = resume
+    elif task is None:
+        raise ConfigError("name a TASK to train (enwik8, shd-adding, shd), or --resume DIR")
+    else:
+        directory = path or Path("runs") / f"{task}-{preset or 'tiny'}-{datetime.now():%Y%m%d-%H%M%S}"
+    try:
+        if resume is not None:
+            result = loop.resume(resume, data=data, reporter=reporter, tensorboard=tensorboard)
+        else:
+            assert task is not None
+            config, opened = _compose(task, preset, data, settings, budget, memory, steps, seed, threads)
+            reporter.note(f"run directory: {directory}")
+            result = loop.start(config, directory, opened, reporter=reporter, tensorboard=tensorboard)
+    except loop.Interrupted as stop:
+        reporter.note(f"{stop}\ncontinue with: elmnet train --resume {directory}")
+        sys.exit(128 + stop.number)
+    _print_result(result)
+    reporter.note(f"the trained network: {directory / 'best'}")
+
+
+def _compose(
+    task: str,
+    preset: str | None,
+    data: str | None,
+    settings: list[str] | None,
+    budget: int | None,
+    memory: int | None,
+    steps: int | None,
+    seed: int | None,
+    threads: int | None,
+) -> Any:
+    """Configuration and opened task of a new run."""
+    from elmnet.budget import spend
+    from elmnet.tasks import open_task
+    from elmnet.train.config import compose
+
+    chosen = list(settings or [])
+    if steps is not None:
+        chosen.append(f"training.steps={steps}")
+    changes = {name: value for name, value in (("seed", seed), ("threads", threads)) if value is not None}
+    config = compose(task, preset=preset or "tiny", data=data, settings=chosen, **changes)
+    opened = open_task(task, config.options, config.data, seed=config.seed)
+    model = opened.fit_model(config.model)
+    if memory is not None:
+        model = model.with_hidden(memory=memory)
+    if budget is not None:
+        model = spend(model, budget)
+    return config.replace(model=model), opened
+
+
+def _print_result(result: dict[str, Any]) -> None:
+    table = Table(title=f"{result['task']} on {result['data']}", title_justify="left")
+    table.add_column("")
+    scores = list(result["test"])
+    for split, name in product(("valid", "test"), scores):
+        table.add_column(f"{split} {name}", justify="right")
+    rows = {f"ELM network, P {result['parameters']:,}": result, **result["baselines"]}
+    for name, row in rows.items():
+        cells = [row[split].get(score) for split, score in product(("valid", "test"), scores)]
+        table.add_row(name, *("" if cell is None else f"{cell:.4f}" for cell in cells))
+    out.print(table)
+    out.print(
+        f"{result['steps']} steps in {result['wall_seconds']:.0f} s, best at {result['best_step']}; "
+        f"{result['steps_per_second']:.2f} steps/s, peak memory {result['peak_memory_bytes'] / 2**20:.0f} MiB",
+        highlight=False,
+    )
+
+
+@app.command("eval")
+def evaluate_(
+    run: Run_,
+    split: Annotated[str, typer.Option(help="train, valid, test, or all (a whole text)")] = "test",
+    data: Annotated[str | None, typer.Option(help="another data source", metavar="SOURCE")] = None,
+    json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Score a run's best network on a split, of its own data or another source."""
+    from elmnet.tasks import SPLITS
+    from elmnet.train.evaluate import evaluate
+    from elmnet.train.progress import Reporter
+
+    if split not in SPLITS:
+        raise ConfigError(f"--split must be one of {', '.join(SPLITS)}, got {split!r}")
+    network, task = _open_run(run, data)
+    reporter = Reporter()
+    with reporter.phase(f"scoring {split}", task.count_batches(split, whole=True)) as advance:
+        scores = evaluate(network, task, cast(Any, split), whole=True, advance=advance)
+    if json:
+        out.print_json(data={"run": str(run), "data": task.data_name, "split": split, **scores})
+    else:
+        words = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        out.print(f"{split} of {task.data_name}: {words}", highlight=False, soft_wrap=True)
+
+
+def _open_run(path: Path, data: str | None = None) -> Any:
+    """Best network and task of a run."""
+    import torch
+
+    from elmnet.errors import RunError
+    from elmnet.network import ELMNetwork
+    from elmnet.tasks import open_task
+    from elmnet.train.run import RunDirectory
+
+    run = RunDirectory.open(path)
+    config, facts = run.read_config()
+    if not run.best.exists():
+        raise RunError(f"{path} has no best network yet: its first validation has not happened")
+    torch.set_num_threads(config.threads)
+    network = ELMNetwork.from_pretrained(run.best, backend=config.backend)
+    return network, open_task(config.task, config.options, data or config.data, seed=config.seed, facts=facts)
+
+
+@app.command()
+def generate(
+    run: Run_,
+    prompt: Annotated[str, typer.Option(help="text to continue")],
+    length: Annotated[int, typer.Option(help="characters to draw")] = 400,
+    temperature: Annotated[float, typer.Option(help="0: always the likeliest; 1: as learned")] = 0.8,
+    seed: Annotated[int, typer.Option(help="of the draws")] = 0,
+) -> None:
+    """Continue a prompt with a trained text network, character by character."""
+    from elmnet.data.text import Vocabulary
+    from elmnet.network import ELMNetwork
+    from elmnet.train.generate import generate as stream
+    from elmnet.train.run import RunDirectory
+
+    directory = RunDirectory.open(run)
+    config, facts = directory.read_config()
+    if "symbols" not in facts:
+        raise ConfigError(f"{run} was trained on {config.task}, which is not text")
+    network = ELMNetwork.from_pretrained(directory.best, backend=config.backend)
+    sys.stdout.write(prompt)
+    for piece in stream(
+        network,
+        Vocabulary(facts["symbols"]),
+        prompt.encode(),
+        convention=config.options.to_dict()["convention"],
+        length=length,
+        temperature=temperature,
+        seed=seed,
+    ):
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+
+
+@app.command()
+def params(
+    task: Annotated[str, typer.Argument(help="enwik8, shd-adding or neuronio", metavar="TASK")],
+    neurons: Annotated[str | None, typer.Option(help="N, one or several: 512,1024")] = None,
+    memory: Annotated[str | None, typer.Option(help="d_m, one or several")] = None,
+    branches: Annotated[str | None, typer.Option(help="d_tree, one or several")] = None,
+    synapses: Annotated[str | None, typer.Option(help="d_s per branch, one or several")] = None,
+    budget: Annotated[str | None, typer.Option(help="P, one or several: find what --vary names")] = None,
+    vary: Annotated[str, typer.Option(help="units, memory or synapses: what a budget decides")] = "units",
+    recipe: Annotated[bool, typer.Option("--recipe", help="spend each budget by the paper's recipe")] = False,
+    batch: Annotated[int, typer.Option(help="sequences, for the memory estimate")] = 8,
+    steps: Annotated[int, typer.Option(help="time steps, for the memory estimate")] = 100,
+) -> None:
+    """Exact parameter counts, FLOPs and training memory of networks, starting from the published one."""
+    from elmnet.budget import cost, paper_recipe, spend, training_bytes
+    from elmnet.config import NetworkConfig
+
+    start = NetworkConfig.preset(task)
+    knobs = {"units": neurons, "memory": memory, "branches": branches, "synapses": synapses}
+    chosen = {name: _integers(text, name) for name, text in knobs.items() if text is not None}
+    budgets: list[int | None] = list(_integers(budget, "budget")) if budget else [None]
+    table = Table(title=f"{task}, starting from the published network", title_justify="left")
+    columns = ("N", "d_m", "d_tree", "d_s", "k_e", "k_c", "hidden P'", "read-out", "P", "FLOPs/step", "training MiB")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for limit, values in product(budgets, product(*chosen.values())):
+        network = start.with_hidden(**dict(zip(chosen, values, strict=True)))
+        if limit is not None:
+            network = paper_recipe(network, limit) if recipe else spend(network, limit, vary)  # type: ignore[arg-type]
+        price, first = cost(network), network.layers[0].neuron
+        shape = (price.units, first.memory, first.branches, first.synapses)
+        counts = (price.complexity, price.connectivity, price.hidden, price.readout, price.parameters, price.flops)
+        mebibytes = training_bytes(network, batch, steps) / 2**20
+        table.add_row(*(f"{number:,}" for number in (*shape, *counts)), f"{mebibytes:,.0f}")
+    (out if out.is_terminal else Console(width=160)).print(table)
+
+
+def _integers(text: str, name: str) -> list[int]:
+    try:
+        return [int(float(item)) for item in text.replace("_", "").split(",")]
+    except ValueError:
+        raise ConfigError(f"--{name}: expected whole numbers separated by commas, got {text!r}") from None
+
+
+@app.command()
+def verify(
+    files: Annotated[list[Path] | None, typer.Argument(help="golden .npz files; none: built-in self-check")] = None,
+    backend: Annotated[list[str] | None, typer.Option(help="backend, repeatable; default: all installed")] = None,
+    summary: Annotated[bool, typer.Option("--summary", help="one line per file instead of every tensor")] = False,
+) -> None:
+    """Recompute golden vectors and print the relative error of every output, state, loss and gradient."""
+    import torch
+
+    from elmnet.ops import BACKENDS
+    from elmnet.verify import self_check, verify_file
+
+    failed = 0
+    everything: list[Path | None] = list(files or [None])  # type: ignore[list-item]
+    for name, path in product(backend or list(BACKENDS), everything):
+        checks = {}
+        for dtype in (torch.float64, torch.float32):
+            if path is None:
+                checks[dtype] = self_check(backend=name, dtype=dtype)
+            else:
+                checks[dtype] = verify_file(path, backend=name, dtype=dtype)
+        title = f"{'self-check' if path is None else path.name}, backend {name}"
+        failed += sum(not check.passed for row in checks.values() for check in row)
+        _print_checks(title, checks[torch.float64], checks[torch.float32], summary)
+    out.print(f"{failed} failed" if failed else "all passed", style="red" if failed else "green")
+    raise typer.Exit(1 if failed else 0)
+
+
+def _print_checks(title: str, double: list[Any], single: list[Any], summary: bool) -> None:
+    if summary:
+        worst = [max(row, key=lambda check: check.error / (check.tolerance or 1e-300)) for row in (double, single)]
+        words = "  ".join(
+            f"{kind}: {check.error:.1e} ({check.name})"
+            for kind, check in zip(("float64", "float32"), worst, strict=True)
+        )
+        good = all(check.passed for check in (*double, *single))
+        out.print(f"{'ok    ' if good else 'FAILED'} {title}: {words}", highlight=False, soft_wrap=True)
+        return
+    table = Table(title=title, title_justify="left")
+    table.add_column("relative error of")
+    for kind in ("float64", "tolerance", "float32", "tolerance"):
+        table.add_column(kind, justify="right")
+    for a, b in zip(double, single, strict=True):
+        cells = []
+        for check in (a, b):
+            colour = "green" if check.passed else "bold red"
+            cells += [f"[{colour}]{check.error:.1e}{'' if check.passed else ' FAILED'}[/]", f"{check.tolerance:.0e}"]
+        table.add_row(a.name, *cells)
+    out.print(table)
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """Every data source, and whether it is here."""
+    from elmnet.data.download import OFFICIAL, cache_directory
+
+    cache = cache_directory()
+    table = Table("task", "--data", "what", "here", title=f"cache: {cache}", title_justify="left")
+    table.add_row("enwik8", "python-stdlib (default)", "Python's own library sources", "always")
+    table.add_row(
+        "shd, shd-adding", "synthetic (default)", "synthetic spoken-digit-like spikes", "generated on first use"
+    )
+    for task, dataset, what in (
+        ("enwik8", "enwik8", "enwik8"),
+        ("shd, shd-adding", "shd", "Spiking Heidelberg Digits"),
+    ):
+        here = all((cache / file.name).exists() for file in OFFICIAL[dataset])
+        licence = OFFICIAL[dataset][0].licence
+        table.add_row(task, "official", f"{what} ({licence})", "yes" if here else f"elmnet data get {dataset}")
+    table.add_row("enwik8", "PATH", "a raw, xz, gz or zip text file", "")
+    table.add_row("shd, shd-adding", "PATH", "a directory with *train*.h5 and *test*.h5 in SHD's layout", "")
+    out.print(table)
+
+
+@data_app.command("get")
+def data_get(
+    dataset: Annotated[str, typer.Argument(help="enwik8, shd or synthetic", metavar="DATASET")],
+) -> None:
+    """Download (or generate) a dataset into the cache."""
+    from elmnet.data.download import OFFICIAL, fetch
+    from elmnet.data.spikes import synthetic_directory
+
+    if dataset == "synthetic":
+        out.print(str(synthetic_directory()), highlight=False, soft_wrap=True)
+    elif dataset in OFFICIAL:
+        for path in fetch(dataset):
+            out.print(str(path), highlight=False, soft_wrap=True)
+    else:
+        raise ConfigError(f"no dataset {dataset!r}; known: {', '.join((*OFFICIAL, 'synthetic'))}")
+
+
+@data_app.command("info")
+def data_info(
+    task: Task_,
+    source: Annotated[str | None, typer.Argument(help="data source; default: the task's own")] = None,
+) -> None:
+    """Read and check a source as a task would, and say what it holds."""
+    from elmnet.tasks import find_task, open_task
+
+    kind = find_task(task)
+    opened = open_task(task, kind.Options(), source or kind.default_data)
+    facts = opened.facts()
+    symbols = facts.pop("symbols", None)
+    if symbols is not None:
+        facts["symbols"] = len(symbols)
+    for name, value in facts.items():
+        out.print(f"{name}: {value}", highlight=False, markup=False, soft_wrap=True)
+    for name, scores in opened.baselines().items():
+        out.print(f"{name}, test: {_round(scores['test'])}", highlight=False, soft_wrap=True)
+
+
+def _round(scores: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+
+
+@app.command()
+def doctor() -> None:
+    """Versions, backends, threads, disk, and a self-check of this installation."""
+    import shutil
+
+    import torch
+
+    from elmnet.data.download import cache_directory
+    from elmnet.ops import BACKENDS
+    from elmnet.train.run import environment
+    from elmnet.verify import self_check
+
+    def line(name: str, value: object) -> None:
+        out.print(f"{name:>12}  {value}", highlight=False, markup=False, soft_wrap=True)
+
+    for name, value in environment().items():
+        line(name, value)
+    line("cores", os.cpu_count())
+    line("CPU features", torch.backends.cpu.get_cpu_capability())
+    line("GPU", torch.cuda.get_device_name() if torch.cuda.is_available() else "none")
+    for place in (Path.cwd(), cache_directory()):
+        line("disk", f"{shutil.disk_usage(place).free / 2**30:.1f} GiB free at {place}")
+    healthy = True
+    for backend in BACKENDS.values():
+        worst = max(self_check(backend=backend.name), key=lambda check: check.error / check.tolerance)
+        healthy &= worst.passed
+        verdict = "ok" if worst.passed else "FAILED"
+        line("backend", f"{backend.name} ({backend.about}): {verdict}, worst {worst.name} {worst.error:.1e}")
+    raise typer.Exit(0 if healthy else 1)
+
+
+def _err() -> Console:
+    return Console(stderr=True)
