@@ -24,7 +24,7 @@ app = typer.Typer(
 data_app = typer.Typer(help="Data sources: what there is, getting it, what a source holds.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
-out = Console()
+out = Console(width=None if sys.stdout.isatty() else 160)
 
 Task_ = Annotated[str, typer.Argument(help="enwik8, shd-adding or shd", metavar="TASK")]
 Run_ = Annotated[Path, typer.Argument(help="a run directory", metavar="RUN")]
@@ -146,7 +146,7 @@ def _compose(
 def _print_result(result: dict[str, Any]) -> None:
     table = Table(title=f"{result['task']} on {result['data']}", title_justify="left")
     table.add_column("")
-    scores = list(result["test"])
+    scores = [name for name in result["test"] if all(name in row["test"] for row in result["baselines"].values())]
     for split, name in product(("valid", "test"), scores):
         table.add_column(f"{split} {name}", justify="right")
     rows = {f"ELM network, P {result['parameters']:,}": result, **result["baselines"]}
@@ -272,7 +272,7 @@ def params(
         counts = (price.complexity, price.connectivity, price.hidden, price.readout, price.parameters, price.flops)
         mebibytes = training_bytes(network, batch, steps) / 2**20
         table.add_row(*(f"{number:,}" for number in (*shape, *counts)), f"{mebibytes:,.0f}")
-    (out if out.is_terminal else Console(width=160)).print(table)
+    out.print(table)
 
 
 def _integers(text: str, name: str) -> list[int]:

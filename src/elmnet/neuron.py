@@ -82,7 +82,7 @@ class Neurons(nn.Module):
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         """Casting to a half type leaves the timescales in float32: rounded, they would not be the same neuron."""
-        exact = self.tau_logit.detach().clone()
+        exact = self.tau_logit.detach().float()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.tau_logit.dtype.itemsize < 4:
             self.tau_logit.data = exact.to(self.tau_logit.device)

@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from elmnet.config import LayerConfig, NetworkConfig, NeuronConfig
 from elmnet.errors import DataError
-from elmnet.layer import ELM
+from elmnet.layer import ELM, ELMLayer
 from elmnet.network import ELMNetwork
 from elmnet.ops import Masks
 from elmnet.train.objective import cross_entropy, mlp_magnitude, population_activity
@@ -52,7 +52,9 @@ def verify_file(path: Path, *, backend: str = "auto", dtype: torch.dtype = torch
         BackendError: the backend refuses.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        if path.exists() and not zipfile.is_zipfile(path):
+            raise DataError(f"{path}: not a readable golden file: it is no .npz archive")
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         config = json.loads(str(arrays["config"]))
         run = _verify_neuron if "input_to_synapse_routing" in config else _verify_network
@@ -78,7 +80,9 @@ def _verify_network(config: dict[str, Any], arrays: Arrays, backend: str, dtype:
     with torch.no_grad():
         for golden, own in names.items():
             _copy(network.get_parameter(own), arrays[golden])
-        for i in range(len(layers)):
+        for i in range(len(layers)):  # timescales anew: those of a float32 network are not exact in float64
+            neurons = cast(ELMLayer, network.layers[i]).neurons
+            neurons.set_timescales(torch.tensor(layers[i].neuron.timescales, dtype=torch.float64))
             _copy(network.get_buffer(f"layers.{i}.connectome"), arrays[f"layer{i}.connectome"])
     masks = [
         Masks(*(torch.from_numpy(arrays[f"layer{i}.{kind}_mask"]).to(dtype) for kind in ("input", "recurrent")))

@@ -147,10 +147,13 @@ class SHDAdding(_SpikeTask):
         """Uniform with replacement; only training depends on the run's seed."""
         seed = {"train": [1, self.seed], "valid": [2], "test": [3]}[split]
         rng = np.random.default_rng([*seed, index])
-        return rng.integers(len(self.pools[split][1]), size=(self.options.batch, 2))
+        drawn: Indices = rng.integers(len(self.pools[split][1]), size=(self.options.batch, 2))
+        return drawn
 
     def _targets(self, split: Split, drawn: Indices) -> Indices:
-        return (self._labels(split, drawn) % 10).sum(1)  # German digits follow the English ones
+        digits = self._labels(split, drawn) % 10  # German digits follow the English ones
+        sums: Indices = digits.sum(1)
+        return sums
 
     def _prior(self) -> NDArray[np.float64]:
         data, pool = self.pools["train"]
@@ -231,7 +234,7 @@ _TRAINING = {
     "mlp_penalty": 0.002,
     "activity_penalty": 0.2,
 }
-_COARSE = _PAPER.with_hidden(dt=5.0)  # 10 ms bins; timescales stay in units of 2 ms
+_COARSE = _PAPER.with_hidden(tau_max=100.0)  # 10 ms bins: again up to 1 s
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"model": _PAPER, "options": {}, "training": {**_TRAINING, "steps": 140_000, "eval_every": 2000}},
     "small": {
@@ -240,7 +243,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "training": {**_TRAINING, "steps": 2500, "warmup": 100, "eval_every": 250, "learning_rate": 1e-2},
     },
     "tiny": {
-        "model": _COARSE.with_hidden(units=24, memory=3, branches=10, synapses=10, dt=10.0),
+        "model": _COARSE.with_hidden(units=24, memory=3, branches=10, synapses=10, tau_max=50.0),
         "options": {"bin_ms": 20.0, "bins": 30, "batch": 16, "valid_batches": 8, "test_batches": 16},
         "training": {**_TRAINING, "steps": 400, "warmup": 40, "eval_every": 100, "learning_rate": 2e-2},
     },

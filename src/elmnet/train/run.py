@@ -76,7 +76,8 @@ class RunDirectory:
             document = yaml.safe_load(self.config_file.read_text())
             return RunConfig.from_dict(document["config"]), dict(document["data"])
         except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-            raise RunError(f"{self.config_file}: damaged or not a run's configuration: {error!r}") from error
+            words = " ".join(f"{type(error).__name__}: {error}".split())
+            raise RunError(f"{self.config_file}: damaged or not a run's configuration: {words}") from error
         except ConfigError as error:
             raise RunError(f"{self.config_file}: {error}") from error
 

@@ -1,0 +1,99 @@
+"""What several tests share: the golden data's place, small configurations, small data files."""
+
+import os
+import random
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from elmnet import LayerConfig, NetworkConfig, NeuronConfig
+
+ROOT = Path(__file__).parents[1]
+SHARED = Path(os.environ.get("ELMNET_SHARED", ROOT.parent / "shared"))
+
+
+@pytest.fixture(autouse=True)
+def _repeatable():
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The project's shared data; tests that need it skip where it is missing."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no shared data at {SHARED} (set ELMNET_SHARED)")
+    return SHARED
+
+
+def neuron(**changes) -> NeuronConfig:
+    """A small neuron with every filter on."""
+    settings = {
+        "memory": 3,
+        "branches": 4,
+        "synapses": 2,
+        "tau_min": 1.0,
+        "tau_max": 30.0,
+        "tau_highpass": 4.0,
+        "tau_branch": 3.0,
+        "input_scale": 2.0,
+    }
+    return NeuronConfig(**{**settings, **changes})
+
+
+def network_config(*, inputs=6, outputs=3, units=5, token_scale=None, readout="elm", layers=1, layer=None, **changes):
+    """A small network; `layer` changes LayerConfig fields, the rest NeuronConfig fields."""
+    hidden = LayerConfig(units=units, neuron=neuron(**changes), **{"recurrent_connect": 0.4, **(layer or {})})
+    return NetworkConfig(
+        inputs=inputs, outputs=outputs, layers=(hidden,) * layers, readout=readout, token_scale=token_scale
+    )
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory) -> Path:
+    """60 kB of text with some structure and a few newlines."""
+    rng = random.Random(0)
+    words = ["neuron", "branch", "synapse", "memory", "leaky", "tree", "the", "a", "of", "é"]
+    text = " ".join(rng.choice(words) + ("\n" if rng.random() < 0.05 else "") for _ in range(10_000))
+    path = tmp_path_factory.mktemp("text") / "words.txt"
+    path.write_bytes(text.encode())
+    return path
+
+
+def write_spikes(path: Path, *, count=40, classes=10, seed=0, **replace) -> Path:
+    """A small file in SHD's layout; `replace` overrides datasets (None leaves one out)."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(classes, size=count)
+    sizes = rng.integers(5, 40, size=count)
+    content = {
+        "spikes/times": [np.sort(rng.random(n) * 0.9).astype(np.float16) for n in sizes],
+        "spikes/units": [rng.integers(700, size=n).astype(np.uint16) for n in sizes],
+        "labels": labels.astype(np.int64),
+        "extra/speaker": rng.integers(4, size=count).astype(np.uint8),
+        "extra/keys": np.array([b"k"] * classes),
+        **replace,
+    }
+    with h5py.File(path, "w") as file:
+        for name, values in content.items():
+            if values is None:
+                continue
+            if isinstance(values, list):
+                kind = h5py.vlen_dtype(values[0].dtype)
+                dataset = file.create_dataset(name, (len(values),), kind)
+                for i, value in enumerate(values):
+                    dataset[i] = value
+            else:
+                file[name] = values
+    return path
+
+
+@pytest.fixture(scope="session")
+def spike_directory(tmp_path_factory) -> Path:
+    """A small training and test file in SHD's layout."""
+    directory = tmp_path_factory.mktemp("spikes")
+    write_spikes(directory / "small_train.h5", count=60)
+    write_spikes(directory / "small_test.h5", count=20, seed=1)
+    return directory

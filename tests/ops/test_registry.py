@@ -1,0 +1,39 @@
+import pytest
+import torch
+from conftest import neuron
+
+from elmnet import ops
+from elmnet.errors import BackendError
+
+DYNAMICS = ops.Dynamics.of(neuron())
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def picky(monkeypatch):
+    """A registered backend that only takes float32."""
+    monkeypatch.setattr(ops, "BACKENDS", dict(ops.BACKENDS))
+    reference = ops.BACKENDS["reference"]
+    backend = ops.Backend(
+        "picky", reference.run, lambda device, dtype, dynamics: None if dtype == torch.float32 else "float32 only", ""
+    )
+    ops.register(backend)
+    return backend
+
+
+def test_auto_takes_the_first_that_does_not_refuse(picky):
+    assert list(ops.BACKENDS) == ["picky", "reference"]
+    assert ops.select("auto", CPU, torch.float32, DYNAMICS) is picky
+    assert ops.select("auto", CPU, torch.float64, DYNAMICS).name == "reference"
+
+
+def test_a_named_backend_is_obeyed_or_refused(picky):
+    assert ops.select("reference", CPU, torch.float32, DYNAMICS).name == "reference"
+    with pytest.raises(BackendError, match="backend 'picky' cannot run this: float32 only; use backend='auto'"):
+        ops.select("picky", CPU, torch.float64, DYNAMICS)
+
+
+def test_dynamics_hold_the_decays():
+    assert pytest.approx(2.718281828459045 ** (-1 / 3)) == DYNAMICS.branch_decay
+    assert pytest.approx(2.718281828459045 ** (-1 / 4)) == DYNAMICS.highpass_decay
+    assert ops.Dynamics.of(neuron(tau_branch=None)).branch_decay is None

@@ -1,0 +1,96 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from elmnet.data.text import Corpus, Vocabulary
+from elmnet.errors import ConfigError, DataError
+from elmnet.tasks.enwik8 import Enwik8, TextOptions
+
+TEXT = b"".join(b"line %d of some text\n" % i for i in range(2000))
+
+
+def task(data=TEXT, vocabulary=None, **options):
+    settings = {"streams": 4, "chunk": 25, "valid_chunks": 3, **options}
+    return Enwik8(TextOptions(**settings), Corpus("lines", data), vocabulary=vocabulary)
+
+
+def test_training_batches_follow_the_streams():
+    t = task()
+    text = t.parts["train"]
+    length = (len(text) - 1) // 4
+    first, second = t.training_batch(0), t.training_batch(1)
+    assert (first.fresh, second.fresh) == (True, False)
+    for row in range(4):
+        start = row * length
+        assert first.x[row].tolist() == text[start : start + 25].tolist()
+        assert first.y[row].tolist() == text[start + 1 : start + 26].tolist()
+        assert second.x[row].tolist() == text[start + 25 : start + 50].tolist()
+
+
+def test_training_wraps_and_starts_afresh():
+    t = task()
+    per_pass = ((len(t.parts["train"]) - 1) // 4) // 25
+    again = t.training_batch(per_pass)
+    assert again.fresh
+    assert torch.equal(again.x, t.training_batch(0).x)
+
+
+def test_whole_evaluation_predicts_every_symbol_but_the_first():
+    t = task()
+    targets = torch.cat([b.y.flatten() for b in t.evaluation_batches("test", whole=True)])
+    assert targets.tolist() == t.parts["test"][1:].tolist()
+    assert sum(1 for _ in t.evaluation_batches("test", whole=True)) == t.count_batches("test", whole=True)
+    assert [b.fresh for b in t.evaluation_batches("test", whole=True)][:2] == [True, False]
+
+
+def test_turn_validation_is_limited():
+    t = task()
+    assert t.count_batches("valid", whole=False) == 3
+    assert len(list(t.evaluation_batches("valid", whole=False))) == 3
+
+
+def test_conventions_differ_only_in_newlines():
+    txl, raw = task(), task(convention="bytes")
+    assert raw.inputs == txl.inputs + 1
+    assert "(txl)" in txl.data_name
+    assert "(bytes)" in raw.data_name
+    assert len(raw.parts["train"]) == len(TEXT) - 2 * (len(TEXT) // 20)
+    with pytest.raises(ConfigError, match="'txl', 'bytes'"):
+        task(convention="utf-8")
+
+
+def test_all_is_the_whole_text():
+    t = task()
+    targets = torch.cat([b.y.flatten() for b in t.evaluation_batches("all", whole=True)])
+    assert len(targets) == len(TEXT.replace(b"\n", b"")) - 1
+
+
+def test_foreign_text_is_encoded_with_the_stored_vocabulary_or_refused():
+    stored = Vocabulary(task().facts()["symbols"])
+    assert task(TEXT[::-1], vocabulary=stored).inputs == len(stored)
+    with pytest.raises(DataError, match="byte 0x21 at offset 3,000"):
+        task(TEXT[:3000] + b"!" + TEXT, vocabulary=stored)
+
+
+def test_too_short_text_is_refused():
+    with pytest.raises(DataError, match="too few for 4 streams of 500 steps"):
+        task(b"ab " * 700, streams=4, chunk=500)
+
+
+def test_scores_are_bits():
+    expected = {"bpc": pytest.approx(3), "nats": pytest.approx(2.07944, abs=1e-5), "accuracy": 0.5}
+    assert task().scores(math.log(2) * 3, 0.5) == expected
+
+
+def test_baselines_by_counting():
+    rng = np.random.default_rng(0)
+    uniform = bytes(rng.integers(97, 105, size=40_000).astype(np.uint8))
+    scores = task(uniform).baselines()
+    assert scores["unigram"]["test"]["bpc"] == pytest.approx(3.0, abs=0.01)
+    assert scores["order-2 context"]["test"]["bpc"] == pytest.approx(3.0, abs=0.05)
+    cycle = b"abac" * 10_000
+    scores = task(cycle).baselines()
+    assert scores["unigram"]["test"]["bpc"] == pytest.approx(1.5, abs=0.01)
+    assert scores["order-2 context"]["test"]["bpc"] < 0.01  # two symbols say which comes next

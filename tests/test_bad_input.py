@@ -1,0 +1,133 @@
+"""Bad input on the command line: the exit code and message of every case, kept as a table in docs/bad-input.md.
+
+`ELMNET_UPDATE_DOCS=1 pytest tests/test_bad_input.py` rewrites the table.
+"""
+
+import os
+import re
+import shutil
+
+import numpy as np
+import pytest
+from conftest import ROOT, write_spikes
+
+from elmnet.cli import main
+
+PAGE = ROOT / "docs" / "bad-input.md"
+HEAD = """# Bad input and what it says
+
+Every row was run by `tests/test_bad_input.py`: the command, its exit code, and all it printed. `DIR` stands for a folder
+the test made.
+
+| case | command | exit | message |
+|---|---|---|---|
+"""
+
+TRAIN = "train enwik8 --data {text} --out {new} --steps 2 -q --threads 1"
+CASES = [
+    ("unknown task", "train mnist", "no task 'mnist'"),
+    ("nothing to do", "train", "name a TASK to train"),
+    ("unknown preset", "train enwik8 --preset huge", "no preset 'huge'"),
+    ("misspelt setting", TRAIN + " --set training.learning_rat=1", "has no setting 'learning_rat'"),
+    ("wrong type", TRAIN + " --set model.layers.0.neuron.memory=two", "memory must be a whole number, got 'two'"),
+    ("out of range", TRAIN + " --set training.learning_rate=-1", "learning_rate must be positive, got -1.0"),
+    ("budget too small", TRAIN + " --budget 100", "a budget of 100 parameters is too small"),
+    ("missing text file", "train enwik8 --data {dir}/nowhere.txt", "no such file"),
+    ("truncated xz file", "train enwik8 --data {dir}/cut.xz", "cut.xz: damaged or unreadable"),
+    ("empty text file", "train enwik8 --data {dir}/empty.txt", "holds no text"),
+    ("text too short", "train enwik8 --data {dir}/short.txt", "too few"),
+    ("directory without spikes", "train shd --data {dir}", "exactly one *train*.h5 file, found none"),
+    ("truncated HDF5 file", "train shd --data {dir}/cut", "damaged or truncated HDF5 file"),
+    ("spike channel out of range", "train shd --data {dir}/units", "sample 1 has unit 700, outside 0..699"),
+    ("label out of range", "train shd --data {dir}/labels", "sample 2 has label 31, outside 0..19"),
+    ("times and units differ", "train shd --data {dir}/lengths", "sample 0 has 2 times but 1 units"),
+    ("spikes without labels", "train shd --data {dir}/nolabels", "has no dataset 'labels'"),
+    ("unknown speaker", "train shd --data {spikes} --set options.held_out_speakers=[9]", "has no speaker 9"),
+    ("run exists already", TRAIN.replace("{new}", "{run}"), "already holds a run; continue it with --resume"),
+    ("resume where nothing is", "train --resume {dir}", "is not a run directory"),
+    ("resume with changes", "train --resume {run} --steps 5", "leave out --steps"),
+    ("damaged config.yaml", "train --resume {badrun}", "config.yaml: damaged"),
+    ("unknown backend", TRAIN + " --set backend=fpga", "no backend 'fpga'"),
+    ("loss not finite", TRAIN.replace("--steps 2", "--steps 40") + " --set training.learning_rate=1e30", "step "),
+    ("truncated weights", "eval {cutrun}", "cannot be read as safetensors weights"),
+    ("unknown symbol in text", "eval {run} --data {dir}/foreign.txt", "byte 0x7e at offset 7,000"),
+    ("unknown split", "eval {run} --split dev", "--split must be one of"),
+    ("unknown symbol in prompt", "generate {run} --prompt ~", "prompt: byte 0x7e at offset 0"),
+    ("negative temperature", "generate {run} --prompt the --temperature -1", "must not be negative"),
+    ("not a golden file", "verify {dir}/short.txt", "not a readable golden file"),
+    ("unknown dataset", "data get imagenet", "no dataset 'imagenet'"),
+    ("numbers expected", "params enwik8 --memory a,b", "expected whole numbers separated by commas, got 'a,b'"),
+    ("zero units", "params enwik8 --neurons 0", "units must be at least 1, got 0"),
+]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory, text_file, spike_directory):
+    directory = tmp_path_factory.mktemp("bad")
+    run = directory / "run"
+    small = "--set model.layers.0.units=4 --set options.streams=2 --set options.chunk=10 --set training.eval_every=1"
+    names = {"dir": directory, "text": text_file, "spikes": spike_directory, "run": run}
+    names |= {"badrun": directory / "badrun", "cutrun": directory / "cutrun", "new": directory / "new"}
+    with pytest.raises(SystemExit, match="0"):
+        main((TRAIN.replace("{new}", "{run}").format(**names) + " " + small).split())
+    shutil.copytree(run, names["badrun"])
+    (names["badrun"] / "config.yaml").write_text("config: [")
+    shutil.copytree(run, names["cutrun"])
+    weights = names["cutrun"] / "best" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-64])
+    text = text_file.read_bytes()
+    (directory / "short.txt").write_bytes(text[:500])
+    (directory / "empty.txt").touch()
+    (directory / "foreign.txt").write_bytes(text[:7000] + b"~" + text[7000:])
+    import lzma
+
+    (directory / "cut.xz").write_bytes(lzma.compress(text)[:-50])
+    times, units = [np.array([0.1, 0.2])] * 3, [np.array([1, 2])] * 3
+    broken = {
+        "cut": {},
+        "units": {"spikes/units": [units[0], np.array([5, 700]), units[0]]},
+        "labels": {"labels": np.array([0, 1, 31])},
+        "lengths": {"spikes/units": [np.array([1]), units[0], units[0]]},
+        "nolabels": {"labels": None},
+    }
+    for name, replace in broken.items():
+        (directory / name).mkdir()
+        content = {"spikes/times": times, "spikes/units": units, "labels": np.array([0, 1, 2]), "extra/speaker": None}
+        for part in ("train", "test"):
+            write_spikes(directory / name / f"{part}.h5", count=3, **{**content, **replace})
+    cut = directory / "cut" / "train.h5"
+    cut.write_bytes(cut.read_bytes()[:3000])
+    return names
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Filled by the cases, read by the last test."""
+    return {}
+
+
+@pytest.mark.parametrize(("case", "command", "words"), CASES, ids=[case for case, _, _ in CASES])
+def test_bad_input_is_refused_in_words(places, rows, capsys, case, command, words):
+    shutil.rmtree(places["new"], ignore_errors=True)
+    with pytest.raises(SystemExit) as stop:
+        main(command.format(**places).split())
+    captured = capsys.readouterr()
+    assert stop.value.code in (1, 2)
+    assert words in captured.err
+    assert "Traceback" not in captured.err
+    shown = captured.err
+    for name, place in (("DIR/words.txt", places["text"]), ("DIR/spikes", places["spikes"]), ("DIR", places["dir"])):
+        shown = shown.replace(str(place), name)
+    plain = re.sub(r"\{\w+\}", lambda m: "DIR/" + m[0][1:-1] if m[0] != "{dir}" else "DIR", command)
+    message = " ".join(shown.split()).replace("|", "\\|")
+    rows[case] = f"| {case} | `{plain}` | {stop.value.code} | {message} |\n"
+
+
+def test_the_table_is_what_was_printed(rows):
+    if len(rows) != len(CASES):
+        pytest.skip("needs all cases to have run in this process")
+    table = HEAD + "".join(rows[case] for case, _, _ in CASES)
+    if os.environ.get("ELMNET_UPDATE_DOCS"):
+        PAGE.write_text(table)
+    numbers = re.compile(r"(loss|norm) [\w.+-]+|step \d+")  # what a diverging run reached depends on the machine
+    assert numbers.sub("", PAGE.read_text()) == numbers.sub("", table)

@@ -1,0 +1,137 @@
+import csv
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import network_config
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from elmnet import ELMNetwork, NetworkConfig
+from elmnet import budget as budgets
+from elmnet.errors import BudgetError, ConfigError
+
+PUBLISHED = {
+    "enwik8_fixed_budget.csv": ("enwik8", 14),
+    "shd_adding_fixed_budget.csv": ("shd-adding", 10),
+    "neuronio_single_neuron.csv": ("neuronio", 12),
+}
+
+
+def published(shared):
+    """(network, published row) of all 36 runs."""
+    for file, (preset, count) in PUBLISHED.items():
+        with (shared / "data" / "published" / file).open() as handle:
+            rows = list(csv.DictReader(handle))
+        assert len(rows) == count
+        for row in rows:
+            changes = {"memory": int(row["num_memory"]), "units": int(row.get("num_hidden", 1))}
+            yield NetworkConfig.preset(preset).with_hidden(**changes), row
+
+
+def test_all_36_published_parameter_counts_are_exact(shared):
+    counts = [(budgets.parameters(network), int(row["trainable_params"])) for network, row in published(shared)]
+    assert len(counts) == 36
+    assert [ours for ours, _ in counts] == [theirs for _, theirs in counts]
+
+
+def test_all_36_published_counts_equal_those_of_built_modules(shared):
+    for network, row in published(shared):
+        assert ELMNetwork(network, seed=0).count_parameters() == int(row["trainable_params"])
+
+
+def test_published_total_counts_connectome_and_timescales(shared):
+    for network, row in published(shared):
+        if "total_params" in row:
+            built = ELMNetwork(network, seed=0)
+            buffers = sum(b.numel() for b in built.buffers())
+            frozen = sum(p.numel() for p in built.parameters() if not p.requires_grad)
+            assert built.count_parameters() + buffers + frozen == int(row["total_params"])
+
+
+def test_flops_are_within_the_stated_factor_of_the_compilers_count(shared):
+    ratios = [int(row["flops_per_step"]) / budgets.cost(network).flops for network, row in published(shared)]
+    assert min(ratios) > 1.0
+    assert max(ratios) < 1.75
+
+
+configs = st.builds(
+    network_config,
+    units=st.integers(1, 9),
+    memory=st.integers(1, 6),
+    branches=st.integers(1, 5),
+    synapses=st.integers(1, 4),
+    hidden=st.none() | st.integers(1, 7),
+    hidden_layers=st.integers(0, 3),
+    outputs=st.integers(1, 4),
+    layers=st.integers(1, 3),
+    readout=st.sampled_from(["elm", "linear"]),
+    learn_timescales=st.booleans(),
+)
+
+
+@given(configs)
+@settings(deadline=None, max_examples=40)
+def test_counts_equal_built_modules(config):
+    assert budgets.parameters(config) == ELMNetwork(config, seed=0).count_parameters()
+
+
+@given(configs, st.sampled_from(["units", "memory", "synapses"]), st.integers(0, 200_000))
+@settings(deadline=None, max_examples=60)
+def test_spend_is_the_best_that_fits(config, vary, extra):
+    least = budgets.parameters(config.with_hidden(**{vary: 1}))
+    found = budgets.spend(config, least + extra, vary)
+    first = found.layers[0]
+    value = first.units if vary == "units" else getattr(first.neuron, vary)
+    assert budgets.parameters(found) <= least + extra
+    assert budgets.parameters(config.with_hidden(**{vary: value + 1})) > least + extra
+
+
+def test_spend_finds_the_published_sizes():
+    enwik8 = NetworkConfig.preset("enwik8")
+    assert budgets.spend(enwik8, 3_516_748).layers[0].units == 1024
+    assert budgets.spend(enwik8, 3_516_748, "memory").layers[0].neuron.memory == 15
+    assert budgets.spend(enwik8, 3_516_748, "synapses").layers[0].neuron.synapses == 15
+
+
+def test_impossible_budgets_are_refused_with_the_least():
+    with pytest.raises(BudgetError, match=r"units = 1 already takes \d"):
+        budgets.spend(NetworkConfig.preset("enwik8"), 1000)
+    with pytest.raises(ConfigError, match="vary must be"):
+        budgets.spend(NetworkConfig.preset("enwik8"), 10**6, "branches")
+
+
+@pytest.mark.parametrize("budget", [30_000, 300_000, 3_000_000, 30_000_000])
+def test_paper_recipe_keeps_its_proportions(budget):
+    start = NetworkConfig.preset("enwik8")
+    found = budgets.paper_recipe(start.replace(inputs=20, outputs=20), budget)
+    first = found.layers[0]
+    assert first.neuron.memory == max(1, round(15 / 32 * first.units**0.5))
+    assert first.neuron.mlp_widths[1] == 2 * first.neuron.memory
+    assert first.neuron.branches == 2 * first.neuron.mlp_widths[1]
+    assert 0.65 * budget < budgets.parameters(found) <= budget  # d_m is whole: P jumps where it grows
+
+
+@pytest.mark.parametrize("preset", ["enwik8", "shd-adding"])
+def test_training_memory_estimate_is_what_autograd_keeps(preset):
+    config = NetworkConfig.preset(preset).with_hidden(units=40, memory=6)
+    network = ELMNetwork(config, seed=0)
+    batch, steps = 4, 20
+    x = torch.randint(0, 200, (batch, steps)) if preset == "enwik8" else torch.rand(batch, steps, 700)
+    kept: dict[int, int] = {}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        network(x)
+    measured = sum(kept.values()) - sum(4 * p.numel() for p in network.parameters())
+    once = budgets.training_bytes(config, batch, 0)
+    assert budgets.training_bytes(config, batch, steps) - once == pytest.approx(measured, rel=0.12)
+
+
+def test_budget_needs_no_torch():
+    code = "import sys, elmnet.budget; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,150 @@
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from elmnet.cli import main
+
+TINY_TEXT = [
+    *("--set", "model.layers.0.units=8", "--set", "options.chunk=10", "--set", "options.streams=4"),
+    *("--set", "options.final_test_streams=32", "--set", "options.final_valid_streams=32"),
+    *("--set", "training.eval_every=5", "--threads", "1"),
+]
+
+
+def run(capsys, *arguments):
+    """Exit code, standard output, standard error of one command."""
+    code = 0
+    try:
+        main([str(a) for a in arguments])
+    except SystemExit as stop:
+        code = stop.code or 0
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, text_file):
+    path = tmp_path_factory.mktemp("runs") / "run"
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", "enwik8", "--data", str(text_file), "--out", str(path), "--steps", "10", "-q", *TINY_TEXT])
+    return path
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "generate", "params", "verify", "data", "doctor"])
+def test_every_command_has_help(capsys, command):
+    code, out, _ = run(capsys, command, "--help")
+    assert code == 0
+    assert "Usage" in out
+    assert len(out.splitlines()) > 5
+
+
+def test_help_needs_no_torch():
+    code = "import sys\nfrom elmnet.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code += "sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
+
+
+def test_version(capsys):
+    code, out, _ = run(capsys, "--version")
+    assert code == 0
+    assert re.fullmatch(r"elmnet \d+\.\d+\.\d+\n", out)
+
+
+def test_train_prints_scores_beside_baselines(capsys, tmp_path, text_file):
+    path = tmp_path / "run"
+    arguments = ["train", "enwik8", "--data", text_file, "--out", path, "--steps", 6, "--memory", 2, *TINY_TEXT]
+    code, out, err = run(capsys, *arguments, "--budget", 4000)
+    assert code == 0
+    assert "words.txt (txl)" in out
+    assert "unigram" in out
+    assert "order-2 context" in out
+    assert "best network" not in err
+    result = json.loads((path / "result.json").read_text())
+    assert 3700 < result["parameters"] <= 4000
+    assert f"P {result['parameters']:,}" in out
+    assert str(path / "best") in err
+
+
+def test_eval_repeats_the_final_score(capsys, trained):
+    code, out, _ = run(capsys, "eval", trained, "--json")
+    assert code == 0
+    got, result = json.loads(out), json.loads((trained / "result.json").read_text())
+    assert got["bpc"] == result["test"]["bpc"]
+    code, out, _ = run(capsys, "eval", trained, "--split", "valid")
+    assert f"bpc {result['valid']['bpc']:.4f}" in out
+
+
+def test_eval_on_another_text(capsys, trained, text_file, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_bytes(text_file.read_bytes()[:5000])
+    code, out, _ = run(capsys, "eval", trained, "--data", other, "--split", "all")
+    assert code == 0
+    assert "all of other.txt (txl): bpc" in out
+
+
+def test_generate_continues_the_prompt(capsys, trained):
+    code, out, _ = run(capsys, "generate", trained, "--prompt", "the neuron", "--length", 20)
+    assert code == 0
+    assert out.startswith("the neuron")
+    assert len(out) >= len("the neuron") + 10
+
+
+def test_params_of_several(capsys):
+    code, out, _ = run(capsys, "params", "enwik8", "--neurons", "1024,512", "--memory", "15", "--synapses", "15")
+    assert code == 0
+    assert "3,516,748" in out
+    assert out.count("│ 1,024 │") == 1
+    code, out, _ = run(capsys, "params", "shd-adding", "--budget", "77_310", "--memory", "5")
+    assert "77,310" in out
+    assert "96" in out
+
+
+def test_verify_without_files_checks_this_installation(capsys):
+    code, out, _ = run(capsys, "verify")
+    assert code == 0
+    assert "self-check, backend reference" in out
+    assert "all passed" in out
+
+
+def test_verify_fails_past_tolerance(capsys, shared, tmp_path):
+    import numpy as np
+
+    with np.load(shared / "golden" / "spiking.npz") as file:
+        arrays = dict(file)
+    arrays["loss"] = arrays["loss"] + 1e-3
+    np.savez(tmp_path / "wrong.npz", **arrays)
+    code, out, _ = run(capsys, "verify", tmp_path / "wrong.npz")
+    assert code == 1
+    assert "FAILED" in out
+    assert "2 failed" in out
+
+
+def test_doctor_reports_a_healthy_installation(capsys):
+    code, out, _ = run(capsys, "doctor")
+    assert code == 0
+    for word in ("torch", "threads", "disk", "reference", "ok"):
+        assert word in out
+
+
+def test_data_commands(capsys, text_file, spike_directory, tmp_path, monkeypatch):
+    monkeypatch.setenv("ELMNET_CACHE", str(tmp_path))
+    code, out, _ = run(capsys, "data", "list")
+    assert code == 0
+    assert "synthetic" in out
+    code, out, _ = run(capsys, "data", "info", "enwik8", text_file)
+    assert "order-2 context, test: bpc" in out
+    code, out, _ = run(capsys, "data", "info", "shd", spike_directory)
+    assert "recordings: {'train':" in out
+
+
+def test_tensorboard_on_request(capsys, tmp_path, text_file):
+    pytest.importorskip("tensorboard", reason="the extra elmnet[tensorboard] is not installed")
+    path = tmp_path / "run"
+    code, _, err = run(
+        capsys, "train", "enwik8", "--data", text_file, "--out", path, "--steps", 3, "-q", "--tensorboard", *TINY_TEXT
+    )
+    assert code == 0, err
+    assert list((path / "tensorboard").glob("events.*"))

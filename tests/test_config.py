@@ -1,0 +1,65 @@
+import math
+
+import pytest
+from conftest import network_config
+
+from elmnet import LayerConfig, NetworkConfig, NeuronConfig
+from elmnet.errors import ConfigError
+
+
+def test_dictionaries_round_trip_for_every_preset():
+    for name in ("enwik8", "shd-adding", "neuronio"):
+        preset = NetworkConfig.preset(name)
+        assert NetworkConfig.from_dict(preset.to_dict()) == preset
+
+
+def test_own_readout_round_trips():
+    config = network_config(readout=LayerConfig(units=3, recurrent_connect=0.0))
+    assert NetworkConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: NeuronConfig(memory=0), "memory must be at least 1, got 0"),
+        (lambda: NeuronConfig(memory=2.5), "memory must be a whole number, got 2.5"),
+        (lambda: NeuronConfig(memory=True), "memory must be a whole number, got True"),
+        (lambda: NeuronConfig(mlp_activation="gelu"), "'relu2', 'relu', 'silu'"),
+        (lambda: NeuronConfig(tau_min=10, tau_max=1), "tau_min 10.0 exceeds tau_max 1.0"),
+        (lambda: NeuronConfig(tau_highpass=-1), "tau_highpass must be positive, got -1.0"),
+        (lambda: NeuronConfig(tau_max=math.nan), "tau_max must be finite"),
+        (lambda: NeuronConfig(outputs=2, bias_init=(1.0,)), "one value per output"),
+        (lambda: NeuronConfig(memory_dropout=1.0), r"memory_dropout must lie in \[0, 1\)"),
+        (lambda: LayerConfig(units=0), "units must be at least 1"),
+        (lambda: LayerConfig(units=3, recurrent_connect=1.5), r"recurrent_connect must lie in \[0, 1\]"),
+        (lambda: NetworkConfig(inputs=3, outputs=2, layers=()), "at least one layer"),
+        (lambda: network_config(readout="none"), "5 channels must equal outputs = 3"),
+        (lambda: network_config(readout="lineer"), "'elm', 'linear', 'none'"),
+        (lambda: NetworkConfig.preset("imagenet"), "no preset 'imagenet'"),
+        (lambda: NeuronConfig.from_dict({"memry": 3}), "did you mean 'memory'"),
+        (lambda: LayerConfig.from_dict({}), "missing setting units"),
+        (lambda: NetworkConfig.from_dict({"inputs": 1, "outputs": 1, "layers": [{"units": "x"}]}), r"layers.0.*units"),
+        (lambda: NetworkConfig.from_dict([1]), "expected a mapping"),
+    ],
+)
+def test_limits_are_refused_in_words(build, words):
+    with pytest.raises(ConfigError, match=words):
+        build()
+
+
+def test_timescales_are_log_spaced_with_both_ends():
+    tau = NeuronConfig(memory=4, tau_min=0.1, tau_max=100.0).timescales
+    assert tau == pytest.approx((0.1, 1.0, 10.0, 100.0))
+    assert NeuronConfig(memory=1, tau_min=2.0).timescales == (2.0,)
+
+
+def test_default_readout_follows_the_hidden_layer():
+    config = network_config()
+    readout = config.stack[-1]
+    assert (readout.units, readout.neuron.memory, readout.neuron.hidden_layers) == (3, 3, 0)
+    assert readout.recurrent_connect == 0
+    assert readout.neuron.activation == "identity"
+    assert readout.neuron.tau_highpass is None
+    assert (readout.neuron.branches, readout.neuron.synapses, readout.neuron.input_scale) == (4, 2, 2.0)
+    changed = config.with_hidden(branches=7)
+    assert changed.stack[-1].neuron.branches == 7

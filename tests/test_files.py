@@ -1,0 +1,85 @@
+import os
+import resource
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from elmnet.files import recover_directory, replace_directory, write_atomic
+
+
+def fill_with(text):
+    return lambda directory: (directory / "file").write_text(text)
+
+
+def test_write_atomic_replaces(tmp_path):
+    path = tmp_path / "a.txt"
+    write_atomic(path, "one")
+    write_atomic(path, b"two")
+    assert path.read_text() == "two"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    write_atomic(path, "one")
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomic(path, "two")
+    assert path.read_text() == "one"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_replace_directory_swaps_whole_directories(tmp_path):
+    place = tmp_path / "best"
+    replace_directory(place, fill_with("one"))
+    replace_directory(place, fill_with("two"))
+    assert (place / "file").read_text() == "two"
+    assert os.listdir(tmp_path) == ["best"]
+
+
+def test_failed_fill_leaves_the_old_directory(tmp_path):
+    place = tmp_path / "best"
+    replace_directory(place, fill_with("one"))
+
+    def fail(directory):
+        (directory / "file").write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        replace_directory(place, fail)
+    assert (place / "file").read_text() == "one"
+    assert os.listdir(tmp_path) == ["best"]
+
+
+def test_a_crash_between_the_renames_is_undone(tmp_path):
+    place = tmp_path / "best"
+    replace_directory(place, fill_with("one"))
+    place.rename(tmp_path / ".best.old")
+    recover_directory(place)
+    assert (place / "file").read_text() == "one"
+
+
+def test_file_size_limit_as_a_full_disk(tmp_path):
+    """A real refusal by the operating system, in a process of its own."""
+    code = (
+        "import sys; from pathlib import Path; from elmnet.files import write_atomic\n"
+        "try: write_atomic(Path(sys.argv[1]), b'x' * 100_000)\n"
+        "except OSError as error: sys.exit(7)"
+    )
+    path = tmp_path / "a.txt"
+    write_atomic(path, "old")
+
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+
+    done = subprocess.run([sys.executable, "-c", code, str(path)], preexec_fn=limit, check=False)
+    assert done.returncode == 7
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]

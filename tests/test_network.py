@@ -1,0 +1,182 @@
+import json
+
+import pytest
+import torch
+from conftest import network_config
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from elmnet import ELMNetwork, NetworkConfig
+from elmnet.errors import CheckpointError, ShapeError
+from elmnet.verify import plain_network
+
+
+def build(seed=0, **changes):
+    return ELMNetwork(network_config(**changes), seed=seed).double()
+
+
+@given(
+    units=st.integers(1, 6),
+    memory=st.integers(1, 4),
+    branches=st.integers(1, 4),
+    synapses=st.integers(1, 3),
+    hidden_layers=st.integers(0, 2),
+    layers=st.integers(1, 2),
+    tau_highpass=st.none() | st.floats(0.5, 50),
+    tau_branch=st.none() | st.floats(0.5, 50),
+    dt=st.floats(0.1, 4),
+    seed=st.integers(0, 1000),
+)
+@settings(deadline=None, max_examples=30)
+def test_equals_a_second_implementation(seed, **changes):
+    network = build(seed, **changes)
+    x = torch.randn(2, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    got = network(x)[0].detach().numpy()
+    assert abs(got - plain_network(network, x.numpy())).max() < 1e-11
+
+
+def test_same_seed_same_network():
+    a, b, c = (build(seed) for seed in (1, 1, 2))
+    assert all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
+    assert not torch.equal(a.layers[0].connectome, c.layers[0].connectome)
+    torch.manual_seed(5)
+    d = ELMNetwork(network_config())
+    torch.manual_seed(5)
+    assert torch.equal(ELMNetwork(network_config()).affine.weight, d.affine.weight)
+
+
+def test_tokens_are_scaled_one_hot():
+    network = build(token_scale=3.0)
+    tokens = torch.randint(0, 6, (2, 7))
+    dense = 3.0 * torch.nn.functional.one_hot(tokens, 6).double()
+    assert torch.equal(network(tokens)[0], network(dense)[0])
+    assert torch.equal(network(tokens.to(torch.uint8))[0], network(tokens)[0])
+
+
+def test_streaming_with_tokens_equals_whole_sequence():
+    network = build(token_scale=3.0, layers=2)
+    tokens = torch.randint(0, 6, (2, 9))
+    whole, final = network(tokens)
+    state, pieces = None, []
+    for t in range(9):
+        piece, state = network.step(tokens[:, t], state)
+        pieces.append(piece)
+    assert torch.allclose(torch.stack(pieces, 1), whole, rtol=0, atol=1e-14)
+    assert all(torch.equal(a, b) for x, y in zip(state.layers, final.layers) for a, b in zip(x, y))
+
+
+def test_going_on_from_a_state_equals_one_sequence():
+    network = build()
+    x = torch.randn(2, 10, 6, dtype=torch.float64)
+    whole, _ = network(x)
+    first, state = network(x[:, :4])
+    second, _ = network(x[:, 4:], state)
+    assert torch.equal(torch.cat([first, second], 1), whole)
+
+
+def test_padding_changes_nothing():
+    network = build(layers=2)
+    x = torch.randn(2, 8, 6, dtype=torch.float64)
+    out, state = network(x, lengths=torch.tensor([8, 3]))
+    alone, alone_state = network(x[1:, :3])
+    assert torch.allclose(out[1, :3], alone[0], rtol=0, atol=1e-14)
+    assert (out[1, 3:] == 0).all()
+    for padded, single in zip(state.layers, alone_state.layers, strict=True):
+        assert all(torch.allclose(a[1], b[0], rtol=0, atol=1e-14) for a, b in zip(padded, single, strict=True))
+
+
+def test_detached_state_cuts_the_gradient():
+    network = build()
+    x = torch.randn(1, 3, 6, dtype=torch.float64, requires_grad=True)
+    _, state = network(x)
+    network(x.detach(), state.detach())[0].sum().backward()
+    assert x.grad is None
+    network(x.detach(), state)[0].sum().backward()
+    assert (x.grad != 0).any()
+
+
+def test_monitor_gives_one_dictionary_per_layer():
+    _, _, seen = build()(torch.randn(1, 4, 6, dtype=torch.float64), monitor=("activity",))
+    assert [tuple(s["activity"].shape) for s in seen] == [(1, 4, 5), (1, 4, 3)]
+
+
+@pytest.mark.parametrize("readout", ["elm", "linear"])
+def test_saved_network_comes_back_exactly(tmp_path, readout):
+    network = build(readout=readout, learn_timescales=True).eval()
+    network.save_pretrained(tmp_path / "net")
+    again = ELMNetwork.from_pretrained(tmp_path / "net")
+    assert again.config == network.config
+    assert not again.training
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in network.state_dict().items())
+    x = torch.randn(2, 5, 6, dtype=torch.float64)
+    assert torch.equal(again(x)[0], network(x)[0])
+
+
+def damaged(directory, how):
+    weights = directory / "model.safetensors"
+    data = weights.read_bytes()
+    if how == "truncated":
+        weights.write_bytes(data[: len(data) // 2])
+    elif how == "missing":
+        weights.unlink()
+    elif how == "pickle":
+        torch.save({"a": torch.zeros(1)}, weights)
+    elif how == "config":
+        (directory / "config.json").write_text("{")
+    elif how == "other":
+        settings_ = json.loads((directory / "config.json").read_text())
+        settings_["layers"][0]["units"] += 1
+        (directory / "config.json").write_text(json.dumps(settings_))
+    elif how == "connectome":
+        network = ELMNetwork.from_pretrained(directory)
+        network.layers[0].connectome[0, 0] = 10**6
+        network.save_pretrained(directory)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("truncated", "cannot be read as safetensors"),
+        ("missing", "cannot be read as safetensors"),
+        ("pickle", "cannot be read as safetensors"),
+        ("config", "cannot be read as a network configuration"),
+        ("other", r"connectome is \(5, 8\), the configuration says \(6, 8\)"),
+        ("connectome", r"layer 0's connectome names sources outside -1..10"),
+    ],
+)
+def test_damaged_saves_are_refused(tmp_path, how, words):
+    build().save_pretrained(tmp_path)
+    damaged(tmp_path, how)
+    with pytest.raises(CheckpointError, match=words):
+        ELMNetwork.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("scale", "x", "words"),
+    [
+        (3.0, torch.tensor([[0, 6]]), r"tokens must lie in 0..5, got 0..6"),
+        (3.0, torch.tensor([[-1, 2]]), r"got -1..2"),
+        (3.0, torch.tensor([1, 2]), r"tokens must be \(B, T\)"),
+        (None, torch.tensor([[1, 2]]), r"takes \(B, T, 6\) floats or bools, got torch.int64"),
+        (None, torch.zeros(1, 2, 7), r"input must be \(B, T, 6\)"),
+    ],
+)
+def test_wrong_input_is_refused_in_words(scale, x, words):
+    with pytest.raises(ShapeError, match=words):
+        build(token_scale=scale)(x)
+
+
+def test_state_of_another_network_is_refused():
+    with pytest.raises(ShapeError, match="state holds 3 layers, the network has 2"):
+        build()(torch.zeros(1, 1, 6), build(layers=2).initial_state(1))
+
+
+def test_presets_build_and_run():
+    for name, x in (
+        ("enwik8", torch.zeros(1, 2, dtype=torch.int64)),
+        ("shd-adding", torch.zeros(1, 2, 700, dtype=torch.bool)),
+        ("neuronio", torch.zeros(1, 2, 1278)),
+    ):
+        config = NetworkConfig.preset(name)
+        out, _ = ELMNetwork(config, seed=0)(x)
+        assert out.shape == (1, 2, config.outputs)

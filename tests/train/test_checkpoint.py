@@ -1,0 +1,61 @@
+import json
+
+import pytest
+import torch
+
+from elmnet.errors import CheckpointError
+from elmnet.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+
+CHECKPOINT = Checkpoint({"w": torch.arange(3.0)}, {"rng.torch": torch.get_rng_state()}, {"step": 3, "loss": 0.1})
+
+
+def test_comes_back_exactly(tmp_path):
+    again = load_checkpoint(save_checkpoint(tmp_path, 3, CHECKPOINT, keep=2))
+    assert torch.equal(again.model["w"], CHECKPOINT.model["w"])
+    assert torch.equal(again.training["rng.torch"], CHECKPOINT.training["rng.torch"])
+    assert again.numbers == CHECKPOINT.numbers
+
+
+def test_only_the_newest_are_kept(tmp_path):
+    for step in (1, 2, 30, 4):
+        save_checkpoint(tmp_path, step, CHECKPOINT, keep=2)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000030", "step-00000004"]
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "training.safetensors", "training.json", "manifest.json"])
+@pytest.mark.parametrize("how", ["truncated", "flipped", "missing"])
+def test_damage_is_noticed(tmp_path, file, how):
+    path = save_checkpoint(tmp_path, 3, CHECKPOINT, keep=2)
+    data = bytearray((path / file).read_bytes())
+    if how == "truncated":
+        (path / file).write_bytes(data[:-5])
+    elif how == "flipped":
+        data[len(data) // 2] ^= 255
+        (path / file).write_bytes(data)
+    else:
+        (path / file).unlink()
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_checkpoint(path)
+
+
+def test_failed_write_names_the_last_good_one(tmp_path, monkeypatch):
+    good = save_checkpoint(tmp_path, 3, CHECKPOINT, keep=2)
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("elmnet.train.checkpoint.save_file", full)
+    with pytest.raises(CheckpointError, match=f"No space left on device; the last good one is {good}"):
+        save_checkpoint(tmp_path, 4, CHECKPOINT, keep=2)
+    assert load_checkpoint(good).numbers["step"] == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003"]
+
+
+def test_nothing_is_unpickled(tmp_path):
+    path = save_checkpoint(tmp_path, 3, CHECKPOINT, keep=2)
+    assert sorted(p.suffix for p in path.iterdir()) == [".json", ".json", ".safetensors", ".safetensors"]
+    assert set(json.loads((path / "manifest.json").read_text())) == {
+        "model.safetensors",
+        "training.safetensors",
+        "training.json",
+    }

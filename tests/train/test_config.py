@@ -1,0 +1,85 @@
+import pytest
+
+from elmnet.errors import ConfigError
+from elmnet.train.config import RunConfig, TrainConfig, compose
+
+
+@pytest.mark.parametrize("task", ["enwik8", "shd-adding", "shd"])
+@pytest.mark.parametrize("preset", ["tiny", "small", "paper"])
+def test_every_preset_composes_and_round_trips(task, preset):
+    config = compose(task, preset=preset)
+    assert RunConfig.from_dict(config.to_dict()) == config
+
+
+def test_paper_presets_have_the_published_values():
+    text, spikes = compose("enwik8", preset="paper"), compose("shd-adding", preset="paper")
+    t = text.training
+    assert (t.steps, t.optimizer, t.learning_rate, t.warmup) == (300_000, "adam", 5e-4, 100)
+    assert (t.label_smoothing, t.mlp_penalty, t.activity_penalty) == (1e-4, 0.01, 1.0)
+    assert (t.clip, t.eval_every, t.reset_from, t.reset_to, t.reset_steps) == (1.0, 400, 1.0, 0.01, 40_000)
+    assert text.options.to_dict() == {
+        "convention": "txl",
+        "streams": 8,
+        "chunk": 100,
+        "valid_chunks": 200,
+        "final_valid_streams": 8,
+        "final_test_streams": 1,
+    }
+    s = spikes.training
+    assert (s.steps, s.optimizer, s.learning_rate, s.warmup) == (70 * 2000, "adamax", 5e-3, 400)
+    assert (s.label_smoothing, s.mlp_penalty, s.activity_penalty, s.eval_every) == (0.01, 0.002, 0.2, 2000)
+    o = spikes.options.to_dict()
+    assert (o["bin_ms"], o["bins"], o["batch"], o["valid_batches"], o["test_batches"]) == (2.0, 500, 8, 500, 2000)
+
+
+def test_settings_are_applied_in_order():
+    config = compose(
+        "enwik8",
+        settings=[
+            "training.learning_rate=1e-3",
+            "model.layers.0.neuron.memory=7",
+            "model.layers.0.neuron.tau_highpass=null",
+            "training.steps=1e3",
+            "options.convention=bytes",
+            "seed=4",
+            "training.steps=500",
+        ],
+    )
+    first = config.model.layers[0].neuron
+    assert (config.training.learning_rate, config.training.steps, config.seed) == (1e-3, 500, 4)
+    assert (first.memory, first.tau_highpass) == (7, None)
+    assert config.options.to_dict()["convention"] == "bytes"
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("training.steps", "expected path.to.key=value"),
+        ("training.stepps=3", "training has no setting 'stepps'; it has: steps"),
+        ("trainin.steps=3", "the run has no setting 'trainin'"),
+        ("model.layers.5.units=3", "model.layers is a list of 1, it has no '5'"),
+        ("training.steps.x=3", "training.steps holds no settings of its own"),
+        ("training.steps=0", "steps must be positive, got 0"),
+        ("training.steps=many", "steps must be a whole number, got 'many'"),
+        ("training.optimizer=sgd", "'adam', 'adamax'"),
+        ("training.steps=[1", "not valid YAML"),
+        ("training.keep=1", "keep must be at least 2"),
+        ("training.label_smoothing=1", r"label_smoothing must lie in \[0, 1\)"),
+        ("device=tpu9", "'tpu9' is not one torch knows"),
+        ("device=cuda:7", "'cuda:7' is not available here"),
+        ("threads=0", "threads must be at least 1"),
+        ("training.learning_rate=nan", "learning_rate must be finite"),
+    ],
+)
+def test_bad_settings_are_refused_in_words(setting, words):
+    with pytest.raises(ConfigError, match=words):
+        compose("enwik8", settings=[setting])
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ConfigError, match="no task 'mnist'; known: enwik8, shd-adding, shd"):
+        compose("mnist")
+    with pytest.raises(ConfigError, match="no preset 'huge'; known: tiny, small, paper"):
+        compose("enwik8", preset="huge")
+    with pytest.raises(ConfigError, match="missing setting steps"):
+        TrainConfig.from_dict({})

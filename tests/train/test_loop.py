@@ -1,0 +1,304 @@
+"""The trainer, and the proof that a run killed at any moment ends as if nothing had happened."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from elmnet import ELMNetwork
+from elmnet.errors import CheckpointError, DivergedError, RunError
+from elmnet.tasks import open_task
+from elmnet.train import loop
+from elmnet.train.checkpoint import list_checkpoints
+from elmnet.train.config import compose
+from elmnet.train.progress import Reporter
+
+SMALL = {
+    "enwik8": [
+        "model.layers.0.units=10",
+        "model.layers.0.neuron.memory=2",
+        "model.layers.0.neuron.branches=4",
+        "model.layers.0.neuron.synapses=3",
+        "model.layers.0.recurrent_dropout=0.1",
+        "options.streams=4",
+        "options.chunk=12",
+        "options.valid_chunks=4",
+        "options.final_valid_streams=16",
+        "options.final_test_streams=16",
+        "training.reset_steps=10",
+    ],
+    "shd-adding": [
+        "model.layers.0.units=8",
+        "model.layers.0.neuron.memory=2",
+        "model.layers.0.neuron.branches=4",
+        "model.layers.0.neuron.synapses=3",
+        "options.batch=4",
+        "options.bins=8",
+        "options.bin_ms=80",
+        "options.valid_batches=3",
+        "options.test_batches=3",
+    ],
+}
+TRAINING = ["training.eval_every=15", "training.log_every=1", "training.warmup=5", "training.learning_rate=0.02"]
+
+
+def settings(task, steps):
+    return [*SMALL[task], *TRAINING, f"training.steps={steps}"]
+
+
+@pytest.fixture
+def sources(text_file, spike_directory):
+    return {"enwik8": str(text_file), "shd-adding": str(spike_directory), "shd": str(spike_directory)}
+
+
+def train_here(path, task, source, extra=(), steps=30, seed=0):
+    config = compose(task, data=source, settings=[*settings(task, steps), *extra], threads=1, seed=seed)
+    opened = open_task(task, config.options, config.data, seed=seed)
+    config = config.replace(model=opened.fit_model(config.model))
+    return loop.start(config, path, opened, reporter=Reporter(quiet=True))
+
+
+def what_remains(path: Path) -> dict[str, bytes]:
+    """The bytes a run leaves behind that no clock has touched."""
+    files = [path / "metrics.jsonl", path / "best" / "model.safetensors", path / "best" / "config.json"]
+    for checkpoint in list_checkpoints(path / "checkpoints")[:1]:
+        files += [checkpoint / "model.safetensors", checkpoint / "training.safetensors"]
+    return {str(file.relative_to(path)): file.read_bytes() for file in files}
+
+
+def clockless(path: Path) -> dict:
+    result = json.loads((path / "result.json").read_text())
+    timed = ("wall_seconds", "cpu_seconds", "steps_per_second", "peak_memory_bytes")
+    return {name: value for name, value in result.items() if name not in timed}
+
+
+@pytest.mark.parametrize("task", ["enwik8", "shd-adding"])
+def test_same_configuration_same_bytes(tmp_path, sources, task):
+    train_here(tmp_path / "a", task, sources[task])
+    train_here(tmp_path / "b", task, sources[task])
+    train_here(tmp_path / "c", task, sources[task], seed=1)
+    assert what_remains(tmp_path / "a") == what_remains(tmp_path / "b")
+    assert what_remains(tmp_path / "a") != what_remains(tmp_path / "c")
+
+
+@pytest.mark.parametrize("task", ["enwik8", "shd-adding"])
+def test_killed_runs_end_like_undisturbed_ones(tmp_path, sources, task):
+    """kill -9 at six random moments; weights, optimiser, metrics and scores are equal to the byte."""
+    steps = 150
+    calm, chaos = tmp_path / "calm", tmp_path / "chaos"
+    train_here(calm, task, sources[task], ["training.checkpoint_minutes=0.003"], steps=steps)
+    base = [sys.executable, "-m", "elmnet", "train"]
+    chosen = [item for s in settings(task, steps) for item in ("--set", s)]
+    begin = [*base, task, "--data", sources[task], "--out", str(chaos), "--threads", "1", "-q", *chosen]
+    begin += ["--set", "training.checkpoint_minutes=0.003"]
+    resume = [*base, "--resume", str(chaos), "-q"]
+    rng = random.Random(os.urandom(8))
+    moments = []
+    kills = 0
+    command = begin
+    while kills < 6:
+        before = lines(chaos)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wanted = before + rng.randint(1, steps // 5)
+        while process.poll() is None and (lines(chaos) < wanted or not (chaos / "config.yaml").exists()):
+            time.sleep(0.005)
+        time.sleep(rng.random() * 0.15)
+        if process.poll() is not None:
+            break  # it finished before it could be killed
+        process.kill()
+        process.wait()
+        kills += 1
+        moments.append(lines(chaos))
+        command = resume
+    done = subprocess.run(resume, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert kills >= 5, f"only {kills} kills, after lines {moments}"
+    assert what_remains(chaos) == what_remains(calm), f"killed after metrics lines {moments}"
+    assert clockless(chaos) == clockless(calm)
+
+
+def lines(run: Path) -> int:
+    """Lines of metrics so far."""
+    try:
+        return (run / "metrics.jsonl").read_bytes().count(b"\n")
+    except FileNotFoundError:
+        return 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_save_first(tmp_path, sources, number):
+    path = tmp_path / "run"
+    chosen = [item for s in settings("enwik8", 100_000) for item in ("--set", s)]
+    command = [sys.executable, "-m", "elmnet", "train", "enwik8", "--data", sources["enwik8"], "--out", str(path)]
+    process = subprocess.Popen([*command, *chosen], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and lines(path) < 5:
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, messages = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, messages
+    assert f"continue with: elmnet train --resume {path}" in messages
+    assert "Traceback" not in messages
+    newest = list_checkpoints(path / "checkpoints")[0]
+    last = json.loads((path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert int(newest.name.removeprefix("step-")) == last["step"]
+
+
+def test_stopping_during_a_validation_loses_nothing(tmp_path, sources):
+    """An interruption inside the validation of a turn is done again on resume, with the same bytes."""
+    train_here(tmp_path / "calm", "enwik8", sources["enwik8"])
+    config = compose("enwik8", data=sources["enwik8"], settings=settings("enwik8", 30), threads=1)
+    task = open_task("enwik8", config.options, config.data)
+    config = config.replace(model=task.fit_model(config.model))
+    real = task.evaluation_batches
+
+    def interrupted(split, *, whole):
+        for i, batch in enumerate(real(split, whole=whole)):
+            if i == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    task.evaluation_batches = interrupted
+    with pytest.raises(loop.Interrupted) as stop:
+        loop.start(config, tmp_path / "run", task, reporter=Reporter(quiet=True))
+    assert stop.value.number == signal.SIGTERM
+    loop.resume(tmp_path / "run", reporter=Reporter(quiet=True))
+    assert what_remains(tmp_path / "run") == what_remains(tmp_path / "calm")
+
+
+def test_run_directory_holds_what_it_promises(tmp_path, sources):
+    result = train_here(tmp_path / "run", "enwik8", sources["enwik8"])
+    run = tmp_path / "run"
+    document = yaml.safe_load((run / "config.yaml").read_text())
+    assert document["config"]["model"]["inputs"] == len(document["data"]["symbols"])
+    assert {"torch", "elmnet", "git", "python"} <= set(document["environment"])
+    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [e["step"] for e in events if e["event"] == "train"] == list(range(1, 31))
+    assert [e["step"] for e in events if e["event"] == "valid"] == [15, 30]
+    assert ELMNetwork.from_pretrained(run / "best").config.inputs == document["config"]["model"]["inputs"]
+    assert result["test"]["bpc"] > 0
+    assert result["parameters"] == ELMNetwork.from_pretrained(run / "best").count_parameters()
+    assert len(list_checkpoints(run / "checkpoints")) == 2
+
+
+def test_training_learns(tmp_path, sources):
+    """150 steps on words beat the unigram baseline."""
+    result = train_here(tmp_path / "run", "enwik8", sources["enwik8"], steps=150)
+    assert result["test"]["bpc"] < result["baselines"]["unigram"]["test"]["bpc"] - 0.15
+
+
+def test_bfloat16_and_float64_train(tmp_path, sources):
+    for dtype in ("bfloat16", "float64"):
+        path = tmp_path / dtype
+        train_here(path, "enwik8", sources["enwik8"], [f"dtype={dtype}"], steps=4)
+        assert ELMNetwork.from_pretrained(path / "best").dtype == getattr(torch, dtype)
+
+
+def test_a_damaged_newest_checkpoint_is_reported_and_the_previous_used(tmp_path, sources, capsys):
+    train_here(tmp_path / "calm", "enwik8", sources["enwik8"])
+    run = tmp_path / "run"
+    train_here(run, "enwik8", sources["enwik8"])
+    (run / "result.json").unlink()
+    newest, previous = list_checkpoints(run / "checkpoints")
+    weights = newest / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    loop.resume(run, reporter=Reporter())
+    messages = capsys.readouterr().err
+    assert f"{weights}: damaged" in messages
+    assert "using the previous checkpoint" in messages
+    assert "continuing at step 15 of 30" in messages
+    assert what_remains(run) == what_remains(tmp_path / "calm")
+    (run / "result.json").unlink()
+    for path in (newest, previous):
+        (path / "manifest.json").write_text("{}")
+    loop.resume(run, reporter=Reporter())
+    assert "no checkpoint is intact; starting again from step 0" in capsys.readouterr().err
+    assert what_remains(run) == what_remains(tmp_path / "calm")
+
+
+def test_divergence_stops_before_the_weights_are_spoiled(tmp_path, sources, monkeypatch):
+    config = compose("enwik8", data=sources["enwik8"], settings=settings("enwik8", 30), threads=1)
+    task = open_task("enwik8", config.options, config.data)
+    config = config.replace(model=task.fit_model(config.model))
+    real = loop.cross_entropy
+    calls = iter(range(1000))
+
+    def poisoned(*args):
+        return real(*args) * (float("nan") if next(calls) == 20 else 1.0)
+
+    monkeypatch.setattr(loop, "cross_entropy", poisoned)
+    with pytest.raises(DivergedError, match=r"step 20: loss nan.*Last good checkpoint: .*step-00000015"):
+        loop.start(config, tmp_path / "run", task, reporter=Reporter(quiet=True))
+    monkeypatch.setattr(loop, "cross_entropy", real)
+    loop.resume(tmp_path / "run", reporter=Reporter(quiet=True))
+    train_here(tmp_path / "calm", "enwik8", sources["enwik8"])
+    assert what_remains(tmp_path / "run") == what_remains(tmp_path / "calm")
+
+
+def test_a_full_disk_names_the_last_checkpoint_and_loses_nothing(tmp_path, sources, monkeypatch):
+    real = loop.save_checkpoint
+    calls = iter(range(100))
+
+    def full(*args, **kwargs):
+        if next(calls) == 1:
+            monkeypatch.setattr("elmnet.train.checkpoint.save_file", refuse)
+        return real(*args, **kwargs)
+
+    def refuse(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(loop, "save_checkpoint", full)
+    with pytest.raises(CheckpointError, match=r"No space left on device; the last good one is .*step-00000015"):
+        train_here(tmp_path / "run", "enwik8", sources["enwik8"])
+    monkeypatch.undo()
+    loop.resume(tmp_path / "run", reporter=Reporter(quiet=True))
+    train_here(tmp_path / "calm", "enwik8", sources["enwik8"])
+    assert what_remains(tmp_path / "run") == what_remains(tmp_path / "calm")
+
+
+def test_existing_runs_are_not_overwritten(tmp_path, sources):
+    train_here(tmp_path / "run", "enwik8", sources["enwik8"], steps=2)
+    with pytest.raises(RunError, match="already holds a run; continue it with --resume"):
+        train_here(tmp_path / "run", "enwik8", sources["enwik8"], steps=2)
+
+
+def test_two_processes_do_not_train_one_run(tmp_path, sources):
+    path = tmp_path / "run"
+    train_here(path, "enwik8", sources["enwik8"], steps=2)
+    (path / "result.json").unlink()
+    from filelock import FileLock
+
+    with FileLock(path / ".lock"), pytest.raises(RunError, match="is being trained by another process"):
+        loop.resume(path, reporter=Reporter(quiet=True))
+
+
+def test_other_data_is_refused_on_resume(tmp_path, sources, text_file):
+    path = tmp_path / "run"
+    train_here(path, "enwik8", sources["enwik8"], steps=2)
+    (path / "result.json").unlink()
+    other = tmp_path / "other.txt"
+    other.write_bytes(text_file.read_bytes()[::-1])
+    with pytest.raises(RunError, match="is not the data this run was trained on"):
+        loop.resume(path, data=str(other), reporter=Reporter(quiet=True))
+    moved = tmp_path / "moved.txt"
+    moved.write_bytes(text_file.read_bytes())
+    assert loop.resume(path, data=str(moved), reporter=Reporter(quiet=True))["steps"] == 2
+
+
+def test_a_finished_run_returns_its_result(tmp_path, sources):
+    result = train_here(tmp_path / "run", "shd-adding", sources["shd-adding"], steps=2)
+    assert loop.resume(tmp_path / "run", reporter=Reporter(quiet=True)) == json.loads(json.dumps(result))
+
+
+@pytest.mark.parametrize("content", ["", "config: 3", "{", "config: {task: nope}\ndata: {}", "\x00"])
+def test_damaged_configurations_are_refused(tmp_path, content):
+    (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(RunError, match=r"config\.yaml"):
+        loop.resume(tmp_path, reporter=Reporter(quiet=True))
