@@ -16,8 +16,8 @@ from elmnet.cli import main
 PAGE = ROOT / "docs" / "bad-input.md"
 HEAD = """# Bad input and what it says
 
-Every row was run by `tests/test_bad_input.py`: the command, its exit code, and all it printed. `DIR` stands for a folder
-the test made.
+Every row was run by `tests/test_bad_input.py`: the command, its exit code, and all it printed. `DIR` stands for a
+folder the test made.
 
 | case | command | exit | message |
 |---|---|---|---|

@@ -9,6 +9,10 @@ import pytest
 from elmnet.files import recover_directory, replace_directory, write_atomic
 
 
+def names(directory):
+    return [path.name for path in directory.iterdir()]
+
+
 def fill_with(text):
     return lambda directory: (directory / "file").write_text(text)
 
@@ -18,7 +22,7 @@ def test_write_atomic_replaces(tmp_path):
     write_atomic(path, "one")
     write_atomic(path, b"two")
     assert path.read_text() == "two"
-    assert os.listdir(tmp_path) == ["a.txt"]
+    assert names(tmp_path) == ["a.txt"]
 
 
 def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
@@ -32,7 +36,7 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         write_atomic(path, "two")
     assert path.read_text() == "one"
-    assert os.listdir(tmp_path) == ["a.txt"]
+    assert names(tmp_path) == ["a.txt"]
 
 
 def test_replace_directory_swaps_whole_directories(tmp_path):
@@ -40,7 +44,7 @@ def test_replace_directory_swaps_whole_directories(tmp_path):
     replace_directory(place, fill_with("one"))
     replace_directory(place, fill_with("two"))
     assert (place / "file").read_text() == "two"
-    assert os.listdir(tmp_path) == ["best"]
+    assert names(tmp_path) == ["best"]
 
 
 def test_failed_fill_leaves_the_old_directory(tmp_path):
@@ -54,7 +58,7 @@ def test_failed_fill_leaves_the_old_directory(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         replace_directory(place, fail)
     assert (place / "file").read_text() == "one"
-    assert os.listdir(tmp_path) == ["best"]
+    assert names(tmp_path) == ["best"]
 
 
 def test_a_crash_between_the_renames_is_undone(tmp_path):
@@ -82,4 +86,4 @@ def test_file_size_limit_as_a_full_disk(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, str(path)], preexec_fn=limit, check=False)
     assert done.returncode == 7
     assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["a.txt"]
+    assert names(tmp_path) == ["a.txt"]

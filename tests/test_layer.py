@@ -74,9 +74,7 @@ def test_padding_changes_nothing():
         assert torch.allclose(out[row, :length], alone[0], rtol=0, atol=1e-14)
         assert (out[row, length:] == 0).all()
         assert torch.allclose(seen["memory"][row, :length], alone_seen["memory"][0], rtol=0, atol=1e-14)
-        assert all(
-            torch.allclose(a[row], b[0], rtol=0, atol=1e-14) for a, b in zip(final, alone_final, strict=True)
-        )
+        assert all(torch.allclose(a[row], b[0], rtol=0, atol=1e-14) for a, b in zip(final, alone_final, strict=True))
     again, again_final = module(poisoned, lengths=lengths)
     assert torch.equal(again, out)
     assert all(map(torch.equal, again_final, final))
@@ -154,7 +152,9 @@ def test_state_helpers():
     assert state.memory.requires_grad
     assert not state.detach().memory.requires_grad
     reset = state.reset(torch.tensor([True, False, True]))
-    assert all((tensor[0] == 0).all() and torch.equal(tensor[1], old[1]) for tensor, old in zip(reset, state))
+    assert all(
+        (tensor[0] == 0).all() and torch.equal(tensor[1], old[1]) for tensor, old in zip(reset, state, strict=True)
+    )
     assert state.to(torch.float32).memory.dtype == torch.float32
     with pytest.raises(AttributeError):
         state.memory = None

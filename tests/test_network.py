@@ -62,7 +62,8 @@ def test_streaming_with_tokens_equals_whole_sequence():
         piece, state = network.step(tokens[:, t], state)
         pieces.append(piece)
     assert torch.allclose(torch.stack(pieces, 1), whole, rtol=0, atol=1e-14)
-    assert all(torch.equal(a, b) for x, y in zip(state.layers, final.layers) for a, b in zip(x, y))
+    for mine, theirs in zip(state.layers, final.layers, strict=True):
+        assert all(map(torch.equal, mine, theirs))
 
 
 def test_going_on_from_a_state_equals_one_sequence():

@@ -6,8 +6,9 @@ import warnings
 import zipfile
 
 import pytest
+from conftest import write_spikes
 
-from elmnet.data import download, text
+from elmnet.data import download, spikes, text
 from elmnet.errors import DataError
 
 
@@ -46,6 +47,23 @@ def test_downloads_once_and_reads(served, tmp_path):
     assert text.load_corpus("official").data == b"official text " * 300
     (served / "enwik8.zip").unlink()
     assert text.load_corpus("official").name == "enwik8"
+
+
+def test_official_spikes_are_unpacked_once(served, tmp_path, monkeypatch):
+    files = []
+    for part in ("train", "test"):
+        name = f"shd_{part}.h5"
+        write_spikes(tmp_path / name, classes=20)
+        with zipfile.ZipFile(served / f"{name}.zip", "w") as archive:
+            archive.write(tmp_path / name, name)
+        digest = hashlib.md5((served / f"{name}.zip").read_bytes()).hexdigest()
+        url = download.OFFICIAL["enwik8"][0].url.replace("enwik8.zip", f"{name}.zip")
+        files.append(download.RemoteFile(f"{name}.zip", url, f"md5:{digest}", "none"))
+    monkeypatch.setitem(download.OFFICIAL, "shd", tuple(files))
+    corpus = spikes.load_spike_corpus("official")
+    assert corpus.name == "Spiking Heidelberg Digits"
+    assert corpus.train.classes == 20
+    assert spikes.load_spike_corpus("official").train.sha256 == corpus.train.sha256
 
 
 def test_wrong_hash_is_refused_and_not_kept(served, tmp_path):

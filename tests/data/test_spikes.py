@@ -98,7 +98,7 @@ def test_directories_need_one_file_of_each_kind(tmp_path, spike_directory):
         spikes.load_spike_corpus(str(tmp_path / "nowhere"))
     write_spikes(tmp_path / "train.h5", classes=20)
     write_spikes(tmp_path / "test.h5", classes=10)
-    with pytest.raises(DataError, match="has 10 classes, train.h5 has 20"):
+    with pytest.raises(DataError, match=r"has 10 classes, train\.h5 has 20"):
         spikes.load_spike_corpus(str(tmp_path))
 
 

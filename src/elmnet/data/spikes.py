@@ -4,6 +4,7 @@
 `extra/speaker`. A file is read once, checked, and closed: no HDF5 handle outlives `load_spikes`.
 """
 
+import shutil
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,10 +106,14 @@ def synthetic_directory() -> Path:
 def _official_directory() -> Path:
     directory = cache_directory() / "shd"
     directory.mkdir(exist_ok=True)
-    for archive in fetch("shd"):
-        if not (directory / archive.stem).exists():
-            with zipfile.ZipFile(archive) as file:
-                file.extract(archive.stem, directory)
+    with FileLock(directory / ".lock"):
+        for archive in fetch("shd"):
+            place = directory / archive.stem
+            if not place.exists():
+                aside = place.with_suffix(".tmp")
+                with zipfile.ZipFile(archive) as file, file.open(archive.stem) as packed, aside.open("wb") as unpacked:
+                    shutil.copyfileobj(packed, unpacked)
+                aside.replace(place)
     return directory
 
 

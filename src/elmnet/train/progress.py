@@ -37,7 +37,7 @@ class Reporter:
         if self._live:
             columns = (
                 TextColumn("{task.description}"),
-                BarColumn(),
+                BarColumn(bar_width=16),  # leaves room for the words on 80 columns
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[words]}"),
