@@ -39,17 +39,6 @@ def test_gradcheck_of_parameters_input_and_state(changes):
     assert torch.autograd.gradcheck(run, (x, *parameters, *state))
 
 
-def test_spike_has_the_surrogate_gradient():
-    from elmnet.ops.reference import activate
-
-    module = layer(activation="spike", surrogate_gain=0.7)
-    u = torch.tensor([-0.5, -0.01, 0.0, 0.02, 3.0], dtype=torch.float64, requires_grad=True)
-    spikes = activate(u, module.dynamics)
-    assert spikes.tolist() == [0, 0, 0, 1, 1]
-    spikes.sum().backward()
-    assert torch.allclose(u.grad, 0.7 / (100 * u.detach().abs() + 1) ** 2)
-
-
 def test_streaming_equals_whole_sequence():
     module = layer()
     x = torch.randn(3, 17, 5, dtype=torch.float64)

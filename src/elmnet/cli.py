@@ -154,9 +154,10 @@ def _print_result(result: dict[str, Any]) -> None:
         cells = [row[split].get(score) for split, score in product(("valid", "test"), scores)]
         table.add_row(name, *("" if cell is None else f"{cell:.4f}" for cell in cells))
     out.print(table)
+    peak = result["peak_memory_bytes"]
     out.print(
         f"{result['steps']} steps in {result['wall_seconds']:.0f} s, best at {result['best_step']}; "
-        f"{result['steps_per_second']:.2f} steps/s, peak memory {result['peak_memory_bytes'] / 2**20:.0f} MiB",
+        f"{result['steps_per_second']:.2f} steps/s, peak memory {peak / 2**20 if peak else float('nan'):.0f} MiB",
         highlight=False,
     )
 
@@ -190,17 +191,13 @@ def _open_run(path: Path, data: str | None = None) -> Any:
     """Best network and task of a run."""
     import torch
 
-    from elmnet.errors import RunError
-    from elmnet.network import ELMNetwork
     from elmnet.tasks import open_task
     from elmnet.train.run import RunDirectory
 
     run = RunDirectory.open(path)
     config, facts = run.read_config()
-    if not run.best.exists():
-        raise RunError(f"{path} has no best network yet: its first validation has not happened")
     torch.set_num_threads(config.threads)
-    network = ELMNetwork.from_pretrained(run.best, backend=config.backend)
+    network = run.best_network(config.backend)
     return network, open_task(config.task, config.options, data or config.data, seed=config.seed, facts=facts)
 
 
@@ -214,7 +211,6 @@ def generate(
 ) -> None:
     """Continue a prompt with a trained text network, character by character."""
     from elmnet.data.text import Vocabulary
-    from elmnet.network import ELMNetwork
     from elmnet.train.generate import generate as stream
     from elmnet.train.run import RunDirectory
 
@@ -222,7 +218,7 @@ def generate(
     config, facts = directory.read_config()
     if "symbols" not in facts:
         raise ConfigError(f"{run} was trained on {config.task}, which is not text")
-    network = ELMNetwork.from_pretrained(directory.best, backend=config.backend)
+    network = directory.best_network(config.backend)
     sys.stdout.write(prompt)
     for piece in stream(
         network,

@@ -7,7 +7,6 @@ resets - or part of a checkpoint: weights, optimiser, carried state, torch's ran
 import json
 import math
 import os
-import resource
 import signal
 import sys
 import threading
@@ -236,7 +235,7 @@ class Trainer:
     def _finish(self) -> dict[str, Any]:
         """Score the best model on whole splits and write result.json."""
         assert self.best is not None
-        best = ELMNetwork.from_pretrained(self.run.best, backend=self.config.backend).to(self.network.device)
+        best = self.run.best_network(self.config.backend).to(self.network.device)
         splits: tuple[Split, ...] = ("valid", "test")
         final = {split: self._evaluate(split, whole=True, network=best) for split in splits}
         price = budget.cost(self.config.model)
@@ -382,7 +381,11 @@ def _words(scores: Scores) -> str:
     return "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
 
 
-def _peak_memory() -> int:
-    """Largest resident size of this process, bytes."""
+def _peak_memory() -> int | None:
+    """Largest resident size of this process, bytes; None where the system does not say (Windows)."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

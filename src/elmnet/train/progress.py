@@ -19,6 +19,7 @@ class Reporter:
         self._live = self.console.is_terminal and not quiet
         self._progress: Progress | None = None
         self._task: TaskID | None = None
+        self._rate: _Rate | None = None
         self._last_line = 0.0
 
     def note(self, text: str) -> None:
@@ -54,6 +55,7 @@ class Reporter:
 
     def step(self, step: int, words: str, items: int, unit: str) -> None:
         """After every step: what to show, and how many targets it took."""
+        assert self._rate is not None, "step() belongs inside training()"
         self._rate.count(step, items)
         if self._progress is not None and self._task is not None:
             text = f"{words}  {self._rate.speed():,.0f} {unit}/s"
@@ -66,25 +68,30 @@ class Reporter:
     @contextmanager
     def phase(self, name: str, total: int) -> Iterator[Callable[[], None]]:
         """Around an evaluation; yields what to call after each of its batches."""
+        started = time.monotonic()
+        with self._bar(name, total) as advance:
+            yield advance
+        if self._rate is not None:
+            self._rate.pause(time.monotonic() - started)
+
+    @contextmanager
+    def _bar(self, name: str, total: int) -> Iterator[Callable[[], None]]:
+        """A bar of its own, below that of the training if there is one; a plain line for what takes long."""
         if not self._live:
-            if total > 1000:
+            if total > 500:
                 self.note(f"{name} ({total:,} batches)")
             yield lambda: None
             return
         bar = self._progress or Progress(console=self.console, transient=True)
-        alone = self._progress is None
-        if alone:
+        if bar is not self._progress:
             bar.start()
         task = bar.add_task(name, total=total, words="")
-        started = time.monotonic()
         try:
             yield lambda: bar.advance(task)
         finally:
             bar.remove_task(task)
-            if alone:
+            if bar is not self._progress:
                 bar.stop()
-            elif self._rate:
-                self._rate.pause(time.monotonic() - started)
 
 
 class _Rate:

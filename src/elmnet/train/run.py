@@ -21,7 +21,8 @@ import yaml
 from filelock import FileLock, Timeout
 
 from elmnet.errors import ConfigError, RunError
-from elmnet.files import write_atomic
+from elmnet.files import recover_directory, write_atomic
+from elmnet.network import ELMNetwork
 from elmnet.train.config import RunConfig
 
 
@@ -89,6 +90,18 @@ class RunDirectory:
             return None
         except (OSError, ValueError) as error:
             raise RunError(f"{self.result_file}: damaged: {error}") from error
+
+    def best_network(self, backend: str = "auto") -> ELMNetwork:
+        """The best network so far, on the CPU.
+
+        Raises:
+            RunError: no validation has happened yet.
+            CheckpointError: its files are damaged.
+        """
+        recover_directory(self.best)
+        if not self.best.exists():
+            raise RunError(f"{self.path} has no best network yet: its first validation has not happened")
+        return ELMNetwork.from_pretrained(self.best, backend=backend)
 
     def lock(self) -> FileLock:
         """Held while training.

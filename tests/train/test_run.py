@@ -1,0 +1,67 @@
+import json
+
+import pytest
+
+from elmnet.errors import RunError
+from elmnet.train.config import compose
+from elmnet.train.run import MetricsLog, RunDirectory, environment
+
+
+def test_configuration_comes_back(tmp_path):
+    config = compose("shd", settings=["options.held_out_speakers=[1, 2]", "model.layers.0.neuron.memory=7"])
+    RunDirectory.create(tmp_path / "a" / "run", config, {"name": "x", "sha256": "y"})
+    again, facts = RunDirectory.open(tmp_path / "a" / "run").read_config()
+    assert again == config
+    assert facts == {"name": "x", "sha256": "y"}
+
+
+def test_directories_that_cannot_be_written_are_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="cannot write the run directory"):
+        RunDirectory.create(tmp_path / "file" / "run", compose("enwik8"), {})
+
+
+def test_best_network_before_and_after_a_crash(tmp_path):
+    from conftest import network_config
+
+    from elmnet import ELMNetwork
+
+    run = RunDirectory.create(tmp_path / "run", compose("enwik8"), {})
+    with pytest.raises(RunError, match="no best network yet"):
+        run.best_network()
+    ELMNetwork(network_config(), seed=0).save_pretrained(run.path / ".best.old")  # as a crash mid-swap leaves it
+    assert run.best_network().config == network_config()
+
+
+def test_metrics_go_back_to_a_checkpoint(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path, 0)
+    log.write({"step": 1, "loss": 0.1})
+    size = log.sync()
+    log.write({"step": 2, "loss": float("nan")})
+    log.close()
+    with path.open("ab") as file:
+        file.write(b'{"step": 3, "lo')  # killed in the middle of a line
+    log = MetricsLog(path, size)
+    log.write({"step": 2, "loss": 0.3})
+    log.close()
+    assert [json.loads(line)["loss"] for line in path.read_text().splitlines()] == [0.1, 0.3]
+
+
+def test_shorter_metrics_than_remembered_are_not_padded(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b"{}\n")
+    MetricsLog(path, 1000).close()
+    assert path.read_bytes() == b"{}\n"
+
+
+def test_unfinished_and_damaged_results(tmp_path):
+    run = RunDirectory.create(tmp_path, compose("enwik8"), {})
+    assert run.read_result() is None
+    run.result_file.write_text("{")
+    with pytest.raises(RunError, match=r"result\.json: damaged"):
+        run.read_result()
+
+
+def test_environment_names_versions():
+    assert {"python", "torch", "numpy", "elmnet", "git"} <= set(environment())
