@@ -71,11 +71,14 @@ def test_padding_changes_nothing():
 
 def test_padding_gets_no_gradient_even_where_it_is_nan():
     module = layer()
-    x = torch.randn(2, 6, 5, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(2, 6, 5, dtype=torch.float64)
+    x[1, 2:] = float("nan")
+    x.requires_grad_()
     out, state = module(x, lengths=torch.tensor([6, 2]))
     (out.sum() + state.memory.sum()).backward()
     assert (x.grad[1, 2:] == 0).all()
     assert (x.grad[1, :2] != 0).any()
+    assert all(torch.isfinite(p.grad).all() for p in module.parameters() if p.requires_grad)
 
 
 def test_permuting_units_permutes_the_output():

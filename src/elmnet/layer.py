@@ -1,6 +1,6 @@
 """One layer of ELM neurons, and the single neuron as its smallest case."""
 
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,26 +78,6 @@ class ELMLayer(nn.Module):
         kept = torch.rand(shape, device=weight.device) >= p
         return torch.where(kept, (1 - p) ** -power, 0.0).to(weight.dtype)
 
-    @overload
-    def forward(
-        self,
-        x: Tensor,
-        state: LayerState | None = None,
-        lengths: Tensor | None = None,
-        *,
-        masks: Masks | None = None,
-        monitor: None = None,
-    ) -> tuple[Tensor, LayerState]: ...
-    @overload
-    def forward(
-        self,
-        x: Tensor,
-        state: LayerState | None = None,
-        lengths: Tensor | None = None,
-        *,
-        masks: Masks | None = None,
-        monitor: tuple[Signal, ...],
-    ) -> tuple[Tensor, LayerState, Signals]: ...
     def forward(
         self,
         x: Tensor,
@@ -128,6 +108,7 @@ class ELMLayer(nn.Module):
         dtype, device = weights.synapse.dtype, weights.synapse.device
         _check_input(x, self.inputs)
         lengths = _check_lengths(lengths, x)
+        x = x.to(dtype) if lengths is None else without_padding(x.to(dtype), lengths)
         state = self.initial_state(len(x)) if state is None else self._check_state(state, len(x))
         masks = self.draw_masks(len(x)) if masks is None else masks
         for name in monitor or ():
@@ -135,7 +116,7 @@ class ELMLayer(nn.Module):
                 raise ShapeError(f"monitor: no signal {name!r}; known: {', '.join(ops.SIGNALS)}")
         backend = ops.select(self.backend, device, dtype, self.dynamics)
         out, state, signals = backend.run(
-            x.to(dtype), state, self.connectome, weights, self.dynamics, masks, lengths, tuple(monitor or ())
+            x, state, self.connectome, weights, self.dynamics, masks, lengths, tuple(monitor or ())
         )
         return (out, state) if monitor is None else (out, state, signals)
 
@@ -212,3 +193,9 @@ def _check_lengths(lengths: Tensor | None, x: Tensor) -> Tensor | None:
     if not bool(((lengths >= 1) & (lengths <= x.shape[1])).all()):
         raise ShapeError(f"lengths must lie in 1..{x.shape[1]}, got {lengths.tolist()}")
     return lengths
+
+
+def without_padding(x: Tensor, lengths: Tensor) -> Tensor:
+    """Zeros past each length, so that not even NaN there reaches a gradient."""
+    steps = torch.arange(x.shape[1], device=x.device)
+    return x.masked_fill((steps >= lengths.unsqueeze(1)).unsqueeze(2), 0)

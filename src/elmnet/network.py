@@ -15,7 +15,7 @@ from elmnet import ops
 from elmnet.config import NetworkConfig
 from elmnet.errors import CheckpointError, ConfigError, ShapeError
 from elmnet.files import write_atomic
-from elmnet.layer import ELMLayer, Signals, generator_of
+from elmnet.layer import ELMLayer, Signals, generator_of, without_padding
 from elmnet.neuron import uniform
 from elmnet.ops import LayerState, Masks, Signal
 
@@ -130,8 +130,7 @@ class ELMNetwork(nn.Module):
         if self.affine is not None:
             h = self.affine(h.to(self.dtype))
             if lengths is not None:
-                steps = torch.arange(h.shape[1], device=h.device)
-                h = h * (steps < torch.as_tensor(lengths, device=h.device).unsqueeze(1)).unsqueeze(2)
+                h = without_padding(h, torch.as_tensor(lengths, device=h.device))
         result = NetworkState(tuple(states))
         return (h, result) if monitor is None else (h, result, tuple(signals))
 

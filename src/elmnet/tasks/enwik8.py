@@ -169,18 +169,15 @@ def _context_probabilities(counts: list[NDArray[np.float64]], tokens: Tokens) ->
 
 
 _PAPER = NetworkConfig.preset("enwik8")
+_TRAINING = {"optimizer": "adam", "label_smoothing": 1e-4, "mlp_penalty": 0.01, "activity_penalty": 1.0, "warmup": 100}
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "model": _PAPER,
         "options": {},
         "training": {
+            **_TRAINING,
             "steps": 300_000,
-            "optimizer": "adam",
             "learning_rate": 5e-4,
-            "warmup": 100,
-            "label_smoothing": 1e-4,
-            "mlp_penalty": 0.01,
-            "activity_penalty": 1.0,
             "eval_every": 400,
             "reset_steps": 40_000,
         },
@@ -188,20 +185,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "small": {
         "model": _PAPER.with_hidden(units=160, memory=6, branches=20, synapses=10),
         "options": {},
-        "training": {
-            "steps": 4000,
-            "optimizer": "adam",
-            "learning_rate": 5e-3,
-            "warmup": 100,
-            "label_smoothing": 1e-4,
-            "mlp_penalty": 0.01,
-            "activity_penalty": 1.0,
-            "eval_every": 400,
-            "reset_steps": 500,
-        },
+        "training": {**_TRAINING, "steps": 4000, "learning_rate": 5e-3, "eval_every": 400, "reset_steps": 500},
     },
     "tiny": {
-        "model": _PAPER.with_hidden(units=64, memory=4, branches=10, synapses=8),
+        "model": _PAPER.with_hidden(units=80, memory=5, branches=12, synapses=8),
         "options": {
             "streams": 32,
             "chunk": 50,
@@ -209,16 +196,6 @@ PRESETS: dict[str, dict[str, Any]] = {
             "final_valid_streams": 64,
             "final_test_streams": 64,
         },
-        "training": {
-            "steps": 600,
-            "optimizer": "adam",
-            "learning_rate": 1e-2,
-            "warmup": 50,
-            "label_smoothing": 1e-4,
-            "mlp_penalty": 0.01,
-            "activity_penalty": 1.0,
-            "eval_every": 200,
-            "reset_steps": 100,
-        },
+        "training": {**_TRAINING, "steps": 1000, "learning_rate": 1e-2, "eval_every": 200, "reset_steps": 100},
     },
 }
