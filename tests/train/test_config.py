@@ -76,6 +76,15 @@ def test_bad_settings_are_refused_in_words(setting, words):
         compose("enwik8", settings=[setting])
 
 
+def test_paths_become_absolute_and_names_stay_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").touch()
+    (tmp_path / "official").touch()
+    assert compose("enwik8", data="text.txt").data == str(tmp_path.resolve() / "text.txt")
+    assert compose("enwik8", data="official").data == "official"
+    assert compose("enwik8").data == "python-stdlib"
+
+
 def test_unknown_names_are_refused():
     with pytest.raises(ConfigError, match="no task 'mnist'; known: enwik8, shd-adding, shd"):
         compose("mnist")

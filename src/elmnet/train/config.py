@@ -121,9 +121,11 @@ def compose(
         raise ConfigError(f"no preset {preset!r}; known: {', '.join(PRESETS)}")
     start = kind.preset(preset)
     source = data or kind.default_data
+    if source not in (kind.default_data, "official") and Path(source).exists():
+        source = str(Path(source).resolve())  # a run may be resumed from another folder
     tree: dict[str, Any] = {
         "task": task,
-        "data": str(Path(source).resolve()) if Path(source).exists() else source,
+        "data": source,
         "preset": preset,
         **{name: RunConfig.__dataclass_fields__[name].default for name in ("seed", "dtype", "device", "backend")},
         "threads": torch.get_num_threads(),
