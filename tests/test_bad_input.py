@@ -32,6 +32,7 @@ CASES = [
     ("wrong type", TRAIN + " --set model.layers.0.neuron.memory=two", "memory must be a whole number, got 'two'"),
     ("out of range", TRAIN + " --set training.learning_rate=-1", "learning_rate must be positive, got -1.0"),
     ("budget too small", TRAIN + " --budget 100", "a budget of 100 parameters is too small"),
+    ("broken YAML", "train --config {badrun}/config.yaml", "cannot be read as YAML"),
     ("missing text file", "train enwik8 --data {dir}/nowhere.txt", "no such file"),
     ("truncated xz file", "train enwik8 --data {dir}/cut.xz", "cut.xz: damaged or unreadable"),
     ("empty text file", "train enwik8 --data {dir}/empty.txt", "holds no text"),

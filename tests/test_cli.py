@@ -68,6 +68,16 @@ def test_train_prints_scores_beside_baselines(capsys, tmp_path, text_file):
     assert str(path / "best") in err
 
 
+def test_a_run_repeats_from_its_own_configuration(capsys, trained, tmp_path):
+    again = tmp_path / "again"
+    code, _, err = run(capsys, "train", "--config", trained / "config.yaml", "--out", again, "-q")
+    assert code == 0, err
+    assert (again / "metrics.jsonl").read_bytes() == (trained / "metrics.jsonl").read_bytes()
+    code, _, err = run(capsys, "train", "enwik8", "--config", trained / "config.yaml")
+    assert code == 2
+    assert "leave out TASK" in err
+
+
 def test_eval_repeats_the_final_score(capsys, trained):
     code, out, _ = run(capsys, "eval", trained, "--json")
     assert code == 0

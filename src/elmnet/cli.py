@@ -62,6 +62,7 @@ def train(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="any setting, e.g. training.steps=500", metavar="PATH=VALUE")
     ] = None,
+    config_file: Annotated[Path | None, typer.Option("--config", help="start from a YAML file, e.g. a run's")] = None,
     budget: Annotated[int | None, typer.Option(help="P: the largest number of units that fits is used")] = None,
     memory: Annotated[int | None, typer.Option(help="d_m, memory units per neuron")] = None,
     steps: Annotated[int | None, typer.Option(help="training steps")] = None,
@@ -78,32 +79,35 @@ def train(
     same weights and metrics, byte for byte, as if nothing had happened.
     """
     from elmnet.train import loop
+    from elmnet.train.config import amend
     from elmnet.train.progress import Reporter
 
     reporter = Reporter(quiet=quiet)
-    fixed: dict[str, Any] = {
+    fixed = {
         "TASK": task,
         "--preset": preset,
+        "--config": config_file,
         "--set": settings,
         "--budget": budget,
         "--memory": memory,
+        "--steps": steps,
+        "--seed": seed,
+        "--threads": threads,
+        "--out": path,
     }
-    fixed |= {"--steps": steps, "--seed": seed, "--threads": threads, "--out": path}
-    if resume is not None:
-        extra = ", ".join(name for name, value in fixed.items() if value)
-        if extra:
-            raise ConfigError(f"--resume continues a run exactly as it was begun; leave out {extra}")
-        directory = resume
-    elif task is None:
-        raise ConfigError("name a TASK to train (enwik8, shd-adding, shd), or --resume DIR")
-    else:
-        directory = path or Path("runs") / f"{task}-{preset or 'tiny'}-{datetime.now():%Y%m%d-%H%M%S}"
+    given = ", ".join(name for name, value in fixed.items() if value is not None)
+    if resume is not None and given:
+        raise ConfigError(f"--resume continues a run exactly as it was begun; leave out {given}")
     try:
         if resume is not None:
+            directory = resume
             result = loop.resume(resume, data=data, reporter=reporter, tensorboard=tensorboard)
         else:
-            assert task is not None
-            config, opened = _compose(task, preset, data, settings, budget, memory, steps, seed, threads)
+            start = _start(task, preset, config_file)
+            changes = {name: value for name, value in (("seed", seed), ("threads", threads)) if value is not None}
+            chosen = [*(settings or []), *([] if steps is None else [f"training.steps={steps}"])]
+            config, opened = _fit(amend(start, data=data, settings=chosen, **changes), budget, memory)
+            directory = path or Path("runs") / f"{config.task}-{config.preset}-{datetime.now():%Y%m%d-%H%M%S}"
             reporter.note(f"run directory: {directory}")
             result = loop.start(config, directory, opened, reporter=reporter, tensorboard=tensorboard)
     except loop.Interrupted as stop:
@@ -113,28 +117,25 @@ def train(
     reporter.note(f"the trained network: {directory / 'best'}")
 
 
-def _compose(
-    task: str,
-    preset: str | None,
-    data: str | None,
-    settings: list[str] | None,
-    budget: int | None,
-    memory: int | None,
-    steps: int | None,
-    seed: int | None,
-    threads: int | None,
-) -> Any:
-    """Configuration and opened task of a new run."""
+def _start(task: str | None, preset: str | None, file: Path | None) -> Any:
+    """What a new run begins from: a task's preset, or a file."""
+    from elmnet.train.config import compose, load_config
+
+    if file is not None:
+        if task is not None or preset is not None:
+            raise ConfigError("--config names the task and all its settings; leave out TASK and --preset")
+        return load_config(file)
+    if task is None:
+        raise ConfigError("name a TASK to train (enwik8, shd-adding, shd), or --config FILE, or --resume DIR")
+    return compose(task, preset=preset or "tiny")
+
+
+def _fit(config: Any, budget: int | None, memory: int | None) -> Any:
+    """Open the task's data, and give the model its inputs, outputs, complexity and budget."""
     from elmnet.budget import spend
     from elmnet.tasks import open_task
-    from elmnet.train.config import compose
 
-    chosen = list(settings or [])
-    if steps is not None:
-        chosen.append(f"training.steps={steps}")
-    changes = {name: value for name, value in (("seed", seed), ("threads", threads)) if value is not None}
-    config = compose(task, preset=preset or "tiny", data=data, settings=chosen, **changes)
-    opened = open_task(task, config.options, config.data, seed=config.seed)
+    opened = open_task(config.task, config.options, config.data, seed=config.seed)
     model = opened.fit_model(config.model)
     if memory is not None:
         model = model.with_hidden(memory=memory)

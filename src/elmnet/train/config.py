@@ -90,7 +90,9 @@ class RunConfig(Config):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        options = find_task(data.get("task", "")).Options.from_dict(data.get("options", {}))
+        if not isinstance(data, Mapping):
+            raise ConfigError(f"RunConfig: expected a mapping of settings, got {data!r}")
+        options = find_task(str(data.get("task"))).Options.from_dict(data.get("options", {}))
         return super().from_dict({**data, "options": options})
 
 
@@ -120,20 +122,43 @@ def compose(
     if preset not in PRESETS:
         raise ConfigError(f"no preset {preset!r}; known: {', '.join(PRESETS)}")
     start = kind.preset(preset)
-    source = data or kind.default_data
-    if source not in (kind.default_data, "official") and Path(source).exists():
-        source = str(Path(source).resolve())  # a run may be resumed from another folder
-    tree: dict[str, Any] = {
-        "task": task,
-        "data": source,
-        "preset": preset,
-        **{name: RunConfig.__dataclass_fields__[name].default for name in ("seed", "dtype", "device", "backend")},
-        "threads": torch.get_num_threads(),
-        "model": start["model"].to_dict(),
-        "options": kind.Options.from_dict(start["options"]).to_dict(),
-        "training": TrainConfig.from_dict(start["training"]).to_dict(),
-        **changes,
-    }
+    whole = RunConfig(
+        task=task,
+        data=kind.default_data,
+        preset=preset,
+        threads=torch.get_num_threads(),
+        model=start["model"],
+        options=kind.Options.from_dict(start["options"]),
+        training=TrainConfig.from_dict(start["training"]),
+    )
+    return amend(whole, data=data, settings=settings, **changes)
+
+
+def load_config(path: Path) -> RunConfig:
+    """A run's configuration from YAML: the `config` of a run's config.yaml, or a file that holds it alone.
+
+    Raises:
+        ConfigError: the file cannot be read, or a setting is wrong.
+    """
+    try:
+        document = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}: expected a mapping of settings")
+    return RunConfig.from_dict(document.get("config", document))
+
+
+def amend(config: RunConfig, *, data: str | None = None, settings: Sequence[str] = (), **changes: Any) -> RunConfig:
+    """The configuration with another data source, other top-level fields, and `path.to.key=value` settings.
+
+    Raises:
+        ConfigError: a name or value is wrong.
+    """
+    tree = {**config.to_dict(), **changes}
+    if data is not None:
+        known = data in (find_task(config.task).default_data, "official") or not Path(data).exists()
+        tree["data"] = data if known else str(Path(data).resolve())  # a run may be resumed from another folder
     for setting in settings:
         _set(tree, setting)
     return RunConfig.from_dict(tree)
