@@ -98,6 +98,9 @@ def test_spend_finds_the_published_sizes():
 def test_impossible_budgets_are_refused_with_the_least():
     with pytest.raises(BudgetError, match=r"units = 1 already takes \d"):
         budgets.spend(NetworkConfig.preset("enwik8"), 1000)
+    with pytest.raises(ConfigError, match="vary memory or synapses"):
+        budgets.spend(NetworkConfig.preset("neuronio"), 8002)
+    assert budgets.spend(NetworkConfig.preset("neuronio"), 8002, "memory").layers[0].neuron.memory == 20
     with pytest.raises(ConfigError, match="vary must be"):
         budgets.spend(NetworkConfig.preset("enwik8"), 10**6, "branches")
 

@@ -70,5 +70,8 @@ def test_damaged_files_are_refused(tmp_path):
     np.savez(path, config=json.dumps({"layers": []}))
     with pytest.raises(DataError, match="not a readable golden file"):
         verify.verify_file(path)
+    path.write_bytes(b"plain text")
+    with pytest.raises(DataError, match=r"it is no \.npz archive"):
+        verify.verify_file(path)
     with pytest.raises(DataError, match="nowhere"):
         verify.verify_file(tmp_path / "nowhere.npz")

@@ -123,6 +123,8 @@ def spend(network: NetworkConfig, budget: int, vary: Knob = "units") -> NetworkC
     """
     if vary not in ("units", "memory", "synapses"):
         raise ConfigError(f"vary must be 'units', 'memory' or 'synapses', got {vary!r}")
+    if vary == "units" and network.readout == "none":
+        raise ConfigError("without a read-out the outputs fix the number of units; vary memory or synapses")
     return _largest(lambda value: network.with_hidden(**{vary: value}), budget, vary)
 
 

@@ -4,11 +4,12 @@ import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -43,6 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # the reader of our output (head, less) has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:  # a full disk, a folder that cannot be read or written
+        _err().print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 @app.callback(invoke_without_command=True)
@@ -171,13 +177,12 @@ def evaluate_(
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Score a run's best network on a split, of its own data or another source."""
-    from elmnet.tasks import SPLITS
     from elmnet.train.evaluate import evaluate
     from elmnet.train.progress import Reporter
 
-    if split not in SPLITS:
-        raise ConfigError(f"--split must be one of {', '.join(SPLITS)}, got {split!r}")
     network, task = _open_run(run, data)
+    if split not in task.splits:
+        raise ConfigError(f"--split must be one of {', '.join(task.splits)}, got {split!r}")
     reporter = Reporter()
     with reporter.phase(f"scoring {split}", task.count_batches(split, whole=True)) as advance:
         scores = evaluate(network, task, cast(Any, split), whole=True, advance=advance)
@@ -219,17 +224,17 @@ def generate(
     config, facts = directory.read_config()
     if "symbols" not in facts:
         raise ConfigError(f"{run} was trained on {config.task}, which is not text")
-    network = directory.best_network(config.backend)
-    sys.stdout.write(prompt)
-    for piece in stream(
-        network,
+    pieces = stream(
+        directory.best_network(config.backend),
         Vocabulary(facts["symbols"]),
-        prompt.encode(),
+        os.fsencode(prompt),
         convention=config.options.to_dict()["convention"],
         length=length,
         temperature=temperature,
         seed=seed,
-    ):
+    )
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+    for piece in chain([prompt], pieces):
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")
@@ -247,6 +252,7 @@ def params(
     recipe: Annotated[bool, typer.Option("--recipe", help="spend each budget by the paper's recipe")] = False,
     batch: Annotated[int, typer.Option(help="sequences, for the memory estimate")] = 8,
     steps: Annotated[int, typer.Option(help="time steps, for the memory estimate")] = 100,
+    json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Exact parameter counts, FLOPs and training memory of networks, starting from the published one."""
     from elmnet.budget import cost, paper_recipe, spend, training_bytes
@@ -256,27 +262,49 @@ def params(
     knobs = {"units": neurons, "memory": memory, "branches": branches, "synapses": synapses}
     chosen = {name: _integers(text, name) for name, text in knobs.items() if text is not None}
     budgets: list[int | None] = list(_integers(budget, "budget")) if budget else [None]
-    table = Table(title=f"{task}, starting from the published network", title_justify="left")
-    columns = ("N", "d_m", "d_tree", "d_s", "k_e", "k_c", "hidden P'", "read-out", "P", "FLOPs/step", "training MiB")
-    for column in columns:
-        table.add_column(column, justify="right")
+    decided = ("units", "memory", "branches") if recipe else (vary,)
+    if budget and any(name in chosen for name in decided):
+        raise ConfigError(f"--budget decides {', '.join(decided)} here; leave it out, or choose another --vary")
+    rows = []
     for limit, values in product(budgets, product(*chosen.values())):
         network = start.with_hidden(**dict(zip(chosen, values, strict=True)))
         if limit is not None:
-            network = paper_recipe(network, limit) if recipe else spend(network, limit, vary)  # type: ignore[arg-type]
+            network = paper_recipe(network, limit) if recipe else spend(network, limit, cast(Any, vary))
         price, first = cost(network), network.layers[0].neuron
-        shape = (price.units, first.memory, first.branches, first.synapses)
-        counts = (price.complexity, price.connectivity, price.hidden, price.readout, price.parameters, price.flops)
-        mebibytes = training_bytes(network, batch, steps) / 2**20
-        table.add_row(*(f"{number:,}" for number in (*shape, *counts)), f"{mebibytes:,.0f}")
-    out.print(table)
+        rows.append(
+            {
+                "N": price.units,
+                "d_m": first.memory,
+                "d_tree": first.branches,
+                "d_s": first.synapses,
+                "k_e": price.complexity,
+                "k_c": price.connectivity,
+                "hidden P'": price.hidden,
+                "read-out": price.readout,
+                "P": price.parameters,
+                "FLOPs/step": price.flops,
+                "train MiB": round(training_bytes(network, batch, steps) / 2**20),
+            }
+        )
+    if json:
+        out.print_json(data=rows)
+        return
+    table = Table(title=f"{task}, starting from the published network", title_justify="left", box=SIMPLE_HEAD)
+    for column in rows[0]:
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(f"{number:,}" for number in row.values()))
+    Console(width=max(out.width, 110)).print(table)  # a line may wrap on a narrow terminal, a number must not
 
 
 def _integers(text: str, name: str) -> list[int]:
     try:
-        return [int(float(item)) for item in text.replace("_", "").split(",")]
+        numbers = [float(item) for item in text.replace("_", "").split(",")]
+        if all(number.is_integer() for number in numbers):
+            return [int(number) for number in numbers]
     except ValueError:
-        raise ConfigError(f"--{name}: expected whole numbers separated by commas, got {text!r}") from None
+        pass
+    raise ConfigError(f"--{name}: expected whole numbers separated by commas, got {text!r}")
 
 
 @app.command()

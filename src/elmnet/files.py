@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,6 +75,16 @@ def recover_directory(path: Path) -> None:
     if old.exists() and not path.exists():
         old.rename(path)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def current_directory(path: Path) -> Path | None:
+    """Where a directory that `replace_directory` writes can be read now, changing nothing; None: it does not exist."""
+    for _ in range(3):
+        for place in (path, path.with_name(f".{path.name}.old")):
+            if place.is_dir():
+                return place
+        time.sleep(0.02)  # between the two renames of a swap
+    return None
 
 
 def sha256(path: Path) -> str:

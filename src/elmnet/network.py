@@ -115,6 +115,8 @@ class ELMNetwork(nn.Module):
         layers = self._elm_layers
         if state is not None and len(state.layers) != len(layers):
             raise ShapeError(f"state holds {len(state.layers)} layers, the network has {len(layers)}")
+        if masks is not None and len(masks) != len(layers):
+            raise ShapeError(f"masks must be one per layer, {len(layers)}, got {len(masks)}")
         states: list[LayerState] = []
         signals: list[Signals] = []
         for i, layer in enumerate(layers):
@@ -151,9 +153,10 @@ class ELMNetwork(nn.Module):
             return x  # an input already dense (soft tokens); the layer checks its shape
         if x.dim() != 2:
             raise ShapeError(f"tokens must be (B, T), got {tuple(x.shape)}")
+        x = x.long()
         if x.numel() and not 0 <= int(x.min()) <= int(x.max()) < inputs:
             raise ShapeError(f"tokens must lie in 0..{inputs - 1}, got {int(x.min())}..{int(x.max())}")
-        return F.one_hot(x.long(), inputs).to(self.dtype) * scale
+        return F.one_hot(x, inputs).to(self.dtype) * scale
 
     def backends(self) -> list[str]:
         """The backends that would run now, without repetition."""

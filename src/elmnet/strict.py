@@ -111,7 +111,7 @@ def _parse_scalar(hint: type, value: Any, where: str) -> Any:
         if not math.isfinite(value):
             raise ConfigError(f"{where} must be finite, got {value!r}")
         return float(value)
-    if hint is int and number and float(value).is_integer():
+    if hint is int and number and (isinstance(value, int) or value.is_integer()):
         return int(value)
     if hint in (bool, str) and isinstance(value, hint):
         return value

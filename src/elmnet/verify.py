@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from elmnet.config import LayerConfig, NetworkConfig, NeuronConfig
-from elmnet.errors import DataError
+from elmnet.errors import BackendError, DataError
 from elmnet.layer import ELM, ELMLayer
 from elmnet.network import ELMNetwork
 from elmnet.ops import Masks
@@ -51,15 +51,17 @@ def verify_file(path: Path, *, backend: str = "auto", dtype: torch.dtype = torch
         DataError: the file is missing, damaged, or not a golden file.
         BackendError: the backend refuses.
     """
+    if path.exists() and not zipfile.is_zipfile(path):
+        raise DataError(f"{path}: not a readable golden file: it is no .npz archive")
     try:
-        if path.exists() and not zipfile.is_zipfile(path):
-            raise DataError(f"{path}: not a readable golden file: it is no .npz archive")
         with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         config = json.loads(str(arrays["config"]))
         run = _verify_neuron if "input_to_synapse_routing" in config else _verify_network
         return run(config, arrays, backend, dtype)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except BackendError:
+        raise
+    except (OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: not a readable golden file: {type(error).__name__}: {error}") from error
 
 

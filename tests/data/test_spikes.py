@@ -32,6 +32,20 @@ def test_dense_counts_each_bin_once_and_drops_late_spikes(tmp_path):
     ]
 
 
+def test_absurdly_late_spikes_are_dropped(tmp_path):
+    path = write_spikes(
+        tmp_path / "a.h5",
+        count=1,
+        **{
+            "spikes/times": [np.array([0.1, 1e20])],
+            "spikes/units": [np.array([1, 2], dtype=np.uint16)],
+            "labels": np.array([0]),
+            "extra/speaker": None,
+        },
+    )
+    assert spikes.load_spikes(path).dense(np.array([0]), 0.002, 500).sum() == 1
+
+
 def test_float16_times_do_not_overflow(tmp_path):
     times = [np.array([0.25, 0.9], dtype=np.float16)]
     path = write_spikes(
@@ -73,6 +87,10 @@ LABELS = np.array([0, 1, 2])
         ({"spikes/units": bad(GOOD_UNITS, 1, np.array([5]))}, "sample 1 has 2 times but 1 units"),
         ({"spikes/times": bad(GOOD_TIMES, 0, np.array([0.1, np.nan]))}, "sample 0 has a spike time that is negative"),
         ({"spikes/times": bad(GOOD_TIMES, 0, np.array([-0.1, 0.2]))}, "sample 0 has a spike time that is negative"),
+        ({"labels": np.array([[0, 1, 2]] * 3)}, "labels must be one whole number a sample"),
+        ({"labels": np.array([0.5, 1, 2])}, "labels must be one whole number a sample, got float64"),
+        ({"labels": np.array([b"a", b"b", b"c"])}, "labels must be one whole number a sample"),
+        ({"spikes/times": np.array([0.1, 0.2, 0.3])}, "sample 0: times must be a list of floats"),
         ({"extra/speaker": np.array([1])}, "1 entries in extra/speaker for 3 labels"),
     ],
 )

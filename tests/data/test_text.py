@@ -1,3 +1,4 @@
+import bz2
 import gzip
 import lzma
 import zipfile
@@ -18,6 +19,8 @@ def packed(directory, kind):
         path.write_bytes(lzma.compress(TEXT))
     elif kind == "gz":
         path.write_bytes(gzip.compress(TEXT))
+    elif kind == "bz2":
+        path.write_bytes(bz2.compress(TEXT))
     elif kind == "zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("text", TEXT)
@@ -26,7 +29,7 @@ def packed(directory, kind):
     return path
 
 
-@pytest.mark.parametrize("kind", ["txt", "xz", "gz", "zip"])
+@pytest.mark.parametrize("kind", ["txt", "xz", "gz", "bz2", "zip"])
 def test_every_packing_reads_the_same(tmp_path, kind):
     corpus = text.load_corpus(str(packed(tmp_path, kind)))
     assert corpus.data == TEXT

@@ -79,6 +79,16 @@ def test_too_short_text_is_refused():
         task(b"ab " * 700, streams=4, chunk=500)
 
 
+def test_short_texts_are_scored_in_fewer_streams():
+    stored = Vocabulary(task().facts()["symbols"])
+    short = task(TEXT[:90], vocabulary=stored, final_test_streams=64)
+    batches = list(short.evaluation_batches("all", whole=True))
+    assert {len(batch.x) for batch in batches} == {3}
+    assert sum(batch.y.numel() for batch in batches) >= 75
+    with pytest.raises(DataError, match="all: holds 0 symbols"):
+        list(task(b"\n\n", vocabulary=stored).evaluation_batches("all", whole=True))
+
+
 def test_scores_are_bits():
     expected = {"bpc": pytest.approx(3), "nats": pytest.approx(2.07944, abs=1e-5), "accuracy": 0.5}
     assert task().scores(math.log(2) * 3, 0.5) == expected

@@ -18,7 +18,7 @@ def options(**changes):
 
 def test_a_sum_is_two_digits_in_a_row(corpus):
     task = SHDAdding(options(), corpus)
-    drawn = task._draw("train", 3)
+    drawn = task._draw_training(3)
     batch = task.training_batch(3)
     data, pool = task.pools["train"]
     assert batch.x.shape == (4, 60, 700)
@@ -71,10 +71,18 @@ def test_shd_epochs_visit_every_recording_once_in_new_orders(corpus):
     task = SHD(options(batch=3), corpus)
     size = len(task.pools["train"][1])
     per_epoch = size // 3
-    first = np.concatenate([task._draw("train", i) for i in range(per_epoch)]).flatten()
-    second = np.concatenate([task._draw("train", per_epoch + i) for i in range(per_epoch)]).flatten()
+    first = np.concatenate([task._draw_training(i) for i in range(per_epoch)]).flatten()
+    second = np.concatenate([task._draw_training(per_epoch + i) for i in range(per_epoch)]).flatten()
     assert len(set(first)) == len(first) == per_epoch * 3
     assert first.tolist() != second.tolist()
+
+
+def test_shd_scores_every_recording_once(corpus):
+    task = SHD(options(batch=7), corpus)
+    for split in ("train", "valid", "test"):
+        scored = np.concatenate([b.y.numpy() for b in task.evaluation_batches(split, whole=True)])
+        data, pool = task.pools[split]
+        assert scored.tolist() == data.labels[pool].tolist()
 
 
 def test_class_prior_of_sums(corpus):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from elmnet.errors import CheckpointError
-from elmnet.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from elmnet.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint, set_aside, sweep
 
 CHECKPOINT = Checkpoint({"w": torch.arange(3.0)}, {"rng.torch": torch.get_rng_state()}, {"step": 3, "loss": 0.1})
 
@@ -49,6 +49,21 @@ def test_failed_write_names_the_last_good_one(tmp_path, monkeypatch):
         save_checkpoint(tmp_path, 4, CHECKPOINT, keep=2)
     assert load_checkpoint(good).numbers["step"] == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003"]
+
+
+def test_a_new_checkpoint_is_never_pruned(tmp_path):
+    for step in (50, 60, 7):
+        newest = save_checkpoint(tmp_path, step, CHECKPOINT, keep=2)
+    assert load_checkpoint(newest).numbers["step"] == 3
+
+
+def test_damaged_ones_are_set_aside_and_leftovers_swept(tmp_path):
+    path = save_checkpoint(tmp_path, 3, CHECKPOINT, keep=2)
+    (tmp_path / ".step-00000004.tmp").mkdir()
+    assert set_aside(path).name == "damaged-step-00000003"
+    sweep(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["damaged-step-00000003"]
+    assert list_checkpoints(tmp_path) == []
 
 
 def test_nothing_is_unpickled(tmp_path):

@@ -41,12 +41,12 @@ def test_settings_are_applied_in_order():
             "model.layers.0.neuron.tau_highpass=null",
             "training.steps=1e3",
             "options.convention=bytes",
-            "seed=4",
+            "seed=12345678901234567",
             "training.steps=500",
         ],
     )
     first = config.model.layers[0].neuron
-    assert (config.training.learning_rate, config.training.steps, config.seed) == (1e-3, 500, 4)
+    assert (config.training.learning_rate, config.training.steps, config.seed) == (1e-3, 500, 12345678901234567)
     assert (first.memory, first.tau_highpass) == (7, None)
     assert config.options.to_dict()["convention"] == "bytes"
 
@@ -65,9 +65,14 @@ def test_settings_are_applied_in_order():
         ("training.steps=[1", "not valid YAML"),
         ("training.keep=1", "keep must be at least 2"),
         ("training.label_smoothing=1", r"label_smoothing must lie in \[0, 1\)"),
-        ("device=tpu9", "'tpu9' is not one torch knows"),
-        ("device=cuda:7", "'cuda:7' is not available here"),
-        ("threads=0", "threads must be at least 1"),
+        ("device=meta", "device must be one of cpu.* here, got 'meta'"),
+        ("device=cuda:77", "got 'cuda:77'"),
+        ("threads=0", r"threads must lie in 1\.\.4096, got 0"),
+        ("threads=99999999999", "threads must lie in"),
+        ("seed=99999999999999999999", "seed must lie in"),
+        ("task=shd", "task cannot be set; name another TASK"),
+        ("data=x", "data cannot be set; use --data"),
+        ("model.inputs=3", "model.inputs cannot be set; it follows from the data"),
         ("training.learning_rate=nan", "learning_rate must be finite"),
     ],
 )

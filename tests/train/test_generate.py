@@ -45,5 +45,10 @@ def test_bad_prompts_and_settings_are_refused(network):
         text(network, b"abx")
     with pytest.raises(DataError, match="the prompt is empty"):
         text(network, b"\n")
-    with pytest.raises(ConfigError, match="must not be negative"):
-        text(network, temperature=-1)
+    for temperature in (-1, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="must not be negative"):
+            text(network, temperature=temperature)
+
+
+def test_tiny_temperatures_are_greedy(network):
+    assert text(network, temperature=1e-300) == text(network, temperature=0)

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from elmnet import ELMNetwork
-from elmnet.errors import CheckpointError, DivergedError, RunError
+from elmnet.errors import BackendError, CheckpointError, DivergedError, RunError
 from elmnet.tasks import open_task
 from elmnet.train import loop
 from elmnet.train.checkpoint import list_checkpoints
@@ -151,6 +151,27 @@ def test_signals_save_first(tmp_path, sources, number):
     assert int(newest.name.removeprefix("step-")) == last["step"]
 
 
+def test_a_vanished_reader_does_not_stop_the_saving(tmp_path, sources):
+    """As in `elmnet train ... 2>&1 | tee log`, where Ctrl-C ends tee, too."""
+    path = tmp_path / "run"
+    chosen = [item for s in settings("enwik8", 100_000) for item in ("--set", s)]
+    command = [sys.executable, "-m", "elmnet", "train", "enwik8", "--data", sources["enwik8"], "--out", str(path)]
+    process = subprocess.Popen([*command, *chosen], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process.stderr.close()
+    while process.poll() is None and lines(path) < 40:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert list_checkpoints(path / "checkpoints")
+
+
+def test_what_cannot_run_leaves_no_directory_behind(tmp_path, sources):
+    with pytest.raises(BackendError, match="no backend 'fpga'"):
+        train_here(tmp_path / "run", "enwik8", sources["enwik8"], ["backend=fpga"], steps=2)
+    assert not (tmp_path / "run").exists()
+    train_here(tmp_path / "run", "enwik8", sources["enwik8"], steps=2)
+
+
 def test_stopping_during_a_validation_loses_nothing(tmp_path, sources):
     """An interruption inside the validation of a turn is done again on resume, with the same bytes."""
     train_here(tmp_path / "calm", "enwik8", sources["enwik8"])
@@ -206,7 +227,7 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_previous_used(tmp_path,
     run = tmp_path / "run"
     train_here(run, "enwik8", sources["enwik8"])
     (run / "result.json").unlink()
-    newest, previous = list_checkpoints(run / "checkpoints")
+    newest = list_checkpoints(run / "checkpoints")[0]
     weights = newest / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     loop.resume(run, reporter=Reporter())
@@ -216,7 +237,7 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_previous_used(tmp_path,
     assert "continuing at step 15 of 30" in messages
     assert what_remains(run) == what_remains(tmp_path / "calm")
     (run / "result.json").unlink()
-    for path in (newest, previous):
+    for path in list_checkpoints(run / "checkpoints"):
         (path / "manifest.json").write_text("{}")
     loop.resume(run, reporter=Reporter())
     assert "no checkpoint is intact; starting again from step 0" in capsys.readouterr().err

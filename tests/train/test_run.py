@@ -9,7 +9,7 @@ from elmnet.train.run import MetricsLog, RunDirectory, environment
 
 def test_configuration_comes_back(tmp_path):
     config = compose("shd", settings=["options.held_out_speakers=[1, 2]", "model.layers.0.neuron.memory=7"])
-    RunDirectory.create(tmp_path / "a" / "run", config, {"name": "x", "sha256": "y"})
+    RunDirectory(tmp_path / "a" / "run").create(config, {"name": "x", "sha256": "y"})
     again, facts = RunDirectory.open(tmp_path / "a" / "run").read_config()
     assert again == config
     assert facts == {"name": "x", "sha256": "y"}
@@ -18,7 +18,7 @@ def test_configuration_comes_back(tmp_path):
 def test_directories_that_cannot_be_written_are_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="cannot write the run directory"):
-        RunDirectory.create(tmp_path / "file" / "run", compose("enwik8"), {})
+        RunDirectory(tmp_path / "file" / "run").create(compose("enwik8"), {})
 
 
 def test_best_network_before_and_after_a_crash(tmp_path):
@@ -26,11 +26,13 @@ def test_best_network_before_and_after_a_crash(tmp_path):
 
     from elmnet import ELMNetwork
 
-    run = RunDirectory.create(tmp_path / "run", compose("enwik8"), {})
+    run = RunDirectory(tmp_path / "run")
+    run.create(compose("enwik8"), {})
     with pytest.raises(RunError, match="no best network yet"):
         run.best_network()
     ELMNetwork(network_config(), seed=0).save_pretrained(run.path / ".best.old")  # as a crash mid-swap leaves it
     assert run.best_network().config == network_config()
+    assert not run.best.exists()  # a reader changes nothing: a trainer may be at work
 
 
 def test_metrics_go_back_to_a_checkpoint(tmp_path):
@@ -56,11 +58,13 @@ def test_shorter_metrics_than_remembered_are_not_padded(tmp_path):
 
 
 def test_unfinished_and_damaged_results(tmp_path):
-    run = RunDirectory.create(tmp_path, compose("enwik8"), {})
+    run = RunDirectory(tmp_path)
+    run.create(compose("enwik8"), {})
     assert run.read_result() is None
-    run.result_file.write_text("{")
-    with pytest.raises(RunError, match=r"result\.json: damaged"):
-        run.read_result()
+    for content in ("{", "3", "{}"):
+        run.result_file.write_text(content)
+        with pytest.raises(RunError, match=r"result\.json: damaged"):
+            run.read_result()
 
 
 def test_environment_names_versions():

@@ -60,9 +60,9 @@ class SpikeData:
         grid = np.zeros((len(recordings), bins, CHANNELS), dtype=bool)
         for row, i in enumerate(recordings):
             chosen = slice(self.offsets[i], self.offsets[i + 1])
-            place = (self.times[chosen].astype(np.float64) / bin_seconds).astype(np.int64)
+            place = np.floor(self.times[chosen].astype(np.float64) / bin_seconds)
             early = place < bins
-            grid[row, place[early], self.units[chosen][early]] = True
+            grid[row, place[early].astype(np.int64), self.units[chosen][early]] = True
         return grid
 
 
@@ -143,11 +143,14 @@ def load_spikes(path: Path) -> SpikeData:
         with h5py.File(path, "r") as file:
             times = _read_dataset(file, path, "spikes/times")
             units = _read_dataset(file, path, "spikes/units")
-            labels = np.asarray(_read_dataset(file, path, "labels"))
-            keys = len(file["extra/keys"]) if "extra/keys" in file else None
-            speakers = np.asarray(file["extra/speaker"][:]).astype(np.int64) if "extra/speaker" in file else None
-    except OSError as error:
+            labels = _read_dataset(file, path, "labels")
+            keys = len(_read_dataset(file, path, "extra/keys")) if "extra/keys" in file else None
+            speakers = _read_dataset(file, path, "extra/speaker") if "extra/speaker" in file else None
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:  # h5py's answers to damage
         raise DataError(f"{path}: damaged or truncated HDF5 file: {error}") from error
+    for name, values in (("labels", labels), ("extra/speaker", speakers)):
+        if values is not None and (values.ndim != 1 or values.dtype.kind not in "iu"):
+            raise DataError(f"{path}: {name} must be one whole number a sample, got {values.dtype} {values.shape}")
     if not len(times) == len(units) == len(labels):
         raise DataError(f"{path}: {len(times)} times, {len(units)} units and {len(labels)} labels do not match")
     if len(labels) == 0:
@@ -164,7 +167,7 @@ def load_spikes(path: Path) -> SpikeData:
         units=np.concatenate([np.asarray(u).astype(np.uint16) for u in units]),
         offsets=offsets,
         labels=labels.astype(np.int64),
-        speakers=speakers,
+        speakers=None if speakers is None else speakers.astype(np.int64),
         classes=classes,
         sha256=sha256(path),
     )
@@ -188,6 +191,8 @@ def _classes(path: Path, labels: NDArray[np.int64], keys: int | None) -> int:
 
 
 def _check_sample(path: Path, i: int, times: NDArray[np.floating], units: NDArray[np.integer]) -> None:
+    if np.ndim(times) != 1 or np.ndim(units) != 1 or times.dtype.kind != "f" or units.dtype.kind not in "iu":
+        raise DataError(f"{path}: sample {i}: times must be a list of floats, units a list of whole numbers")
     if len(times) != len(units):
         raise DataError(f"{path}: sample {i} has {len(times)} times but {len(units)} units")
     if not len(times):

@@ -1,7 +1,9 @@
 """Text as bytes: corpora, the enwik8 conventions, and the vocabulary."""
 
+import bz2
 import gzip
 import hashlib
+import io
 import lzma
 import sysconfig
 import zipfile
@@ -39,7 +41,7 @@ class Corpus:
 
 
 def load_corpus(source: str) -> Corpus:
-    """The text named by `source`: `python-stdlib`, `official` (enwik8), or a raw, xz, gz or zip file.
+    """The text named by `source`: `python-stdlib`, `official` (enwik8), or a file: raw, xz, gz, bz2 or zip.
 
     Raises:
         DataError: the file is missing, damaged or empty.
@@ -56,27 +58,34 @@ def load_corpus(source: str) -> Corpus:
 
 def _read(path: Path) -> bytes:
     try:
-        if path.suffix == ".xz":
-            data = lzma.decompress(path.read_bytes())
-        elif path.suffix == ".gz":
-            data = gzip.decompress(path.read_bytes())
-        elif path.suffix == ".zip":
-            data = _unzip(path)
-        else:
-            data = path.read_bytes()
-    except (OSError, EOFError, lzma.LZMAError, zlib.error, zipfile.BadZipFile) as error:
+        data = path.read_bytes()
+        for magic, unpack in _PACKINGS.items():
+            if data.startswith(magic):
+                data = unpack(data)
+                break
+    except _DAMAGED as error:
         raise DataError(f"{path}: damaged or unreadable: {error}") from error
     if not data:
         raise DataError(f"{path}: holds no text")
     return data
 
 
-def _unzip(path: Path) -> bytes:
-    with zipfile.ZipFile(path) as archive:
+def _unzip(data: bytes) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
         files = [info for info in archive.infolist() if not info.is_dir()]
         if len(files) != 1:
-            raise DataError(f"{path}: must hold exactly one file, holds {len(files)}")
+            raise ValueError(f"must hold exactly one file, holds {len(files)}")
         return archive.read(files[0])
+
+
+_PACKINGS = {
+    b"\xfd7zXZ\x00": lzma.decompress,
+    b"\x1f\x8b": gzip.decompress,
+    b"BZh": bz2.decompress,
+    b"PK\x03\x04": _unzip,
+}
+# besides damage: an encrypted archive (RuntimeError) and an unknown compression (NotImplementedError)
+_DAMAGED = (OSError, EOFError, ValueError, RuntimeError, lzma.LZMAError, zlib.error, zipfile.BadZipFile)
 
 
 def _stdlib() -> bytes:

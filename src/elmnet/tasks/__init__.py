@@ -5,7 +5,7 @@ from typing import Any
 
 from elmnet.data.spikes import load_spike_corpus
 from elmnet.data.text import Vocabulary, load_corpus
-from elmnet.errors import ConfigError
+from elmnet.errors import ConfigError, DataError
 from elmnet.strict import Config
 from elmnet.tasks.base import PRESETS, SPLITS, Batch, Scores, Split, Task
 from elmnet.tasks.enwik8 import Enwik8, TextOptions
@@ -40,10 +40,15 @@ def open_task(
         facts: of the data a model was trained on; its vocabulary is used instead of the source's own.
 
     Raises:
-        DataError: the source is missing or damaged, or holds symbols the vocabulary lacks.
+        DataError: the source is missing or damaged, or holds symbols or classes the model does not know.
     """
     if isinstance(options, TextOptions):
         vocabulary = None if facts is None else Vocabulary(facts["symbols"])
         return Enwik8(options, load_corpus(source), seed=seed, vocabulary=vocabulary)
     assert isinstance(options, SpikeOptions)
-    return (SHD if name == SHD.name else SHDAdding)(options, load_spike_corpus(source), seed=seed)
+    corpus = load_spike_corpus(source)
+    if name == SHD.name and facts is not None and facts["classes"] != corpus.train.classes:
+        raise DataError(
+            f"{corpus.name}: has {corpus.train.classes} classes, the model was trained on {facts['classes']}"
+        )
+    return (SHD if name == SHD.name else SHDAdding)(options, corpus, seed=seed)

@@ -38,6 +38,8 @@ class Task(ABC):
     """Key of the score that chooses the best model."""
     larger_is_better: ClassVar[bool]
     Options: ClassVar[type[Config]]
+    splits: ClassVar[tuple[Split, ...]] = ("train", "valid", "test")
+    """What can be scored."""
 
     seed: int
     inputs: int

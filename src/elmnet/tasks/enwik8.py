@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from elmnet.config import NetworkConfig
 from elmnet.data.text import STDLIB, Corpus, Tokens, Vocabulary, prepare, split
 from elmnet.errors import DataError
 from elmnet.strict import Config
-from elmnet.tasks.base import Batch, Scores, Split, Task
+from elmnet.tasks.base import SPLITS, Batch, Scores, Split, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ class TextOptions(Config):
     valid_chunks: int = 200
     """Chunks of the validation after each turn."""
     final_valid_streams: int = 8
-    """Streams of the final validation; each starts at zero state, so fewer is a little better and slower."""
+    """Streams of the final validation; each starts at zero state, so fewer score a little better, and slower."""
     final_test_streams: int = 1
     """The same for the test."""
 
@@ -49,6 +50,7 @@ class Enwik8(Task):
     metric = "bpc"
     larger_is_better = False
     Options = TextOptions
+    splits = SPLITS
 
     def __init__(
         self, options: TextOptions, corpus: Corpus, *, seed: int = 0, vocabulary: Vocabulary | None = None
@@ -61,16 +63,26 @@ class Enwik8(Task):
         self.vocabulary = Vocabulary.of(prepare(corpus.data, convention)) if vocabulary is None else vocabulary
         self.vocabulary.check(corpus.data, corpus.name, ignore=b"\n" if convention == "txl" else b"")
         self.inputs = self.outputs = len(self.vocabulary)
-        self.parts: dict[str, Tokens] = {
-            part: self.vocabulary.encode(text, convention) for part, text in split(corpus.data).items()
-        }
-        shortest = min(len(tokens) for tokens in self.parts.values())
-        if shortest // options.streams < 2 or len(self.parts["train"]) // options.streams <= options.chunk:
+        if vocabulary is None:
+            self._require_enough_to_train()
+
+    @cached_property
+    def parts(self) -> dict[str, Tokens]:
+        """The symbols of `train`, `valid` and `test`."""
+        pieces = split(self.corpus.data).items()
+        return {part: self.vocabulary.encode(text, self.options.convention) for part, text in pieces}
+
+    @cached_property
+    def _training(self) -> tuple[Tokens, Tokens]:
+        return _streams(self.parts["train"], self.options.streams)
+
+    def _require_enough_to_train(self) -> None:
+        streams, chunk = self.options.streams, self.options.chunk
+        if len(self.parts["train"]) <= streams * chunk:
             raise DataError(
-                f"{corpus.name}: {len(corpus.data):,} bytes are too few for {options.streams} streams of "
-                f"{options.chunk} steps; use a longer text or a smaller options.streams"
+                f"{self.corpus.name}: {len(self.corpus.data):,} bytes are too few for {streams} streams of {chunk} "
+                "steps; use a longer text or a smaller options.streams"
             )
-        self._training = _streams(self.parts["train"], options.streams)
 
     @classmethod
     def preset(cls, name: str) -> dict[str, Any]:
@@ -105,11 +117,14 @@ class Enwik8(Task):
         return available if whole else min(available, self.options.valid_chunks)
 
     def _evaluation(self, split: Split, whole: bool) -> tuple[Tokens, Tokens]:
-        final = self.options.final_test_streams if split in ("test", "all") else self.options.final_valid_streams
-        tokens = (
-            self.parts[split] if split != "all" else self.vocabulary.encode(self.corpus.data, self.options.convention)
-        )
-        return _streams(tokens, final if whole else self.options.streams)
+        """Streams of an evaluation; fewer where a text is too short to fill a chunk in each."""
+        text = self.corpus.data
+        tokens = self.vocabulary.encode(text, self.options.convention) if split == "all" else self.parts[split]
+        if len(tokens) < 2:
+            raise DataError(f"{self.corpus.name}, {split}: holds {len(tokens)} symbols; at least 2 are needed")
+        final = self.options.final_valid_streams if split in ("train", "valid") else self.options.final_test_streams
+        wanted = final if whole else self.options.streams
+        return _streams(tokens, max(1, min(wanted, (len(tokens) - 1) // self.options.chunk)))
 
     def scored(self, out: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         return out.flatten(0, 1), y.flatten()
@@ -121,8 +136,8 @@ class Enwik8(Task):
         counts = _context_counts(self.parts["train"], len(self.vocabulary))
         result: dict[str, dict[str, Scores]] = {"unigram": {}, "order-2 context": {}}
         for part in ("valid", "test"):
-            for name, probability in _context_probabilities(counts, self.parts[part]).items():
-                result[name][part] = {"bpc": float(-np.log2(probability).mean())}
+            for name, bits in _context_bits(counts, self.parts[part]).items():
+                result[name][part] = {"bpc": float(bits)}
         return result
 
 
@@ -137,35 +152,40 @@ def _tensor(tokens: Tokens) -> Tensor:
     return torch.from_numpy(tokens.astype(np.int64))
 
 
-def _context_counts(tokens: Tokens, symbols: int) -> list[NDArray[np.float64]]:
+_BLOCK = 2**21  # symbols whose contexts are held at a time
+
+
+def _contexts(tokens: Tokens, symbols: int) -> Iterator[tuple[list[NDArray[np.int64]], NDArray[np.int64]]]:
+    """Blocks of (the context of 0, 1 and 2 symbols as a number, the symbol that follows), from the third symbol on."""
+    for start in range(2, len(tokens), _BLOCK):
+        stop = min(start + _BLOCK, len(tokens))
+        last, before = (tokens[start - back : stop - back].astype(np.int64) for back in (1, 2))
+        yield [np.zeros_like(last), last, last + before * symbols], tokens[start:stop].astype(np.int64)
+
+
+def _context_counts(tokens: Tokens, symbols: int) -> list[NDArray[np.int64]]:
     """How often every symbol follows every context of 0, 1 and 2 symbols: arrays (contexts, symbols)."""
-    counts, context = [], np.zeros(len(tokens) - 2, dtype=np.int64)
-    following = tokens[2:].astype(np.int64)
-    for order in range(3):
-        if order:
-            context = context + tokens[2 - order : len(tokens) - order].astype(np.int64) * symbols ** (order - 1)
-        pairs = np.bincount(context * symbols + following, minlength=symbols ** (order + 1))
-        counts.append(pairs.reshape(-1, symbols).astype(np.float64))
-    return counts
+    counts = [np.zeros(symbols ** (order + 1), dtype=np.int64) for order in range(3)]
+    for contexts, following in _contexts(tokens, symbols):
+        for table, context in zip(counts, contexts, strict=True):
+            table += np.bincount(context * symbols + following, minlength=len(table))
+    return [table.reshape(-1, symbols) for table in counts]
 
 
-def _context_probabilities(counts: list[NDArray[np.float64]], tokens: Tokens) -> dict[str, NDArray[np.float64]]:
-    """Probability of each symbol from the third on, Witten-Bell interpolation of the shorter contexts."""
+def _context_bits(counts: list[NDArray[np.int64]], tokens: Tokens) -> dict[str, float]:
+    """Mean bits a symbol of the unigram and the order-2 model, Witten-Bell interpolation of the shorter contexts."""
     symbols = counts[0].shape[1]
-    following = tokens[2:].astype(np.int64)
-    context = np.zeros(len(following), dtype=np.int64)
-    probability = np.full(len(following), 1 / symbols)
-    found = {}
-    for order, table in enumerate(counts):
-        if order:
-            context = context + tokens[2 - order : len(tokens) - order].astype(np.int64) * symbols ** (order - 1)
-        total, distinct = table.sum(1)[context], (table > 0).sum(1)[context]
-        seen = table[context, following]
-        probability = np.where(
-            total > 0, (seen + distinct * probability) / np.maximum(total + distinct, 1), probability
-        )
-        found[order] = probability
-    return {"unigram": found[0], "order-2 context": found[2]}
+    totals = [(table.sum(1), (table > 0).sum(1)) for table in counts]
+    bits = np.zeros(3)
+    for contexts, following in _contexts(tokens, symbols):
+        probability = np.full(len(following), 1 / symbols)
+        for order, context in enumerate(contexts):
+            total, distinct = (column[context] for column in totals[order])
+            seen = counts[order][context, following]
+            mixed = (seen + distinct * probability) / np.maximum(total + distinct, 1)
+            probability = np.where(total > 0, mixed, probability)
+            bits[order] -= np.log2(probability).sum()
+    return {"unigram": bits[0] / (len(tokens) - 2), "order-2 context": bits[2] / (len(tokens) - 2)}
 
 
 _PAPER = NetworkConfig.preset("enwik8")

@@ -77,7 +77,7 @@ class _SpikeTask(Task):
         return model.replace(inputs=self.inputs, outputs=self.outputs)
 
     def training_batch(self, index: int) -> Batch:
-        return self._batch("train", self._draw("train", index))
+        return self._batch("train", self._draw_training(index))
 
     def evaluation_batches(self, split: Split, *, whole: bool) -> Iterator[Batch]:
         for index in range(self.count_batches(split, whole=whole)):
@@ -102,8 +102,12 @@ class _SpikeTask(Task):
         return {"class prior": result}
 
     @abstractmethod
+    def _draw_training(self, index: int) -> Indices:
+        """Recordings (B, DIGITS) of a training batch, as positions in the pool; depends on the run's seed."""
+
+    @abstractmethod
     def _draw(self, split: Split, index: int) -> Indices:
-        """Recordings (B, DIGITS) of a batch, as positions in the split's pool."""
+        """The same of an evaluation's batch, always alike."""
 
     @abstractmethod
     def _targets(self, split: Split, drawn: Indices) -> Indices:
@@ -143,11 +147,16 @@ class SHDAdding(_SpikeTask):
     def count_batches(self, split: Split, *, whole: bool) -> int:
         return self.options.test_batches if split == "test" else self.options.valid_batches
 
+    def _draw_training(self, index: int) -> Indices:
+        return self._uniform("train", [1, self.seed, index])
+
     def _draw(self, split: Split, index: int) -> Indices:
-        """Uniform with replacement; only training depends on the run's seed."""
-        seed = {"train": [1, self.seed], "valid": [2], "test": [3]}[split]
-        rng = np.random.default_rng([*seed, index])
-        drawn: Indices = rng.integers(len(self.pools[split][1]), size=(self.options.batch, 2))
+        return self._uniform(split, [2, self.splits.index(split), index])
+
+    def _uniform(self, split: Split, seed: list[int]) -> Indices:
+        """Uniformly, with replacement."""
+        size = (self.options.batch, 2)
+        drawn: Indices = np.random.default_rng(seed).integers(len(self.pools[split][1]), size=size)
         return drawn
 
     def _targets(self, split: Split, drawn: Indices) -> Indices:
@@ -180,10 +189,13 @@ class SHD(_SpikeTask):
         return -(-len(self.pools[split][1]) // self.options.batch)
 
     def _draw(self, split: Split, index: int) -> Indices:
-        """Every recording once: in order for evaluation, in a new order each epoch for training."""
+        """Every recording once, in order."""
         size, batch = len(self.pools[split][1]), self.options.batch
-        if split != "train":
-            return np.arange(index * batch, min((index + 1) * batch, size))[:, None]
+        return np.arange(index * batch, min((index + 1) * batch, size))[:, None]
+
+    def _draw_training(self, index: int) -> Indices:
+        """Every recording once an epoch, in a new order each time; what does not fill a batch sits out."""
+        size, batch = len(self.pools["train"][1]), self.options.batch
         epoch, place = divmod(index, max(size // batch, 1))
         order = np.random.default_rng([4, self.seed, epoch]).permutation(size)
         return order[place * batch : (place + 1) * batch, None]

@@ -50,13 +50,27 @@ def save_checkpoint(directory: Path, step: int, checkpoint: Checkpoint, *, keep:
         last = f"the last good one is {older[0]}" if older else "there is no older one"
         raise CheckpointError(f"cannot write checkpoint {path}: {error}; {last}") from error
     for old in list_checkpoints(directory)[keep:]:
-        shutil.rmtree(old, ignore_errors=True)
+        if old != path:
+            shutil.rmtree(old, ignore_errors=True)
     return path
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
     """Checkpoints, newest first."""
     return sorted(directory.glob("step-*"), reverse=True)
+
+
+def set_aside(path: Path) -> Path:
+    """Take a damaged checkpoint out of the count, as `damaged-step-<n>`, so that good ones are not pruned for it."""
+    aside = path.with_name(f"damaged-{path.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    return path.rename(aside)
+
+
+def sweep(directory: Path) -> None:
+    """Remove what a killed writer left half-done."""
+    for leftover in directory.glob(".step-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -79,14 +79,11 @@ class RunConfig(Config):
     training: TrainConfig
 
     def _check(self) -> None:
-        self._require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
-        self._require(self.threads >= 1, f"threads must be at least 1, got {self.threads}")
-        try:
-            device = torch.device(self.device)
-        except RuntimeError as error:
-            raise ConfigError(f"device {self.device!r} is not one torch knows") from error
-        missing = device.type == "cuda" and not torch.cuda.is_available()
-        self._require(not missing, f"device {self.device!r} is not available here; use device=cpu")
+        self._require(0 <= self.seed < 2**63, f"seed must lie in 0..2^63-1, got {self.seed}")
+        self._require(1 <= self.threads <= 4096, f"threads must lie in 1..4096, got {self.threads}")
+        here = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+        here += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        self._require(self.device in here, f"device must be one of {', '.join(here)} here, got {self.device!r}")
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -164,11 +161,22 @@ def amend(config: RunConfig, *, data: str | None = None, settings: Sequence[str]
     return RunConfig.from_dict(tree)
 
 
+_ELSEWHERE = {
+    "task": "name another TASK",
+    "preset": "use --preset",
+    "data": "use --data",
+    "model.inputs": "it follows from the data",
+    "model.outputs": "it follows from the data",
+}
+
+
 def _set(tree: dict[str, Any], setting: str) -> None:
     """Apply one `path.to.key=value`; the value is read as YAML, and numbers may be written as 1e-3."""
     path, equals, text = setting.partition("=")
     if not equals:
         raise ConfigError(f"--set {setting}: expected path.to.key=value")
+    if path.strip() in _ELSEWHERE:
+        raise ConfigError(f"--set {setting}: {path.strip()} cannot be set; {_ELSEWHERE[path.strip()]}")
     *parents, last = path.strip().split(".")
     here: Any = tree
     for depth, key in enumerate([*parents, last]):
@@ -189,15 +197,12 @@ def _set(tree: dict[str, Any], setting: str) -> None:
 
 
 def _value(text: str, setting: str) -> Any:
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
     try:
-        return float(text) if _is_number(text) else yaml.safe_load(text)
+        return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {setting}: the value is not valid YAML") from error
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

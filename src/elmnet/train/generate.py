@@ -1,6 +1,7 @@
 """Text from a trained character network, one symbol at a time."""
 
 import codecs
+import math
 from collections.abc import Iterator
 
 import torch
@@ -10,7 +11,6 @@ from elmnet.errors import ConfigError, DataError
 from elmnet.network import ELMNetwork
 
 
-@torch.no_grad()
 def generate(
     network: ELMNetwork,
     vocabulary: Vocabulary,
@@ -36,25 +36,41 @@ def generate(
         ConfigError: temperature or length is out of range.
         DataError: the prompt is empty, or holds a byte the network never saw (names byte and offset).
     """
-    if temperature < 0 or length < 0:
+    if not (0 <= temperature < math.inf) or length < 0:
         raise ConfigError(f"temperature and length must not be negative, got {temperature} and {length}")
     tokens = vocabulary.encode(prompt, convention, "prompt")
     if not len(tokens):
         raise DataError("the prompt is empty; give at least one character")
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     generator = torch.Generator().manual_seed(seed)
-    logits, state = network(torch.from_numpy(tokens).long().unsqueeze(0).to(network.device))
+    drawn = _continue(network, torch.from_numpy(tokens).long(), length, temperature, generator)
+    return _decode(vocabulary, drawn)
+
+
+@torch.no_grad()
+def _continue(
+    network: ELMNetwork, prompt: torch.Tensor, length: int, temperature: float, generator: torch.Generator
+) -> Iterator[int]:
+    """Symbol numbers, each drawn from what the network says after all before it."""
+    logits, state = network(prompt.unsqueeze(0).to(network.device))
     scores = logits[:, -1]
     for _ in range(length):
         token = _draw(scores[0].double().cpu(), temperature, generator)
-        piece = decoder.decode(vocabulary.decode([token]))
-        if piece:
-            yield piece
+        yield token
         scores, state = network.step(torch.tensor([token], device=network.device), state)
-    yield decoder.decode(b"", final=True)
 
 
 def _draw(logits: torch.Tensor, temperature: float, generator: torch.Generator) -> int:
     if temperature == 0:
         return int(logits.argmax())
-    return int(torch.multinomial(torch.softmax(logits / temperature, -1), 1, generator=generator))
+    scaled = (logits - logits.max()) / temperature
+    return int(torch.multinomial(torch.softmax(scaled, -1), 1, generator=generator))
+
+
+def _decode(vocabulary: Vocabulary, tokens: Iterator[int]) -> Iterator[str]:
+    """Text of a stream of symbols; bytes that are no UTF-8 become replacement characters."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    for token in tokens:
+        piece = decoder.decode(vocabulary.decode([token]))
+        if piece:
+            yield piece
+    yield decoder.decode(b"", final=True)

@@ -21,12 +21,19 @@ import torch
 from torch import Tensor
 
 from elmnet import budget
-from elmnet.errors import CheckpointError, DivergedError, RunError
+from elmnet.errors import CheckpointError, DivergedError, ElmnetError, RunError
 from elmnet.files import recover_directory, replace_directory, write_atomic
 from elmnet.network import ELMNetwork, NetworkState
 from elmnet.ops import LayerState
 from elmnet.tasks import Batch, Scores, Split, Task, open_task
-from elmnet.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from elmnet.train.checkpoint import (
+    Checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+    set_aside,
+    sweep,
+)
 from elmnet.train.config import RunConfig
 from elmnet.train.evaluate import evaluate
 from elmnet.train.objective import cross_entropy, learning_rate, monitored, penalty, resets
@@ -59,8 +66,10 @@ def start(
         CheckpointError: a checkpoint could not be written.
         Interrupted: SIGINT or SIGTERM arrived; a checkpoint was written first.
     """
-    run = RunDirectory.create(path, config, task.facts())
-    return Trainer(run, config, task, reporter or Reporter(), tensorboard=tensorboard).train()
+    run = RunDirectory(path)
+    trainer = Trainer(run, config, task, reporter or Reporter(), tensorboard=tensorboard)  # refuses what cannot run
+    run.create(config, task.facts())
+    return trainer.train()
 
 
 def resume(
@@ -98,11 +107,10 @@ class Trainer:
         self, run: RunDirectory, config: RunConfig, task: Task, reporter: Reporter, *, tensorboard: bool = False
     ) -> None:
         self.run, self.config, self.task, self.reporter = run, config, task, reporter
-        self._want_tensorboard = tensorboard
+        self._writer = _summary_writer() if tensorboard else None
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        self.network = ELMNetwork(config.model, seed=config.seed, backend=config.backend)
-        self.network.to(device=torch.device(config.device), dtype=getattr(torch, config.dtype)).train()
+        self.network = _build(config)
         trained = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer: torch.optim.Optimizer = _OPTIMIZERS[config.training.optimizer](
             trained, lr=config.training.learning_rate
@@ -126,14 +134,15 @@ class Trainer:
             self._log = MetricsLog(self.run.metrics_file, size)
             self._started, self._cpu_started = time.monotonic(), time.process_time()
             self._saved = self._started
-            if self._want_tensorboard:
-                self._board = self._open_tensorboard()
+            if self._writer is not None:
+                self._board = self._writer(os.fspath(self.run.path / "tensorboard"), purge_step=self.step)
             self._describe()
             with self._signals():
                 return self._run()
         finally:
-            if self._log is not None:
-                self._log.close()
+            for file in (self._log, self._board):
+                if file is not None:
+                    file.close()
             lock.release()
 
     def _run(self) -> dict[str, Any]:
@@ -153,6 +162,7 @@ class Trainer:
             return self._finish()
         except _StopRequested:
             assert self._signal is not None
+            self.reporter.note("stopping: saving first")
             raise Interrupted(self._signal, self._save()) from None
 
     def _train_step(self) -> None:
@@ -238,7 +248,7 @@ class Trainer:
         best = self.run.best_network(self.config.backend).to(self.network.device)
         splits: tuple[Split, ...] = ("valid", "test")
         final = {split: self._evaluate(split, whole=True, network=best) for split in splits}
-        price = budget.cost(self.config.model)
+        price, peak = budget.cost(self.config.model), _peak_memory()
         seconds = self._seconds + time.monotonic() - self._started
         result = {
             "task": self.task.name,
@@ -256,7 +266,7 @@ class Trainer:
             "wall_seconds": round(seconds, 1),
             "cpu_seconds": round(self._cpu_seconds + time.process_time() - self._cpu_started, 1),
             "steps_per_second": round(self.step / seconds, 3),
-            "peak_memory_bytes": _peak_memory(),
+            "peak_memory_bytes": peak,
         }
         write_atomic(self.run.result_file, json.dumps(result, indent=2) + "\n")
         return result
@@ -290,12 +300,13 @@ class Trainer:
     def _restore(self) -> int:
         """Load the newest undamaged checkpoint; returns how much of metrics.jsonl belongs to it."""
         recover_directory(self.run.best)
+        sweep(self.run.checkpoints)
         paths = list_checkpoints(self.run.checkpoints)
         for path in paths:
             try:
                 checkpoint = load_checkpoint(path)
             except CheckpointError as error:
-                self.reporter.warn(f"{error}; using the previous checkpoint")
+                self.reporter.warn(f"{error}; kept as {set_aside(path).name}; using the previous checkpoint")
                 continue
             return self._load(checkpoint)
         words = "no checkpoint is intact" if paths else "there is no checkpoint yet"
@@ -336,9 +347,8 @@ class Trainer:
             return
 
         def ask(number: int, frame: FrameType | None) -> None:
-            self._signal = number
+            self._signal = number  # all else waits for a safe point; a second signal acts as it always did
             signal.signal(number, old[number])
-            self.reporter.note("stopping: saving first (once more to stop at once)")
 
         old: dict[int, Any] = {int(n): signal.signal(n, ask) for n in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -369,12 +379,26 @@ class Trainer:
                 if isinstance(value, float):
                     self._board.add_scalar(f"{record['event']}/{name}", value, record["step"])
 
-    def _open_tensorboard(self) -> Any:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise RunError("TensorBoard is not installed; pip install 'elmnet[tensorboard]'") from error
-        return SummaryWriter(os.fspath(self.run.path / "tensorboard"), purge_step=self.step)
+
+def _build(config: RunConfig) -> ELMNetwork:
+    """The untrained network, after asking whether a backend can run it."""
+    try:
+        network = ELMNetwork(config.model, seed=config.seed, backend=config.backend)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, ElmnetError) or "memory" not in str(error):
+            raise
+        raise RunError(f"not enough memory for {budget.parameters(config.model):,} parameters: {error}") from error
+    network.to(device=torch.device(config.device), dtype=getattr(torch, config.dtype)).train()
+    network.backends()
+    return network
+
+
+def _summary_writer() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise RunError("TensorBoard is not installed; pip install 'elmnet[tensorboard]'") from error
+    return SummaryWriter
 
 
 def _words(scores: Scores) -> str:

@@ -10,13 +10,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 _PLAIN_SECONDS = 15.0
 
 
+class SteadyConsole(Console):
+    """A console on standard error whose reader may go away: training must not end because `tee` did."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class Reporter:
     """Prints a run's progress to a console; quiet ones print nothing."""
 
     def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
-        self.console = console or Console(stderr=True)
+        self.console = console or SteadyConsole(stderr=True)
         self.quiet = quiet
-        self._live = self.console.is_terminal and not quiet
+        self._live = self.console.is_terminal and not self.console.is_dumb_terminal and not quiet
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._rate: _Rate | None = None

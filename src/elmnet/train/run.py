@@ -21,7 +21,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from elmnet.errors import ConfigError, RunError
-from elmnet.files import recover_directory, write_atomic
+from elmnet.files import current_directory, write_atomic
 from elmnet.network import ELMNetwork
 from elmnet.train.config import RunConfig
 
@@ -37,23 +37,21 @@ class RunDirectory:
         self.metrics_file = self.path / "metrics.jsonl"
         self.result_file = self.path / "result.json"
 
-    @classmethod
-    def create(cls, path: Path, config: RunConfig, facts: Mapping[str, Any]) -> "RunDirectory":
-        """Start a run directory.
+    def create(self, config: RunConfig, facts: Mapping[str, Any]) -> None:
+        """Write the directory of a new run.
 
         Raises:
             RunError: there is a run already, or the directory cannot be written.
         """
-        run = cls(path)
-        if run.config_file.exists():
-            raise RunError(f"{path} already holds a run; continue it with --resume {path}, or choose another --out")
+        if self.config_file.exists():
+            words = f"continue it with --resume {self.path}, or choose another --out"
+            raise RunError(f"{self.path} already holds a run; {words}")
         document = {"config": config.to_dict(), "data": dict(facts), "environment": environment()}
         try:
-            run.checkpoints.mkdir(parents=True, exist_ok=True)
-            write_atomic(run.config_file, yaml.safe_dump(document, sort_keys=False, width=120))
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            write_atomic(self.config_file, yaml.safe_dump(document, sort_keys=False, width=120))
         except OSError as error:
-            raise RunError(f"cannot write the run directory {path}: {error}") from error
-        return run
+            raise RunError(f"cannot write the run directory {self.path}: {error}") from error
 
     @classmethod
     def open(cls, path: Path) -> "RunDirectory":
@@ -85,11 +83,14 @@ class RunDirectory:
     def read_result(self) -> dict[str, Any] | None:
         """The final result, or None while the run is unfinished."""
         try:
-            return dict(json.loads(self.result_file.read_text()))
+            result = json.loads(self.result_file.read_text())
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             raise RunError(f"{self.result_file}: damaged: {error}") from error
+        if not isinstance(result, dict) or not {"test", "baselines", "parameters"} <= result.keys():
+            raise RunError(f"{self.result_file}: damaged: it is not a run's result; delete it and resume")
+        return result
 
     def best_network(self, backend: str = "auto") -> ELMNetwork:
         """The best network so far, on the CPU.
@@ -98,10 +99,10 @@ class RunDirectory:
             RunError: no validation has happened yet.
             CheckpointError: its files are damaged.
         """
-        recover_directory(self.best)
-        if not self.best.exists():
+        best = current_directory(self.best)
+        if best is None:
             raise RunError(f"{self.path} has no best network yet: its first validation has not happened")
-        return ELMNetwork.from_pretrained(self.best, backend=backend)
+        return ELMNetwork.from_pretrained(best, backend=backend)
 
     def lock(self) -> FileLock:
         """Held while training.
@@ -114,6 +115,8 @@ class RunDirectory:
             lock.acquire(timeout=0)
         except Timeout:
             raise RunError(f"{self.path} is being trained by another process") from None
+        except OSError as error:
+            raise RunError(f"cannot write the run directory {self.path}: {error}") from error
         return lock
 
 
