@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from elmnet import tables
 from elmnet.errors import ConfigError, ElmnetError
 
 app = typer.Typer(
@@ -38,15 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     try:
         app(args=None if arguments is None else list(arguments))
-    except ElmnetError as error:
-        _err().print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
-        sys.exit(2 if isinstance(error, ConfigError) else 1)
     except BrokenPipeError:  # the reader of our output (head, less) has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except OSError as error:  # a full disk, a folder that cannot be read or written
-        _err().print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
-        sys.exit(1)
+    except (ElmnetError, OSError) as error:  # OSError: a full disk, a folder that cannot be read or written
+        err = Console(stderr=True)
+        err.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -119,7 +117,8 @@ def train(
     except loop.Interrupted as stop:
         reporter.note(f"{stop}\ncontinue with: elmnet train --resume {directory}")
         sys.exit(128 + stop.number)
-    _print_result(result)
+    out.print(tables.scores(result))
+    out.print(tables.cost(result), highlight=False, soft_wrap=True)
     reporter.note(f"the trained network: {directory / 'best'}")
 
 
@@ -150,25 +149,6 @@ def _fit(config: Any, budget: int | None, memory: int | None) -> Any:
     return config.replace(model=model), opened
 
 
-def _print_result(result: dict[str, Any]) -> None:
-    table = Table(title=f"{result['task']} on {result['data']}", title_justify="left")
-    table.add_column("")
-    scores = [name for name in result["test"] if all(name in row["test"] for row in result["baselines"].values())]
-    for split, name in product(("valid", "test"), scores):
-        table.add_column(f"{split} {name}", justify="right")
-    rows = {f"ELM network, P {result['parameters']:,}": result, **result["baselines"]}
-    for name, row in rows.items():
-        cells = [row[split].get(score) for split, score in product(("valid", "test"), scores)]
-        table.add_row(name, *("" if cell is None else f"{cell:.4f}" for cell in cells))
-    out.print(table)
-    peak = result["peak_memory_bytes"]
-    out.print(
-        f"{result['steps']} steps in {result['wall_seconds']:.0f} s, best at {result['best_step']}; "
-        f"{result['steps_per_second']:.2f} steps/s, peak memory {peak / 2**20 if peak else float('nan'):.0f} MiB",
-        highlight=False,
-    )
-
-
 @app.command("eval")
 def evaluate_(
     run: Run_,
@@ -177,6 +157,7 @@ def evaluate_(
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Score a run's best network on a split, of its own data or another source."""
+    from elmnet.tasks import in_words
     from elmnet.train.evaluate import evaluate
     from elmnet.train.progress import Reporter
 
@@ -189,8 +170,7 @@ def evaluate_(
     if json:
         out.print_json(data={"run": str(run), "data": task.data_name, "split": split, **scores})
     else:
-        words = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
-        out.print(f"{split} of {task.data_name}: {words}", highlight=False, soft_wrap=True)
+        out.print(f"{split} of {task.data_name}: {in_words(scores)}", highlight=False, soft_wrap=True)
 
 
 def _open_run(path: Path, data: str | None = None) -> Any:
@@ -288,13 +268,9 @@ def params(
         )
     if json:
         out.print_json(data=rows)
-        return
-    table = Table(title=f"{task}, starting from the published network", title_justify="left", box=SIMPLE_HEAD)
-    for column in rows[0]:
-        table.add_column(column, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(f"{number:,}" for number in row.values()))
-    Console(width=max(out.width, 110)).print(table)  # a line may wrap on a narrow terminal, a number must not
+    else:
+        # a line may wrap on a narrow terminal, a number must not
+        Console(width=max(out.width, 110)).print(tables.numbers(f"{task}, starting from the published network", rows))
 
 
 def _integers(text: str, name: str) -> list[int]:
@@ -330,32 +306,10 @@ def verify(
                 checks[dtype] = verify_file(path, backend=name, dtype=dtype)
         title = f"{'self-check' if path is None else path.name}, backend {name}"
         failed += sum(not check.passed for row in checks.values() for check in row)
-        _print_checks(title, checks[torch.float64], checks[torch.float32], summary)
+        both = (title, checks[torch.float64], checks[torch.float32])
+        out.print(tables.checks_in_a_line(*both) if summary else tables.checks(*both), highlight=False, soft_wrap=True)
     out.print(f"{failed} failed" if failed else "all passed", style="red" if failed else "green")
     raise typer.Exit(1 if failed else 0)
-
-
-def _print_checks(title: str, double: list[Any], single: list[Any], summary: bool) -> None:
-    if summary:
-        worst = [max(row, key=lambda check: check.error / (check.tolerance or 1e-300)) for row in (double, single)]
-        words = "  ".join(
-            f"{kind}: {check.error:.1e} ({check.name})"
-            for kind, check in zip(("float64", "float32"), worst, strict=True)
-        )
-        good = all(check.passed for check in (*double, *single))
-        out.print(f"{'ok    ' if good else 'FAILED'} {title}: {words}", highlight=False, soft_wrap=True)
-        return
-    table = Table(title=title, title_justify="left")
-    table.add_column("relative error of")
-    for kind in ("float64", "tolerance", "float32", "tolerance"):
-        table.add_column(kind, justify="right")
-    for a, b in zip(double, single, strict=True):
-        cells = []
-        for check in (a, b):
-            colour = "green" if check.passed else "bold red"
-            cells += [f"[{colour}]{check.error:.1e}{'' if check.passed else ' FAILED'}[/]", f"{check.tolerance:.0e}"]
-        table.add_row(a.name, *cells)
-    out.print(table)
 
 
 @data_app.command("list")
@@ -404,7 +358,7 @@ def data_info(
     source: Annotated[str | None, typer.Argument(help="data source; default: the task's own")] = None,
 ) -> None:
     """Read and check a source as a task would, and say what it holds."""
-    from elmnet.tasks import find_task, open_task
+    from elmnet.tasks import find_task, in_words, open_task
 
     kind = find_task(task)
     opened = open_task(task, kind.Options(), source or kind.default_data)
@@ -415,11 +369,7 @@ def data_info(
     for name, value in facts.items():
         out.print(f"{name}: {value}", highlight=False, markup=False, soft_wrap=True)
     for name, scores in opened.baselines().items():
-        out.print(f"{name}, test: {_round(scores['test'])}", highlight=False, soft_wrap=True)
-
-
-def _round(scores: dict[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        out.print(f"{name}, test: {in_words(scores['test'])}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -451,7 +401,3 @@ def doctor() -> None:
         verdict = "ok" if worst.passed else "FAILED"
         line("backend", f"{backend.name} ({backend.about}): {verdict}, worst {worst.name} {worst.error:.1e}")
     raise typer.Exit(0 if healthy else 1)
-
-
-def _err() -> Console:
-    return Console(stderr=True)

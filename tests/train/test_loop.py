@@ -76,7 +76,7 @@ def what_remains(path: Path) -> dict[str, bytes]:
 
 def clockless(path: Path) -> dict:
     result = json.loads((path / "result.json").read_text())
-    timed = ("wall_seconds", "cpu_seconds", "steps_per_second", "peak_memory_bytes")
+    timed = ("training_seconds", "wall_seconds", "cpu_seconds", "steps_per_second", "peak_memory_bytes")
     return {name: value for name, value in result.items() if name not in timed}
 
 

@@ -85,4 +85,9 @@ class Task(ABC):
         """Trivial predictors fitted to the training data: name → split → scores on the final evaluation."""
 
 
+def in_words(scores: Scores) -> str:
+    """Scores as a person reads them."""
+    return "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+
+
 PRESETS = ("tiny", "small", "paper")

@@ -9,36 +9,33 @@ import math
 import os
 import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from elmnet import budget
 from elmnet.errors import CheckpointError, DivergedError, ElmnetError, RunError
 from elmnet.files import recover_directory, replace_directory, write_atomic
 from elmnet.network import ELMNetwork, NetworkState
-from elmnet.ops import LayerState
-from elmnet.tasks import Batch, Scores, Split, Task, open_task
+from elmnet.tasks import Batch, Scores, Split, Task, in_words, open_task
 from elmnet.train.checkpoint import (
     Checkpoint,
     list_checkpoints,
     load_checkpoint,
+    pack,
     save_checkpoint,
     set_aside,
     sweep,
+    unpack,
 )
 from elmnet.train.config import RunConfig
 from elmnet.train.evaluate import evaluate
 from elmnet.train.objective import cross_entropy, learning_rate, monitored, penalty, resets
 from elmnet.train.progress import Reporter
 from elmnet.train.run import MetricsLog, RunDirectory
+from elmnet.train.signals import StopRequested, StopSignals
 
 _OPTIMIZERS = {"adam": torch.optim.Adam, "adamax": torch.optim.Adamax}
 
@@ -49,10 +46,6 @@ class Interrupted(Exception):
     def __init__(self, number: int, checkpoint: Path) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}; saved {checkpoint}")
         self.number = number
-
-
-class _StopRequested(Exception):
-    """Raised at a safe point after a signal."""
 
 
 def start(
@@ -120,9 +113,9 @@ class Trainer:
         self.evaluated = 0  # the step after which the last validation ran
         self.best: dict[str, Any] | None = None  # {"step", scores of that validation}
         self._window: dict[str, float] = {}  # sums since the last logged step
-        self._seconds = 0.0  # training time before this process
-        self._cpu_seconds = 0.0
-        self._signal: int | None = None
+        self._training_seconds = 0.0  # spent in training steps alone
+        self._earlier = {"wall_seconds": 0.0, "cpu_seconds": 0.0}  # spent by processes before this one
+        self._stop = StopSignals()
         self._log: MetricsLog | None = None
         self._board: Any = None
 
@@ -137,7 +130,7 @@ class Trainer:
             if self._writer is not None:
                 self._board = self._writer(os.fspath(self.run.path / "tensorboard"), purge_step=self.step)
             self._describe()
-            with self._signals():
+            with self._stop:
                 return self._run()
         finally:
             for file in (self._log, self._board):
@@ -155,15 +148,17 @@ class Trainer:
                         self._save()
                     if self.step >= settings.steps:
                         break
+                    started = time.monotonic()
                     self._train_step()
+                    self._training_seconds += time.monotonic() - started
                     if time.monotonic() - self._saved > 60 * settings.checkpoint_minutes:
                         self._save()
-                    self._stop_if_asked()
+                    self._stop.check()
             return self._finish()
-        except _StopRequested:
-            assert self._signal is not None
+        except StopRequested:
+            assert self._stop.number is not None
             self.reporter.note("stopping: saving first")
-            raise Interrupted(self._signal, self._save()) from None
+            raise Interrupted(self._stop.number, self._save()) from None
 
     def _train_step(self) -> None:
         settings, task = self.config.training, self.task
@@ -226,7 +221,7 @@ class Trainer:
             replace_directory(self.run.best, self.network.save_pretrained)
         self.evaluated = self.step
         self._write({"event": "valid", "step": self.step, **scores, "best": better})
-        self.reporter.note(f"step {self.step}: validation {_words(scores)}{'  (best)' if better else ''}")
+        self.reporter.note(f"step {self.step}: validation {in_words(scores)}{'  (best)' if better else ''}")
 
     def _better(self, new: Scores, old: dict[str, Any]) -> bool:
         metric = self.task.metric
@@ -238,7 +233,7 @@ class Trainer:
 
             def after_batch() -> None:
                 advance()
-                self._stop_if_asked()
+                self._stop.check()
 
             return evaluate(network or self.network, self.task, split, whole=whole, advance=after_batch)
 
@@ -249,7 +244,6 @@ class Trainer:
         splits: tuple[Split, ...] = ("valid", "test")
         final = {split: self._evaluate(split, whole=True, network=best) for split in splits}
         price, peak = budget.cost(self.config.model), _peak_memory()
-        seconds = self._seconds + time.monotonic() - self._started
         result = {
             "task": self.task.name,
             "data": self.task.data_name,
@@ -263,39 +257,38 @@ class Trainer:
             "complexity": price.complexity,
             "connectivity": price.connectivity,
             "flops_per_step": price.flops,
-            "wall_seconds": round(seconds, 1),
-            "cpu_seconds": round(self._cpu_seconds + time.process_time() - self._cpu_started, 1),
-            "steps_per_second": round(self.step / seconds, 3),
+            "training_seconds": round(self._training_seconds, 1),
+            "wall_seconds": round(self._wall_seconds(), 1),
+            "cpu_seconds": round(self._cpu_seconds(), 1),
+            "steps_per_second": round(self.step / self._training_seconds, 3),
             "peak_memory_bytes": peak,
         }
         write_atomic(self.run.result_file, json.dumps(result, indent=2) + "\n")
         return result
 
-    # --- saving and restoring -----------------------------------------------------------------------------------
-
     def _save(self) -> Path:
         assert self._log is not None
-        training: dict[str, Tensor] = {"rng.torch": torch.get_rng_state()}
-        if self.network.device.type == "cuda":
-            training["rng.cuda"] = torch.cuda.get_rng_state(self.network.device)
-        for index, values in self.optimizer.state_dict()["state"].items():
-            training.update({f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in values.items()})
-        if self.state is not None:
-            for i, layer in enumerate(self.state.layers):
-                training.update({f"state.{i}.{name}": t for name, t in layer._asdict().items()})
         numbers = {
             "step": self.step,
             "evaluated": self.evaluated,
             "best": self.best,
             "window": self._window,
             "metrics_bytes": self._log.sync(),
-            "seconds": self._seconds + time.monotonic() - self._started,
-            "cpu_seconds": self._cpu_seconds + time.process_time() - self._cpu_started,
+            "training_seconds": self._training_seconds,
+            "wall_seconds": self._wall_seconds(),
+            "cpu_seconds": self._cpu_seconds(),
         }
+        training = pack(self.network, self.optimizer, self.state)
         checkpoint = Checkpoint(self.network.state_dict(), training, numbers)
         path = save_checkpoint(self.run.checkpoints, self.step, checkpoint, keep=self.config.training.keep)
         self._saved = time.monotonic()
         return path
+
+    def _wall_seconds(self) -> float:
+        return self._earlier["wall_seconds"] + time.monotonic() - self._started
+
+    def _cpu_seconds(self) -> float:
+        return self._earlier["cpu_seconds"] + time.process_time() - self._cpu_started
 
     def _restore(self) -> int:
         """Load the newest undamaged checkpoint; returns how much of metrics.jsonl belongs to it."""
@@ -314,52 +307,14 @@ class Trainer:
         return 0
 
     def _load(self, checkpoint: Checkpoint) -> int:
+        numbers = checkpoint.numbers
         self.network.load_state_dict(checkpoint.model)
-        training, numbers = checkpoint.training, checkpoint.numbers
-        states: dict[int, dict[str, Tensor]] = {}
-        layers: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in training.items():
-            kind, _, rest = key.partition(".")
-            index, _, name = rest.partition(".")
-            if kind == "optimizer":
-                states.setdefault(int(index), {})[name] = tensor
-            elif kind == "state":
-                layers.setdefault(int(index), {})[name] = tensor.to(self.network.device)
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": states, "param_groups": groups})
-        if layers:
-            self.state = NetworkState(tuple(LayerState(**layers[i]) for i in range(len(layers))))
-        torch.set_rng_state(training["rng.torch"])
-        if "rng.cuda" in training:
-            torch.cuda.set_rng_state(training["rng.cuda"], self.network.device)
+        self.state = unpack(checkpoint.training, self.network, self.optimizer)
         self.step, self.evaluated = numbers["step"], numbers["evaluated"]
         self.best, self._window = numbers["best"], numbers["window"]
-        self._seconds, self._cpu_seconds = numbers["seconds"], numbers["cpu_seconds"]
+        self._training_seconds = numbers["training_seconds"]
+        self._earlier = {name: numbers[name] for name in self._earlier}
         return int(numbers["metrics_bytes"])
-
-    # --- signals and reports ------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Turn the first SIGINT or SIGTERM into a request to stop; the second one acts at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield  # signals cannot be caught outside the main thread
-            return
-
-        def ask(number: int, frame: FrameType | None) -> None:
-            self._signal = number  # all else waits for a safe point; a second signal acts as it always did
-            signal.signal(number, old[number])
-
-        old: dict[int, Any] = {int(n): signal.signal(n, ask) for n in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
-
-    def _stop_if_asked(self) -> None:
-        if self._signal is not None:
-            raise _StopRequested
 
     def _describe(self) -> None:
         price = budget.cost(self.config.model)
@@ -399,10 +354,6 @@ def _summary_writer() -> Any:
     except ImportError as error:
         raise RunError("TensorBoard is not installed; pip install 'elmnet[tensorboard]'") from error
     return SummaryWriter
-
-
-def _words(scores: Scores) -> str:
-    return "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
 
 
 def _peak_memory() -> int | None:

@@ -1,0 +1,70 @@
+"""What the command line prints: results as rich tables and lines."""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from elmnet.verify import Check
+
+
+def scores(result: Mapping[str, Any]) -> Table:
+    """A run's final scores beside the baselines, in the scores they share."""
+    baselines = result["baselines"]
+    shared = [name for name in result["test"] if all(name in row["test"] for row in baselines.values())]
+    columns = list(product(("valid", "test"), shared))
+    table = _table(f"{result['task']} on {result['data']}", "", *(f"{split} {name}" for split, name in columns))
+    for name, row in {f"ELM network, P {result['parameters']:,}": result, **baselines}.items():
+        table.add_row(name, *(f"{row[split][score]:.4f}" for split, score in columns))
+    return table
+
+
+def cost(result: Mapping[str, Any]) -> str:
+    """What a run took, in a line."""
+    peak = result["peak_memory_bytes"]
+    memory = "" if peak is None else f", peak memory {peak / 2**20:.0f} MiB"
+    return (
+        f"{result['steps']} steps in {result['wall_seconds']:.0f} s with all evaluations, "
+        f"best at {result['best_step']}; {result['steps_per_second']:.2f} training steps/s{memory}"
+    )
+
+
+def numbers(title: str, rows: Sequence[Mapping[str, int]]) -> Table:
+    """Whole numbers, a column for every key."""
+    table = _table(title, *rows[0])
+    for row in rows:
+        table.add_row(*(f"{number:,}" for number in row.values()))
+    return table
+
+
+def checks(title: str, double: Sequence["Check"], single: Sequence["Check"]) -> Table:
+    """Every relative error of a verification in float64 and float32."""
+    table = _table(title, "relative error of", "float64", "tolerance", "float32", "tolerance")
+    for pair in zip(double, single, strict=True):
+        cells = []
+        for check in pair:
+            colour, word = ("green", "") if check.passed else ("bold red", " FAILED")
+            cells += [f"[{colour}]{check.error:.1e}{word}[/]", f"{check.tolerance:.0e}"]
+        table.add_row(pair[0].name, *cells)
+    return table
+
+
+def checks_in_a_line(title: str, double: Sequence["Check"], single: Sequence["Check"]) -> str:
+    """The worst error of each dtype, measured by its tolerance."""
+    good = all(check.passed for check in (*double, *single))
+    words = []
+    for kind, row in (("float64", double), ("float32", single)):
+        worst = max(row, key=lambda check: check.error / (check.tolerance or 1e-300))
+        words.append(f"{kind}: {worst.error:.1e} ({worst.name})")
+    return f"{'ok    ' if good else 'FAILED'} {title}: {'  '.join(words)}"
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    for column in columns:
+        words = column in ("", "relative error of")
+        table.add_column(column, justify="left" if words else "right", no_wrap=True)
+    return table

@@ -1,0 +1,39 @@
+"""Stopping politely: the first SIGINT or SIGTERM asks, the second one acts as it always did."""
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+
+class StopRequested(Exception):
+    """Raised at a safe point after a signal."""
+
+
+class StopSignals:
+    """A context in which SIGINT and SIGTERM only set `number`; `check` then raises at a safe point.
+
+    Signals can be caught in the main thread alone; elsewhere this does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._old: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is threading.main_thread():
+            self._old = {int(n): signal.signal(n, self._ask) for n in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.number = number  # nothing else here: a handler must not print or save
+        signal.signal(number, self._old[number])
+
+    def check(self) -> None:
+        """Raise StopRequested if a signal has come."""
+        if self.number is not None:
+            raise StopRequested

@@ -1,0 +1,35 @@
+import os
+import signal
+import threading
+
+import pytest
+
+from elmnet.train.signals import StopRequested, StopSignals
+
+
+def test_the_first_signal_asks_and_the_second_acts():
+    before = signal.getsignal(signal.SIGINT)
+    with StopSignals() as stop:
+        stop.check()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.number == signal.SIGINT
+        with pytest.raises(StopRequested):
+            stop.check()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            signal.pause()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_outside_the_main_thread_nothing_is_caught():
+    before = signal.getsignal(signal.SIGTERM)
+    seen = []
+
+    def work():
+        with StopSignals() as stop:
+            seen.append((signal.getsignal(signal.SIGTERM), stop.number))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [(before, None)]
