@@ -67,10 +67,8 @@ class Neurons(nn.Module):
     def effective(self) -> Weights:
         """The weights of the equations, differentiable in every parameter."""
         rate, ratio = self.config.dt / self.timescales(), self.config.timescale_ratio
-        absorbed = ratio * rate if self.config.lambda_as_timescale_ratio else rate
-        gain = -torch.expm1(-absorbed)
-        if not self.config.lambda_as_timescale_ratio:
-            gain = ratio * gain
+        as_ratio = self.config.lambda_as_timescale_ratio
+        gain = -torch.expm1(-ratio * rate) if as_ratio else -ratio * torch.expm1(-rate)
         return Weights(
             synapse=F.relu(self.w_s) if self.config.nonnegative_synapses else self.w_s,
             mlp=tuple((affine.weight, affine.bias) for affine in cast(list[Affine], self.mlp)),

@@ -104,3 +104,12 @@ def test_baselines_by_counting():
     scores = task(cycle).baselines()
     assert scores["unigram"]["test"]["bpc"] == pytest.approx(1.5, abs=0.01)
     assert scores["order-2 context"]["test"]["bpc"] < 0.01  # two symbols say which comes next
+
+
+def test_baselines_do_not_depend_on_the_block_size(monkeypatch):
+    whole = task().baselines()
+    monkeypatch.setattr("elmnet.tasks.enwik8._BLOCK", 777)
+    pieces = task().baselines()
+    for name, splits in whole.items():
+        for part, scores in splits.items():
+            assert pieces[name][part]["bpc"] == pytest.approx(scores["bpc"], rel=1e-12)

@@ -7,11 +7,11 @@ from elmnet.data.spikes import load_spike_corpus
 from elmnet.data.text import Vocabulary, load_corpus
 from elmnet.errors import ConfigError, DataError
 from elmnet.strict import Config
-from elmnet.tasks.base import PRESETS, SPLITS, Batch, Scores, Split, Task, in_words
+from elmnet.tasks.base import PRESETS, Batch, Scores, Split, Task, in_words
 from elmnet.tasks.enwik8 import Enwik8, TextOptions
 from elmnet.tasks.shd import SHD, SHDAdding, SpikeOptions
 
-__all__ = ["PRESETS", "SPLITS", "TASKS", "Batch", "Scores", "Split", "Task", "find_task", "in_words", "open_task"]
+__all__ = ["PRESETS", "TASKS", "Batch", "Scores", "Split", "Task", "find_task", "in_words", "open_task"]
 
 TASKS: dict[str, type[Task]] = {task.name: task for task in (Enwik8, SHDAdding, SHD)}
 
