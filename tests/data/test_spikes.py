@@ -32,6 +32,25 @@ def test_dense_counts_each_bin_once_and_drops_late_spikes(tmp_path):
     ]
 
 
+def test_moved_recordings_lose_what_leaves_the_grid(tmp_path):
+    path = write_spikes(
+        tmp_path / "a.h5",
+        count=1,
+        **{
+            "spikes/times": [np.array([0.05, 0.55, 0.95])],
+            "spikes/units": [np.array([0, 350, 699], dtype=np.uint16)],
+            "labels": np.array([0]),
+            "extra/speaker": None,
+        },
+    )
+    data = spikes.load_spikes(path)
+    where = lambda **moved: np.argwhere(data.dense(np.array([0]), 0.1, 10, **moved)[0]).tolist()  # noqa: E731
+    assert where() == [[0, 0], [5, 350], [9, 699]]
+    assert where(delays=np.array([0.1])) == [[1, 0], [6, 350]]
+    assert where(delays=np.array([-0.1]), shifts=np.array([-1])) == [[4, 349], [8, 698]]
+    assert where(shifts=np.array([2])) == [[0, 2], [5, 352]]
+
+
 def test_absurdly_late_spikes_are_dropped(tmp_path):
     path = write_spikes(
         tmp_path / "a.h5",

@@ -30,6 +30,18 @@ def test_a_sum_is_two_digits_in_a_row(corpus):
     assert batch.fresh
 
 
+def test_jitter_moves_training_digits_and_nothing_else(corpus):
+    still, moved = (SHDAdding(options(jitter_ms=ms, jitter_channels=c), corpus) for ms, c in ((0, 0), (60, 5)))
+    a, b = still.training_batch(4), moved.training_batch(4)
+    assert a.y.tolist() == b.y.tolist()
+    assert not torch.equal(a.x, b.x)
+    assert torch.equal(b.x, moved.training_batch(4).x)
+    for x, y in zip(
+        still.evaluation_batches("valid", whole=True), moved.evaluation_batches("valid", whole=True), strict=True
+    ):
+        assert torch.equal(x.x, y.x)
+
+
 def test_batches_depend_on_seed_and_index_alone(corpus):
     a, b, c = (SHDAdding(options(), corpus, seed=seed) for seed in (1, 1, 2))
     later = [a.training_batch(i) for i in (7, 2)]

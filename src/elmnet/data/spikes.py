@@ -55,14 +55,35 @@ class SpikeData:
             sha256=self.sha256 + other.sha256,
         )
 
-    def dense(self, recordings: NDArray[np.int64], bin_seconds: float, bins: int) -> NDArray[np.bool_]:
-        """(len(recordings), bins, CHANNELS): whether a channel spiked in a bin; later spikes are dropped."""
+    def dense(
+        self,
+        recordings: NDArray[np.int64],
+        bin_seconds: float,
+        bins: int,
+        *,
+        delays: NDArray[np.float64] | None = None,
+        shifts: NDArray[np.int64] | None = None,
+    ) -> NDArray[np.bool_]:
+        """(len(recordings), bins, CHANNELS): whether a channel spiked in a bin; spikes outside are dropped.
+
+        Args:
+            recordings: which, by index.
+            bin_seconds: length of a bin.
+            bins: how many.
+            delays: seconds by which each recording comes later (or earlier, if negative).
+            shifts: channels by which each recording is moved.
+        """
         grid = np.zeros((len(recordings), bins, CHANNELS), dtype=bool)
         for row, i in enumerate(recordings):
             chosen = slice(self.offsets[i], self.offsets[i + 1])
-            place = np.floor(self.times[chosen].astype(np.float64) / bin_seconds)
-            early = place < bins
-            grid[row, place[early].astype(np.int64), self.units[chosen][early]] = True
+            times, units = self.times[chosen].astype(np.float64), self.units[chosen].astype(np.int64)
+            if delays is not None:
+                times = times + delays[row]
+            if shifts is not None:
+                units = units + shifts[row]
+            place = np.floor(times / bin_seconds)
+            inside = (place >= 0) & (place < bins) & (units >= 0) & (units < CHANNELS)
+            grid[row, place[inside].astype(np.int64), units[inside]] = True
         return grid
 
 

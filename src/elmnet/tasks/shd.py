@@ -34,12 +34,18 @@ class SpikeOptions(Config):
     """Validation batches of shd-adding."""
     test_batches: int = 2000
     """Test batches of shd-adding."""
+    jitter_ms: float = 0.0
+    """Augmentation: each training digit is moved in time by up to this much, either way."""
+    jitter_channels: int = 0
+    """Augmentation: each training digit is moved by up to this many channels, either way."""
     held_out_speakers: tuple[int, ...] = ()
     """Speakers kept out of training and validation; the test is then all of their recordings and no others."""
 
     def _check(self) -> None:
         for name in ("bin_ms", "bins", "batch", "valid_batches", "test_batches"):
             self._require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("jitter_ms", "jitter_channels"):
+            self._require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
         self._require(0 < self.valid_fraction < 1, f"valid_fraction must lie in (0, 1), got {self.valid_fraction}")
 
 
@@ -77,7 +83,14 @@ class _SpikeTask(Task):
         return model.replace(inputs=self.inputs, outputs=self.outputs)
 
     def training_batch(self, index: int) -> Batch:
-        return self._batch("train", self._draw_training(index))
+        drawn, o = self._draw_training(index), self.options
+        rng = np.random.default_rng([5, self.seed, index])
+        return self._batch(
+            "train",
+            drawn,
+            delays=rng.uniform(-o.jitter_ms, o.jitter_ms, drawn.size) / 1000,
+            shifts=rng.integers(-o.jitter_channels, o.jitter_channels, drawn.size, endpoint=True),
+        )
 
     def evaluation_batches(self, split: Split, *, whole: bool) -> Iterator[Batch]:
         for index in range(self.count_batches(split, whole=whole)):
@@ -122,9 +135,9 @@ class _SpikeTask(Task):
         labels: Indices = data.labels[pool[drawn]]
         return labels
 
-    def _batch(self, split: Split, drawn: Indices) -> Batch:
+    def _batch(self, split: Split, drawn: Indices, **moved: Any) -> Batch:
         data, pool = self.pools[split]
-        digits = data.dense(pool[drawn].flatten(), self.options.bin_ms / 1000, self.options.bins)
+        digits = data.dense(pool[drawn].flatten(), self.options.bin_ms / 1000, self.options.bins, **moved)
         x = digits.reshape(len(drawn), self.DIGITS * self.options.bins, CHANNELS)
         return Batch(torch.from_numpy(x), torch.from_numpy(self._targets(split, drawn)), fresh=True)
 
