@@ -259,19 +259,21 @@ _TRAINING = {
     "mlp_penalty": 0.002,
     "activity_penalty": 0.2,
 }
-_COARSE = _PAPER.replace(  # 20 ms bins: timescales up to 1 s again; with few samples, recurrent dropout hides the task
-    layers=tuple(layer.replace(recurrent_dropout=0.0) for layer in _PAPER.layers)
-).with_hidden(tau_max=50.0)
+_COARSE = _PAPER.replace(  # 20 ms bins: timescales up to 1 s again; jitter serves small data better than dropout
+    layers=tuple(layer.replace(input_dropout=0.0, recurrent_dropout=0.0) for layer in _PAPER.layers)
+).with_hidden(tau_max=50.0, branches=20, synapses=8)
+_COARSE_OPTIONS = {"bin_ms": 20.0, "bins": 25, "jitter_ms": 40.0, "jitter_channels": 25}
+_COARSE_TRAINING = {**_TRAINING, "optimizer": "adam", "warmup": 100}
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"model": _PAPER, "options": {}, "training": {**_TRAINING, "steps": 140_000, "eval_every": 2000}},
     "small": {
-        "model": _COARSE.with_hidden(units=96, memory=8, branches=20, synapses=8),
-        "options": {"bin_ms": 20.0, "bins": 25, "batch": 32, "valid_batches": 32, "test_batches": 63},
-        "training": {**_TRAINING, "optimizer": "adam", "steps": 5000, "warmup": 100, "eval_every": 500},
+        "model": _COARSE.with_hidden(units=64, memory=6),
+        "options": {**_COARSE_OPTIONS, "batch": 32, "valid_batches": 32, "test_batches": 63},
+        "training": {**_COARSE_TRAINING, "steps": 6000, "eval_every": 500},
     },
     "tiny": {
-        "model": _COARSE.with_hidden(units=24, memory=3, branches=10, synapses=10),
-        "options": {"bin_ms": 20.0, "bins": 30, "batch": 16, "valid_batches": 8, "test_batches": 16},
-        "training": {**_TRAINING, "optimizer": "adam", "steps": 400, "warmup": 40, "eval_every": 100},
+        "model": _COARSE.with_hidden(units=24, memory=4),
+        "options": {**_COARSE_OPTIONS, "batch": 16, "valid_batches": 8, "test_batches": 16},
+        "training": {**_COARSE_TRAINING, "steps": 400, "eval_every": 100},
     },
 }
