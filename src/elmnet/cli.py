@@ -110,7 +110,9 @@ def train(
             start = _start(task, preset, config_file)
             changes = {name: value for name, value in (("seed", seed), ("threads", threads)) if value is not None}
             chosen = [*(settings or []), *([] if steps is None else [f"training.steps={steps}"])]
-            config, opened = _fit(amend(start, data=data, settings=chosen, **changes), budget, memory)
+            config = amend(start, data=data, settings=chosen, **changes)
+            reporter.note(f"reading {config.data}")
+            config, opened = _fit(config, budget, memory)
             directory = path or Path("runs") / f"{config.task}-{config.preset}-{datetime.now():%Y%m%d-%H%M%S}"
             reporter.note(f"run directory: {directory}")
             result = loop.start(config, directory, opened, reporter=reporter, tensorboard=tensorboard)
