@@ -71,7 +71,7 @@ def train(
     memory: Annotated[int | None, typer.Option(help="d_m, memory units per neuron")] = None,
     steps: Annotated[int | None, typer.Option(help="training steps")] = None,
     seed: Annotated[int | None, typer.Option(help="of weights, wiring, batches, dropout; default 0")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; default: all")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; default 1, best for small networks")] = None,
     path: Annotated[Path | None, typer.Option("--out", help="run directory; default: runs/TASK-PRESET-TIME")] = None,
     resume: Annotated[Path | None, typer.Option(help="continue this run exactly", metavar="DIR")] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="write TensorBoard events, too")] = False,

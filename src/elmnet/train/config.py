@@ -71,8 +71,9 @@ class RunConfig(Config):
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
     device: str = "cpu"
     backend: str = "auto"
-    threads: int
-    """CPU threads; results are equal bit by bit only for equal numbers of threads."""
+    threads: int = 1
+    """CPU threads. Results are equal bit by bit only for equal numbers of threads. The reference backend's many small
+    steps gain little from more, and lose much when another process wants the same cores."""
     model: NetworkConfig
     options: Config
     """Of the task: `TextOptions` or `SpikeOptions`."""
@@ -123,7 +124,6 @@ def compose(
         task=task,
         data=kind.default_data,
         preset=preset,
-        threads=torch.get_num_threads(),
         model=start["model"],
         options=kind.Options.from_dict(start["options"]),
         training=TrainConfig.from_dict(start["training"]),
