@@ -216,6 +216,6 @@ PRESETS: dict[str, dict[str, Any]] = {
             "final_valid_streams": 64,
             "final_test_streams": 64,
         },
-        "training": {**_TRAINING, "steps": 1000, "learning_rate": 1e-2, "eval_every": 200, "reset_steps": 100},
+        "training": {**_TRAINING, "steps": 600, "learning_rate": 1e-2, "eval_every": 200, "reset_steps": 100},
     },
 }
