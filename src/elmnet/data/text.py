@@ -138,14 +138,14 @@ class Vocabulary:
         counts = np.bincount(np.frombuffer(text, np.uint8), minlength=256)
         return cls([int(s) for s in np.lexsort((np.arange(256), -counts)) if counts[s]])
 
-    def check(self, text: bytes, name: str, *, ignore: bytes = b"") -> None:
-        """Refuse text with symbols the vocabulary lacks.
+    def check(self, text: bytes, convention: Convention, name: str) -> None:
+        """Refuse raw text with symbols the vocabulary lacks; `txl` has no need of newlines.
 
         Raises:
             DataError: names the first such byte and its offset.
         """
         known = self._numbers >= 0
-        known[np.frombuffer(ignore, np.uint8)] = True
+        known[ord("\n")] |= convention == "txl"
         unknown = np.flatnonzero(~known[np.frombuffer(text, np.uint8)])
         if len(unknown):
             offset = int(unknown[0])
@@ -160,7 +160,7 @@ class Vocabulary:
         Raises:
             DataError: as `check`; the offset is that in the raw text.
         """
-        self.check(text, name, ignore=b"\n" if convention == "txl" else b"")
+        self.check(text, convention, name)
         return self._numbers[np.frombuffer(prepare(text, convention), np.uint8)].astype(np.uint8)
 
     def decode(self, tokens: Sequence[int]) -> bytes:

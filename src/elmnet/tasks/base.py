@@ -56,9 +56,9 @@ class Task(ABC):
     def facts(self) -> dict[str, Any]:
         """What identifies the data: name, hashes, vocabulary; stored with the run."""
 
-    @abstractmethod
     def fit_model(self, model: NetworkConfig) -> NetworkConfig:
         """The model with the number of inputs and outputs this data needs."""
+        return model.replace(inputs=self.inputs, outputs=self.outputs)
 
     @abstractmethod
     def training_batch(self, index: int) -> Batch:

@@ -61,16 +61,21 @@ class Enwik8(Task):
         self.data_name = f"{corpus.name} ({options.convention})"
         convention = options.convention
         self.vocabulary = Vocabulary.of(prepare(corpus.data, convention)) if vocabulary is None else vocabulary
-        self.vocabulary.check(corpus.data, corpus.name, ignore=b"\n" if convention == "txl" else b"")
         self.inputs = self.outputs = len(self.vocabulary)
         if vocabulary is None:
             self._require_enough_to_train()
+        else:
+            vocabulary.check(corpus.data, convention, corpus.name)
 
     @cached_property
     def parts(self) -> dict[str, Tokens]:
         """The symbols of `train`, `valid` and `test`."""
         pieces = split(self.corpus.data).items()
         return {part: self.vocabulary.encode(text, self.options.convention) for part, text in pieces}
+
+    @cached_property
+    def _whole(self) -> Tokens:
+        return self.vocabulary.encode(self.corpus.data, self.options.convention)
 
     @cached_property
     def _training(self) -> tuple[Tokens, Tokens]:
@@ -96,9 +101,6 @@ class Enwik8(Task):
             "symbols": list(self.vocabulary.symbols),
         }
 
-    def fit_model(self, model: NetworkConfig) -> NetworkConfig:
-        return model.replace(inputs=self.inputs, outputs=self.outputs)
-
     def training_batch(self, index: int) -> Batch:
         chunk = self.options.chunk
         place = index % (self._training[0].shape[1] // chunk)
@@ -118,8 +120,7 @@ class Enwik8(Task):
 
     def _evaluation(self, split: Split, whole: bool) -> tuple[Tokens, Tokens]:
         """Streams of an evaluation; fewer where a text is too short to fill a chunk in each."""
-        text = self.corpus.data
-        tokens = self.vocabulary.encode(text, self.options.convention) if split == "all" else self.parts[split]
+        tokens = self._whole if split == "all" else self.parts[split]
         if len(tokens) < 2:
             raise DataError(f"{self.corpus.name}, {split}: holds {len(tokens)} symbols; at least 2 are needed")
         final = self.options.final_valid_streams if split in ("train", "valid") else self.options.final_test_streams

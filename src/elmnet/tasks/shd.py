@@ -79,9 +79,6 @@ class _SpikeTask(Task):
             "classes": train.classes,
         }
 
-    def fit_model(self, model: NetworkConfig) -> NetworkConfig:
-        return model.replace(inputs=self.inputs, outputs=self.outputs)
-
     def training_batch(self, index: int) -> Batch:
         drawn, o = self._draw_training(index), self.options
         rng = np.random.default_rng([5, self.seed, index])
