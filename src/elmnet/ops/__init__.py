@@ -4,13 +4,15 @@
 chosen automatically when it supports what is asked. `backend="name"` is obeyed or refused in words, never replaced.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
 from elmnet.errors import BackendError
-from elmnet.ops import reference
+from elmnet.ops import cpu, reference
 from elmnet.ops.types import SIGNALS, Dynamics, LayerState, Masks, Recurrence, Signal, Weights
 
 __all__ = [
@@ -28,15 +30,26 @@ __all__ = [
 ]
 
 
+logger = logging.getLogger("elmnet")
+
+
 @dataclass(frozen=True)
 class Backend:
     """One implementation of the recurrence."""
 
     name: str
     run: Recurrence
-    refuses: Callable[[torch.device, torch.dtype, Dynamics], str | None]
-    """Why this backend cannot run on a device, with weights of a dtype and these dynamics; None: it can."""
+    refuses: Callable[[torch.dtype, Dynamics], str | None]
+    """Why this backend cannot run a layer with weights of a dtype and these dynamics; None: it can."""
     about: str
+    devices: tuple[str, ...] = ()
+    """Types of device it runs on; empty: all."""
+
+    def objects(self, device: torch.device, dtype: torch.dtype, dynamics: Dynamics) -> str | None:
+        """Why this backend cannot run a layer that lies on a device; None: it can."""
+        if self.devices and device.type not in self.devices:
+            return f"the weights are on {device}, it runs on {', '.join(self.devices)}"
+        return self.refuses(dtype, dynamics)
 
 
 BACKENDS: dict[str, Backend] = {}
@@ -51,23 +64,37 @@ def register(backend: Backend) -> None:
 
 
 def select(name: str, device: torch.device, dtype: torch.dtype, dynamics: Dynamics) -> Backend:
-    """The backend called `name`, or for "auto" the first that does not refuse.
+    """The backend called `name`, or for "auto" the first that can run this.
+
+    Where "auto" passes over a backend made for the device, the log says so, once for every reason.
 
     Raises:
         BackendError: the name is unknown, or the named backend refuses (its reason is in the message).
     """
     if name == "auto":
-        return next(b for b in BACKENDS.values() if b.refuses(device, dtype, dynamics) is None)
+        for backend in BACKENDS.values():
+            reason = backend.objects(device, dtype, dynamics)
+            if reason is None:
+                return backend
+            if device.type in backend.devices:
+                _passed_over(backend.name, reason)
+        raise BackendError(f"no backend can run weights of {dtype} on {device}")
     if name not in BACKENDS:
         raise BackendError(f"no backend {name!r}; this installation has: {', '.join(BACKENDS)}")
-    reason = BACKENDS[name].refuses(device, dtype, dynamics)
+    reason = BACKENDS[name].objects(device, dtype, dynamics)
     if reason is not None:
         raise BackendError(f"backend {name!r} cannot run this: {reason}; use backend='auto'")
     return BACKENDS[name]
 
 
-def _refuses_integers(device: torch.device, dtype: torch.dtype, dynamics: Dynamics) -> str | None:
+@lru_cache
+def _passed_over(name: str, reason: str) -> None:
+    logger.warning("elmnet: backend %r is not used: %s", name, reason)
+
+
+def _refuses_integers(dtype: torch.dtype, dynamics: Dynamics) -> str | None:
     return None if dtype.is_floating_point else f"weights are {dtype}, not floating point"
 
 
 register(Backend("reference", reference.recurrence, _refuses_integers, "plain torch, any device, the definition"))
+register(Backend("cpu", cpu.recurrence, cpu.refuses, "compiled, vectorised, threaded", devices=("cpu",)))

@@ -76,6 +76,7 @@ class Dynamics:
     branch_decay: float | None  # κ_b
     highpass_decay: float | None  # κ_r
     input_scale: float
+    mlp_layers: int  # hidden layers of the neurons' MLP
     mlp_activation: MlpActivation
     activation: OutputActivation
     surrogate_gain: float
@@ -91,6 +92,7 @@ class Dynamics:
             branch_decay=decay(neuron.tau_branch),
             highpass_decay=decay(neuron.tau_highpass),
             input_scale=neuron.input_scale,
+            mlp_layers=neuron.hidden_layers,
             mlp_activation=neuron.mlp_activation,
             activation=neuron.activation,
             surrogate_gain=neuron.surrogate_gain,

@@ -1,0 +1,72 @@
+"""The `cpu` backend: the whole recurrence and its gradient as compiled, vectorised, threaded code."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from elmnet.ops.cpu import operator
+from elmnet.ops.cpu.library import LIBRARY, Library
+from elmnet.ops.types import NO_MASKS, Dynamics, LayerState, Masks, Signal, Weights
+
+__all__ = ["recurrence", "refuses"]
+
+
+def refuses(dtype: torch.dtype, dynamics: Dynamics) -> str | None:
+    """Why this backend cannot run such a layer; None: it can."""
+    if not isinstance(LIBRARY, Library):
+        return LIBRARY
+    if dtype not in (torch.float32, torch.float64):
+        return f"weights are {dtype}, it computes in float32 and float64"
+    if dynamics.mlp_layers > 1:
+        return f"the neurons' MLP has {dynamics.mlp_layers} hidden layers, it has kernels for 0 and 1"
+    return None
+
+
+def recurrence(
+    x: Tensor,
+    state: LayerState,
+    connectome: Tensor,
+    weights: Weights,
+    dynamics: Dynamics,
+    masks: Masks = NO_MASKS,
+    lengths: Tensor | None = None,
+    monitor: tuple[Signal, ...] = (),
+) -> tuple[Tensor, LayerState, Mapping[Signal, Tensor]]:
+    """Shapes and meaning as in `elmnet.ops.Recurrence`."""
+    dtype = weights.synapse.dtype
+    *hidden, (weight2, bias2) = weights.mlp
+    weight1, bias1 = hidden[0] if hidden else (None, None)
+    tensors = operator.Inputs(
+        x.to(dtype),
+        *(tensor.to(dtype) for tensor in state),
+        *(weights.synapse, weight1, bias1, weight2, bias2, weights.readout, weights.bias),
+        *(weights.decay.to(dtype), weights.gain.to(dtype)),
+        *(masks.input, masks.recurrent, masks.synapse, masks.memory, connectome, lengths),
+    )
+    keep = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    out, memory, branch, highpass, activity, _, *seen = torch.ops.elmnet.cpu_recurrence(
+        *tensors,
+        dynamics.branch_decay,
+        dynamics.highpass_decay,
+        dynamics.input_scale,
+        dynamics.surrogate_gain,
+        dynamics.mlp_activation,
+        dynamics.activation,
+        " ".join(name for name in operator.SEEN if name in monitor),
+        keep,
+    )
+    copies = dict(zip(operator.SEEN, seen, strict=True))
+    signals: dict[Signal, Tensor] = {
+        name: out if name == "activity" else _per_sequence(copies[name], len(x), lengths) for name in monitor
+    }
+    return out, LayerState(memory, branch, highpass, activity), signals
+
+
+def _per_sequence(copy: Tensor, batch: int, lengths: Tensor | None) -> Tensor:
+    """(T, N, tiles, rows, lanes) → (B, T, N, rows), zero past a sequence's length."""
+    signal = copy.permute(2, 4, 0, 1, 3).flatten(0, 1)[:batch]
+    if lengths is None:
+        return signal
+    steps = torch.arange(signal.shape[1], device=signal.device)
+    return signal.masked_fill((steps >= lengths.unsqueeze(1))[:, :, None, None], 0)

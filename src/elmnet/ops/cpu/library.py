@@ -1,0 +1,155 @@
+"""The compiled kernels: which instruction set fits this machine, how they are called, the memory they work in."""
+
+import ctypes
+import math
+import mmap
+import os
+import threading
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+INSTRUCTION_SETS = ("avx512", "avx2", "plain")
+"""Best first; `plain` is what every machine of its kind has (SSE2 on x86-64, NEON on ARM)."""
+
+_INTEGERS = """batch steps inputs units branches synapses memory hidden outputs begin end threads lanes block
+    mlp_activation activation filtered highpassed keep""".split()
+_NUMBERS = "branch_decay highpass_decay input_scale surrogate_gain".split()
+_POINTERS = """x memory0 branch0 highpass0 activity0 connectome synapse weight1 bias1 weight2 bias2 readout bias decay
+    gain mask_input mask_recurrent mask_synapse mask_memory last
+    out memory1 branch1 highpass1 activity1 memory2 branch2 highpass2 activity2 see_branch see_mlp see_memory
+    see_readout tape
+    grad_out grad_memory1 grad_branch1 grad_highpass1 grad_activity1 grad_branch grad_mlp grad_memory grad_readout
+    carry grad_x grad_memory0 grad_branch0 grad_highpass0 grad_activity0 grad_synapse grad_weight1 grad_bias1
+    grad_weight2 grad_bias2 grad_readout_weight grad_bias grad_decay grad_gain
+    workspace""".split()
+
+
+class Call(ctypes.Structure):
+    """kernels/call.h, field by field. Pointers are given as tensors; None and empty tensors are null."""
+
+    _fields_ = [  # noqa: RUF012
+        *((name, ctypes.c_int64) for name in _INTEGERS),
+        *((name, ctypes.c_double) for name in _NUMBERS),
+        *((name, ctypes.c_void_p) for name in _POINTERS),
+    ]
+
+    def set(self, **values: Any) -> None:
+        """Assign fields."""
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                value = value.data_ptr() if value.numel() else None
+            setattr(self, name, value)
+
+
+class Library:
+    """The kernels compiled for one instruction set."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.name = name
+        self._library = ctypes.CDLL(str(path))
+        for function in ("forward", "backward", "forward_bytes", "backward_bytes", "carry_bytes"):
+            getattr(self._library, f"elm_{function}").argtypes = [ctypes.POINTER(Call), ctypes.c_int64]
+            getattr(self._library, f"elm_{function}").restype = ctypes.c_int64
+        self._library.elm_machine_has.argtypes = [ctypes.c_char_p]
+        if self._library.elm_call_bytes() != ctypes.sizeof(Call):
+            raise OSError(f"{path} was built from other sources than this Python code; install elmnet again")
+
+    def machine_has(self, instruction_set: str) -> bool:
+        """Whether this machine can run code compiled for an instruction set."""
+        return bool(self._library.elm_machine_has(instruction_set.encode()))
+
+    def ask(self, function: str, call: Call, dtype: torch.dtype) -> int:
+        """Call `forward_bytes`, `backward_bytes` or `carry_bytes`."""
+        answer = int(getattr(self._library, f"elm_{function}")(call, dtype.itemsize))
+        if answer < 0:
+            raise AssertionError(f"no kernel for {call.lanes} lanes of {dtype}")
+        return answer
+
+    def run(self, function: str, call: Call, dtype: torch.dtype) -> None:
+        """Call `forward` or `backward`; other Python threads go on meanwhile."""
+        workspace = MEMORY.take(self.ask(f"{function}_bytes", call, dtype) // dtype.itemsize, dtype)
+        call.set(workspace=workspace)
+        self.ask(function, call, dtype)
+
+
+class Memory:
+    """Large pieces of memory, used again and again: fresh pages cost as much as the arithmetic done in them.
+
+    A piece is lent as a tensor and comes back by itself when the tensor and its views are gone. At most `keep` bytes
+    lie idle. Lent memory is not cleared; with `poison` it is filled with NaN, which tests use to find reads of what
+    nobody wrote.
+    """
+
+    def __init__(self, keep: int = 2**31) -> None:
+        self.keep = keep
+        self.poison = False
+        self._idle: list[mmap.mmap] = []
+        self._lock = threading.RLock()  # a finaliser may run inside `take`
+
+    def take(self, count: int, dtype: torch.dtype) -> Tensor:
+        """An uninitialised tensor (count,)."""
+        size = max(count * dtype.itemsize, 1)
+        piece = self._reuse(size) or self._map(size)
+        array = np.frombuffer(piece, dtype=str(dtype).removeprefix("torch."), count=count)
+        weakref.finalize(array, self._give_back, piece).atexit = False
+        tensor = torch.from_numpy(array)
+        return tensor.fill_(math.nan) if self.poison else tensor
+
+    def _reuse(self, size: int) -> mmap.mmap | None:
+        with self._lock:
+            fits = [piece for piece in self._idle if size <= len(piece) <= 2 * size + 2**21]
+            if not fits:
+                return None
+            best = min(fits, key=len)
+            self._idle = [piece for piece in self._idle if piece is not best]
+            return best
+
+    @staticmethod
+    def _map(size: int) -> mmap.mmap:
+        huge = 2**21
+        piece = mmap.mmap(-1, size if size < huge else -(-size // huge) * huge)
+        if size >= huge and hasattr(mmap, "MADV_HUGEPAGE"):
+            try:
+                piece.madvise(mmap.MADV_HUGEPAGE)
+            except OSError:  # a kernel without huge pages
+                pass
+        return piece
+
+    def _give_back(self, piece: mmap.mmap) -> None:
+        with self._lock:
+            self._idle.append(piece)
+            while self._idle and sum(map(len, self._idle)) > self.keep:
+                self._idle.pop(0)
+
+
+MEMORY = Memory()
+
+
+def _load() -> Library | str:
+    """The best library this machine can run (or $ELMNET_INSTRUCTION_SET), or why there is none."""
+    folder = Path(__file__).parent
+    try:
+        plain = Library(folder / "kernels_plain.so", "plain")
+        wanted = os.environ.get("ELMNET_INSTRUCTION_SET")
+        if wanted is not None and wanted not in INSTRUCTION_SETS:
+            return f"ELMNET_INSTRUCTION_SET must be one of {', '.join(INSTRUCTION_SETS)}, got {wanted!r}"
+        for name in INSTRUCTION_SETS:
+            path = folder / f"kernels_{name}.so"
+            if wanted in (None, name) and path.exists() and plain.machine_has(name):
+                return Library(path, name)
+        return f"this machine has no {wanted} instructions"
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        if (folder / "kernels_plain.so").exists():
+            return f"its compiled kernels cannot be loaded ({error})"
+    return "its kernels were not compiled when elmnet was installed (a C++ compiler was missing or failed)"
+
+
+LIBRARY: Library | str = _load()
+"""The kernels in use, or in words why there are none."""
