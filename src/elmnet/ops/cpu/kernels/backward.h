@@ -456,13 +456,9 @@ template <class R, int L> struct Backward : Layer<R, L> {
             for (int64_t p = 1; p < team.size; p++) sum = sum + Wide<R>::load(grad_x + p * n_in * pitch + i);
             sum.store(grad_x + i);
         }
-        for (int64_t b = 0; b < B; b++)
-            for (int64_t t = t0; t < t1; t++) {
-                const R *from = grad_x + ((b / L) * c.block + t - t0) * L + b % L;
-                R *to = (R *)c.grad_x + (b * T + t) * n_in;
-                for (int64_t i = channels.begin; i < channels.end; i++)
-                    to[i] = from[i * pitch] * (mask ? mask[b * n_in + i] : R(1));
-            }
+        for (int64_t q = 0; q < Q; q++)
+            for (int64_t t = t0; t < t1; t++)
+                this->from_lanes((R *)c.grad_x, n_in, channels, mask, q, t, grad_x + (q * c.block + t - t0) * L, pitch);
         team.wait(); // before members clear their streams again
     }
 

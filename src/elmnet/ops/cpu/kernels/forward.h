@@ -9,8 +9,9 @@ template <class R, int L> struct Forward : Layer<R, L> {
     using Base::c, Base::rows, Base::fan, Base::quad, Base::quads, Base::slots, Base::W, Base::pitch;
 
     R *stream[2];                // input channels of a block, (n_in, pitch); two, so that one barrier does
-    R *table[2];                 // what synapses read at a step and at the next, (Q, n_in + S + 1, L); the last: 0
-    const int64_t channels;      // n_in + S + 1
+    R *said[2];                  // the layer's activity, masked, after even and odd steps, (Q, S, L)
+    R *heard;                    // each member's copy of what synapses read at a step: input, activity, silence
+    const int64_t channels;      // n_in + S + 1, of each tile: (Q, channels, L)
     R *memory, *branch, *highpass; // (N, Q, rows, L)
     R *local;                    // each member's own: a record, or a block of them; d_mlp rows
     const int64_t local_rows;
@@ -19,7 +20,8 @@ template <class R, int L> struct Forward : Layer<R, L> {
     Forward(const Call &call, Arena &arena, Team &team)
         : Base(call, arena, true), channels(n_in + S + 1), local_rows(c.block * rows + H + 1), team(team) {
         for (auto &s : stream) s = arena.take<R>(n_in * pitch);
-        for (auto &t : table) t = arena.take<R>(Q * channels * L);
+        for (auto &s : said) s = arena.take<R>(Q * S * L);
+        heard = arena.take<R>(c.threads * Q * channels * L);
         memory = arena.take<R>(N * Q * M * L);
         branch = arena.take<R>(c.filtered ? N * Q * D * L : 0);
         highpass = arena.take<R>(c.highpassed ? N * Q * Y * L : 0);
@@ -33,7 +35,6 @@ template <class R, int L> struct Forward : Layer<R, L> {
         R *own = local + member * local_rows * L, *active = own + c.block * rows * L;
         const bool recurrent = this->recurrent.load();
         const Range inputs = share(n_in, team.size, member);
-        if (recurrent) load_input(c.begin, inputs);
         for (int64_t t0 = c.begin, parity = 0; t0 < c.end; t0 += c.block, parity ^= 1) {
             int64_t t1 = t0 + c.block < c.end ? t0 + c.block : c.end;
             if (!recurrent)
@@ -41,14 +42,14 @@ template <class R, int L> struct Forward : Layer<R, L> {
             team.wait();
             if (recurrent) {
                 for (int64_t t = t0; t < t1; t++) {
-                    for (int64_t i = items.begin; i < items.end; i++) step(t, i / Q, i % Q, own, active);
-                    if (t + 1 < c.end) load_input(t + 1, inputs);
+                    listen(t, member);
+                    for (int64_t i = items.begin; i < items.end; i++) step(t, i / Q, i % Q, own, active, member);
                     team.wait();
                 }
             } else {
                 for (int64_t i = items.begin; i < items.end; i++) {
                     feed(stream[parity], own, t0, t1, i / Q, i % Q);
-                    for (int64_t t = t0; t < t1; t++) step(t, i / Q, i % Q, own + (t - t0) * rows * L, active);
+                    for (int64_t t = t0; t < t1; t++) step(t, i / Q, i % Q, own + (t - t0) * rows * L, active, member);
                 }
             }
         }
@@ -63,23 +64,20 @@ template <class R, int L> struct Forward : Layer<R, L> {
                 this->gather(memory + item * M * L, (const R *)c.memory0 + n * M, N * M, q, M);
                 if (c.filtered) this->gather(branch + item * D * L, (const R *)c.branch0 + n * D, N * D, q, D);
                 if (c.highpassed) this->gather(highpass + item * Y * L, (const R *)c.highpass0 + n * Y, N * Y, q, Y);
-                R *y = table[c.begin & 1] + (q * channels + n_in + n * Y) * L;
+                R *y = said[(c.begin + 1) & 1] + (q * S + n * Y) * L;
                 this->gather(y, (const R *)c.activity0 + n * Y, S, q, Y);
                 if (this->mask_recurrent)
                     for (int64_t i = 0; i < Y * L; i++) y[i] *= this->mask_recurrent[(q * (S + 1) + n * Y) * L + i];
-                if (n == N - 1)
-                    for (auto &t : table) memset(t + (q * channels + n_in + S) * L, 0, L * sizeof(R));
             }
     }
 
-    // Input channels of a step into the table it reads.
-    void load_input(int64_t t, Range inputs) {
-        const R *mask = (const R *)c.mask_input;
-        for (int64_t b = 0; b < Q * L; b++) {
-            R *to = table[t & 1] + b / L * channels * L + b % L;
-            const R *from = (const R *)c.x + (b * T + t) * n_in;
-            for (int64_t i = inputs.begin; i < inputs.end; i++)
-                to[i * L] = b >= B ? R(0) : mask ? from[i] * mask[b * n_in + i] : from[i];
+    // What synapses read at a step, into the member's own cache: its units read every channel many times.
+    void listen(int64_t t, int64_t member) {
+        for (int64_t q = 0; q < Q; q++) {
+            R *table = heard + (member * Q + q) * channels * L;
+            this->to_lanes(table, L, (const R *)c.x, n_in, {0, n_in}, (const R *)c.mask_input, q, t);
+            memcpy(table + n_in * L, said[(t + 1) & 1] + q * S * L, S * L * sizeof(R));
+            V::all(0).store(table + (n_in + S) * L);
         }
     }
 
@@ -167,16 +165,15 @@ template <class R, int L> struct Forward : Layer<R, L> {
     }
 
     // One neuron, one time step, L sequences.
-    INLINE void step(int64_t t, int64_t n, int64_t q, R *record, R *active) {
+    INLINE void step(int64_t t, int64_t n, int64_t q, R *record, R *active, int64_t member) {
         const int64_t item = n * Q + q;
         R *b = record, *decayed = b + D * L, *hidden = decayed + M * L;
         R *update = hidden + H * L, *drive = update + M * L;
-        const R *before = table[t & 1] + q * channels * L;
-        R *after = table[(t + 1) & 1] + (q * channels + n_in) * L;
 
         if (this->recurrent.load(std::memory_order_relaxed)) {
-            if (this->mask_synapse) sweep<true>(b, before, n, q);
-            else sweep<false>(b, before, n, q);
+            const R *table = heard + (member * Q + q) * channels * L;
+            if (this->mask_synapse) sweep<true>(b, table, n, q);
+            else sweep<false>(b, table, n, q);
         }
         if (c.filtered) {
             R *kept = branch + item * D * L;
@@ -223,7 +220,7 @@ template <class R, int L> struct Forward : Layer<R, L> {
             V a = u;
             if (c.activation == RELU_OUT) a = where_not_negative(u, u);
             if (c.activation == SPIKE) a = where_positive(u, V::all(1));
-            emit(a, y, t, n, q, o, after, last);
+            emit(a, y, t, n, q, o, last);
         }
         if (c.see_branch) memcpy(seen(c.see_branch, t, item, D), b, D * L * sizeof(R));
         if (c.see_mlp) memcpy(seen(c.see_mlp, t, item, M), update, M * L * sizeof(R));
@@ -237,7 +234,7 @@ template <class R, int L> struct Forward : Layer<R, L> {
     }
 
     // Output `o` of a unit goes to the layer's output, to the next step's synapses, and where a state is asked for.
-    INLINE void emit(V a, V y, int64_t t, int64_t n, int64_t q, int64_t o, R *after, bool last) {
+    INLINE void emit(V a, V y, int64_t t, int64_t n, int64_t q, int64_t o, bool last) {
         const int64_t channel = n * Y + o;
         alignas(64) R values[L];
         a.store(values);
@@ -250,7 +247,7 @@ template <class R, int L> struct Forward : Layer<R, L> {
         if (c.activity2 && t == c.end - 1) this->scatter((R *)c.activity2 + channel, values, S, q, 1);
         if (c.see_readout) y.store(seen(c.see_readout, t, n * Q + q, Y) + o * L);
         if (this->mask_recurrent) a = a * V::load(this->mask_recurrent + (q * (S + 1) + channel) * L);
-        a.store(after + channel * L);
+        a.store(said[t & 1] + (q * S + channel) * L);
     }
 
     R *seen(void *signal, int64_t t, int64_t item, int64_t count) { return (R *)signal + (t * N * Q + item) * count * L; }

@@ -56,6 +56,12 @@ template <class R, int L> struct Lanes {
         for (int g = 0; g < G; g++) v.r[g] = x - Register{};
         return v;
     }
+    static INLINE Lanes load_unaligned(const R *p) {
+        Lanes v;
+        memcpy(&v, p, sizeof v);
+        return v;
+    }
+    INLINE void store_unaligned(R *p) const { memcpy(p, this, sizeof *this); }
     INLINE void store(R *p) const {
         for (int g = 0; g < G; g++) *(Register *)(p + g * W) = r[g];
     }
@@ -140,5 +146,24 @@ template <class R, int Bit = 1> static INLINE Wide<R> sums(Wide<R> *v) {
             v[i].r[0] = __builtin_shuffle(a, b, keep) + __builtin_shuffle(a, b, swap);
         }
         return sums<R, 2 * Bit>(v);
+    }
+}
+
+
+// Turn W registers of W lanes in place (transpose them): round by round, the off-diagonal halves of pairs change places.
+template <class V> static INLINE void turn(V *v) {
+    constexpr int W = V::W;
+    static_assert(V::G == 1);
+#pragma GCC unroll 4
+    for (int bit = 1; bit < W; bit *= 2) {
+        typename V::IntRegister low, high;
+        for (int l = 0; l < W; l++) low[l] = l & bit ? (l ^ bit) + W : l, high[l] = l & bit ? l + W : l ^ bit;
+#pragma GCC unroll 16
+        for (int i = 0; i < W; i++)
+            if (!(i & bit)) {
+                auto a = v[i].r[0], b = v[i + bit].r[0];
+                v[i].r[0] = __builtin_shuffle(a, b, low);
+                v[i + bit].r[0] = __builtin_shuffle(a, b, high);
+            }
     }
 }

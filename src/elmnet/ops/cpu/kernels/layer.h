@@ -286,27 +286,67 @@ template <class R, int L> struct Layer {
             for (int64_t k = 0; k < columns; k++) to[k * rows + i] = from[i * columns + k];
     }
 
+    // Between a step of a (B, T, count) tensor and the lanes of tile q, channel i's at lanes + i·stride; W sequences by
+    // W channels at a time. Sequences past the batch give zeros and take nothing.
+    static constexpr int64_t square = L < W ? L : W;
+    using Row = Lanes<R, square>;
+
+    INLINE void to_lanes(R *RESTRICT lanes, int64_t stride, const R *RESTRICT tensor, int64_t count, Range channels,
+                         const R *RESTRICT mask, int64_t q, int64_t t) const {
+        for (int64_t first = 0; first < L; first += square) {
+            int64_t b0 = q * L + first, i = channels.begin;
+            for (; i + square <= channels.end; i += square) {
+                Row v[square];
+#pragma GCC unroll 16
+                for (int k = 0; k < square; k++) {
+                    v[k] = b0 + k < B ? Row::load_unaligned(tensor + ((b0 + k) * T + t) * count + i) : Row::all(0);
+                    if (mask && b0 + k < B) v[k] = v[k] * Row::load_unaligned(mask + (b0 + k) * count + i);
+                }
+                turn(v);
+#pragma GCC unroll 16
+                for (int k = 0; k < square; k++) v[k].store(lanes + (i + k) * stride + first);
+            }
+            for (; i < channels.end; i++)
+                for (int64_t k = 0; k < square; k++) {
+                    R x = b0 + k < B ? tensor[((b0 + k) * T + t) * count + i] : R(0);
+                    lanes[i * stride + first + k] = mask && b0 + k < B ? x * mask[(b0 + k) * count + i] : x;
+                }
+        }
+    }
+
+    INLINE void from_lanes(R *RESTRICT tensor, int64_t count, Range channels, const R *RESTRICT mask, int64_t q,
+                           int64_t t, const R *RESTRICT lanes, int64_t stride) const {
+        for (int64_t first = 0; first < L; first += square) {
+            int64_t b0 = q * L + first, i = channels.begin;
+            for (; i + square <= channels.end; i += square) {
+                Row v[square];
+#pragma GCC unroll 16
+                for (int k = 0; k < square; k++) v[k] = Row::load(lanes + (i + k) * stride + first);
+                turn(v);
+#pragma GCC unroll 16
+                for (int k = 0; k < square; k++) {
+                    if (b0 + k >= B) break;
+                    if (mask) v[k] = v[k] * Row::load_unaligned(mask + (b0 + k) * count + i);
+                    v[k].store_unaligned(tensor + ((b0 + k) * T + t) * count + i);
+                }
+            }
+            for (; i < channels.end; i++)
+                for (int64_t k = 0; k < square && b0 + k < B; k++)
+                    tensor[((b0 + k) * T + t) * count + i] =
+                        lanes[i * stride + first + k] * (mask ? mask[(b0 + k) * count + i] : R(1));
+        }
+    }
+
     // Channels of a (B, T, count) tensor as streams: to[channel·pitch + (q·block + t - t0)·L + lane], steps t0..t0+block
     // of which those below `end` are read (from t - shift, if that is not negative) and the others are zero.
     void streams(R *RESTRICT to, const R *RESTRICT from, int64_t count, Range channels, const R *RESTRICT mask,
                  int64_t t0, int64_t end, int64_t shift) const {
-        constexpr int64_t together = 16; // channels: a cache line of the tensor
         for (int64_t q = 0; q < Q; q++)
-            for (int64_t first = channels.begin; first < channels.end; first += together) {
-                int64_t some = channels.end - first < together ? channels.end - first : together;
-                for (int64_t s = 0; s < c.block; s++) {
-                    int64_t t = t0 + s - shift;
-                    bool there = t >= 0 && t0 + s < end;
-                    for (int64_t l = 0; l < L; l++) {
-                        int64_t b = q * L + l;
-                        R *cell = to + first * pitch + (q * c.block + s) * L + l;
-                        const R *x = from + (b * T + t) * count + first;
-                        for (int64_t i = 0; i < some; i++, cell += pitch) {
-                            R value = there && b < B ? x[i] : R(0);
-                            *cell = mask && b < B ? value * mask[b * count + first + i] : value;
-                        }
-                    }
-                }
+            for (int64_t t = t0; t < t0 + c.block; t++) {
+                R *lanes = to + (q * c.block + t - t0) * L;
+                if (t < end && t >= shift) to_lanes(lanes, pitch, from, count, channels, mask, q, t - shift);
+                else
+                    for (int64_t i = channels.begin; i < channels.end; i++) V::all(0).store(lanes + i * pitch);
             }
     }
 };

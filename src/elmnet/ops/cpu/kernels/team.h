@@ -14,9 +14,6 @@ class Team {
     // that is waited for may need it.
     void wait() {
         if (size == 1) return;
-#if defined(__x86_64__)
-        __builtin_ia32_sfence(); // what went past the caches must have arrived, too
-#endif
         int64_t round = arrived.fetch_add(1, std::memory_order_acq_rel) / size + 1;
         for (int64_t spins = 0; arrived.load(std::memory_order_acquire) < round * size; spins++) {
             if (spins > 4000) sched_yield();
