@@ -141,7 +141,7 @@ def test_verify_fails_past_tolerance(capsys, shared, tmp_path):
         arrays = dict(file)
     arrays["loss"] = arrays["loss"] + 1e-3
     np.savez(tmp_path / "wrong.npz", **arrays)
-    code, out, _ = run(capsys, "verify", tmp_path / "wrong.npz")
+    code, out, _ = run(capsys, "verify", tmp_path / "wrong.npz", "--backend", "reference")
     assert code == 1
     assert "FAILED" in out
     assert "2 failed" in out

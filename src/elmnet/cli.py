@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from elmnet import tables
-from elmnet.errors import ConfigError, ElmnetError
+from elmnet.errors import BackendError, ConfigError, ElmnetError
 
 app = typer.Typer(
     name="elmnet",
@@ -294,23 +294,32 @@ def verify(
     """Recompute golden vectors and print the relative error of every output, state, loss and gradient."""
     import torch
 
-    from elmnet.ops import BACKENDS
+    from elmnet.ops import BACKENDS, usable
     from elmnet.verify import self_check, verify_file
 
-    failed = 0
+    failed = refused = 0
     everything: list[Path | None] = list(files or [None])  # type: ignore[list-item]
-    for name, path in product(backend or list(BACKENDS), everything):
-        checks = {}
-        for dtype in (torch.float64, torch.float32):
-            if path is None:
-                checks[dtype] = self_check(backend=name, dtype=dtype)
-            else:
-                checks[dtype] = verify_file(path, backend=name, dtype=dtype)
+    for name, path in product(backend or usable(torch.device("cpu")), everything):
         title = f"{'self-check' if path is None else path.name}, backend {name}"
+        checks = {}
+        try:
+            for dtype in (torch.float64, torch.float32):
+                if path is None:
+                    checks[dtype] = self_check(backend=name, dtype=dtype)
+                else:
+                    checks[dtype] = verify_file(path, backend=name, dtype=dtype)
+        except BackendError as error:
+            if name not in BACKENDS:
+                raise
+            refused += 1
+            out.print(f"refused {title}: {error}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+            continue
         failed += sum(not check.passed for row in checks.values() for check in row)
         both = (title, checks[torch.float64], checks[torch.float32])
         out.print(tables.checks_in_a_line(*both) if summary else tables.checks(*both), highlight=False, soft_wrap=True)
-    out.print(f"{failed} failed" if failed else "all passed", style="red" if failed else "green")
+    verdict = f"{failed} failed" if failed else "nothing verified" if not checks else "all passed"
+    out.print(f"{verdict}, {refused} refused" if refused else verdict, style="red" if failed else "green")
+    failed += not checks
     raise typer.Exit(1 if failed else 0)
 
 
@@ -382,7 +391,7 @@ def doctor() -> None:
     import torch
 
     from elmnet.data.download import cache_directory
-    from elmnet.ops import BACKENDS
+    from elmnet.ops import BACKENDS, usable
     from elmnet.train.run import environment
     from elmnet.verify import self_check
 
@@ -398,6 +407,9 @@ def doctor() -> None:
         line("disk", f"{shutil.disk_usage(place).free / 2**30:.1f} GiB free at {place}")
     healthy = True
     for backend in BACKENDS.values():
+        if backend.name not in usable(torch.device("cpu")):
+            line("backend", f"{backend.name} ({backend.about}): refuses, see `elmnet verify --backend {backend.name}`")
+            continue
         worst = max(self_check(backend=backend.name), key=lambda check: check.error / check.tolerance)
         healthy &= worst.passed
         verdict = "ok" if worst.passed else "FAILED"

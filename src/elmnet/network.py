@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
+from weakref import WeakKeyDictionary
 
 import torch
 from safetensors import SafetensorError
@@ -17,7 +18,7 @@ from elmnet.errors import CheckpointError, ConfigError, ShapeError
 from elmnet.files import write_atomic
 from elmnet.layer import ELMLayer, Signals, generator_of, without_padding
 from elmnet.neuron import uniform
-from elmnet.ops import LayerState, Masks, Signal
+from elmnet.ops import LayerState, Masks, Signal, Stream
 
 
 class NetworkState(NamedTuple):
@@ -36,6 +37,18 @@ class NetworkState(NamedTuple):
     def reset(self, mask: Tensor) -> Self:
         """Zero the sequences where `mask` (B,) is true, keep the others."""
         return type(self)(tuple(layer.reset(mask) for layer in self.layers))
+
+
+class _Prepared(NamedTuple):
+    """A network prepared for single steps."""
+
+    tensors: list[Any]  # dictionaries where its modules keep their parameters and buffers
+    key: Any  # of what it was prepared from
+    stream: Stream | None
+
+
+_STREAMS: WeakKeyDictionary["ELMNetwork", _Prepared] = WeakKeyDictionary()
+"""Kept apart from the networks, so that these can be copied and pickled."""
 
 
 class ELMNetwork(nn.Module):
@@ -137,9 +150,37 @@ class ELMNetwork(nn.Module):
         return (h, result) if monitor is None else (h, result, tuple(signals))
 
     def step(self, x_t: Tensor, state: NetworkState | None = None) -> tuple[Tensor, NetworkState]:
-        """One time step: x_t (B, n_in) or (B,) tokens → out (B, n_out); equal to the step inside a whole sequence."""
+        """One time step: x_t (B, n_in) or (B,) tokens → out (B, n_out); equal to the step inside a whole sequence.
+
+        A single sequence (B = 1) without gradients takes the backend's fast path, if it has one.
+        """
+        if len(x_t) == 1 and not torch.is_grad_enabled() and (stream := self._stream()) is not None:
+            layers = (self.initial_state(1) if state is None else state).layers
+            if len(layers) != len(self.layers):
+                raise ShapeError(f"state holds {len(layers)} layers, the network has {len(self.layers)}")
+            h, new = stream.step(self._dense(x_t.unsqueeze(1)).squeeze(1), layers)
+            return (h if self.affine is None else self.affine(h)), NetworkState(new)
         out, state = self(x_t.unsqueeze(1), state)
         return out.squeeze(1), state
+
+    def _stream(self) -> Stream | None:
+        """The layers prepared for single steps, anew whenever a parameter has changed; None: no backend can."""
+        if self not in _STREAMS:
+            tables = [table for module in self.modules() for table in (module._parameters, module._buffers) if table]
+            _STREAMS[self] = _Prepared(tables, None, None)
+        prepared, layers = _STREAMS[self], self._elm_layers
+        tensors = [tensor for table in prepared.tensors for tensor in table.values() if tensor is not None]
+        key = ([(tensor.data_ptr(), tensor._version) for tensor in tensors], self.training, torch.get_num_threads())
+        if key == prepared.key:
+            return prepared.stream
+        backends = {ops.select(m.backend, self.device, self.dtype, m.dynamics).stream for m in layers}
+        prepare = backends.pop() if len(backends) == 1 else None
+        if prepare is None or any(mask is not None for m in layers for mask in m.draw_masks(1)):
+            stream = None
+        else:
+            stream = prepare(self.config.inputs, [(m.connectome, m.neurons.effective(), m.dynamics) for m in layers])
+        _STREAMS[self] = prepared._replace(key=key, stream=stream)
+        return stream
 
     def _dense(self, x: Tensor) -> Tensor:
         """Input as (B, T, n_in): tokens become one-hot × scale."""

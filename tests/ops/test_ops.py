@@ -12,10 +12,11 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def picky(monkeypatch):
     """A registered backend that only takes float32."""
-    monkeypatch.setattr(ops, "BACKENDS", dict(ops.BACKENDS))
     reference = ops.BACKENDS["reference"]
+    monkeypatch.setattr(ops, "BACKENDS", {"reference": reference})
+    ops._passed_over.cache_clear()
     backend = ops.Backend(
-        "picky", reference.run, lambda device, dtype, dynamics: None if dtype == torch.float32 else "float32 only", ""
+        "picky", reference.run, lambda dtype, dynamics: None if dtype == torch.float32 else "float32 only", "", ("cpu",)
     )
     ops.register(backend)
     return backend
@@ -25,6 +26,18 @@ def test_auto_takes_the_first_that_does_not_refuse(picky):
     assert list(ops.BACKENDS) == ["picky", "reference"]
     assert ops.select("auto", CPU, torch.float32, DYNAMICS) is picky
     assert ops.select("auto", CPU, torch.float64, DYNAMICS).name == "reference"
+
+
+def test_auto_says_once_what_it_passed_over(picky, caplog):
+    for _ in range(2):
+        ops.select("auto", CPU, torch.float64, DYNAMICS)
+    ops.select("auto", torch.device("meta"), torch.float64, DYNAMICS)  # not made for it: nothing to say
+    assert caplog.messages == ["elmnet: backend 'picky' is not used: float32 only"]
+
+
+def test_a_named_backend_of_another_device_is_refused(picky):
+    with pytest.raises(BackendError, match="the weights are on meta, it runs on cpu"):
+        ops.select("picky", torch.device("meta"), torch.float32, DYNAMICS)
 
 
 def test_a_named_backend_is_obeyed_or_refused(picky):

@@ -5,15 +5,17 @@ chosen automatically when it supports what is asked. `backend="name"` is obeyed 
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+from torch import Tensor
 
+from elmnet.config import NeuronConfig
 from elmnet.errors import BackendError
 from elmnet.ops import cpu, reference
-from elmnet.ops.types import SIGNALS, Dynamics, LayerState, Masks, Recurrence, Signal, Weights
+from elmnet.ops.types import SIGNALS, Dynamics, LayerState, Masks, Recurrence, Signal, Stream, Weights
 
 __all__ = [
     "BACKENDS",
@@ -24,9 +26,11 @@ __all__ = [
     "Masks",
     "Recurrence",
     "Signal",
+    "Stream",
     "Weights",
     "register",
     "select",
+    "usable",
 ]
 
 
@@ -44,6 +48,9 @@ class Backend:
     about: str
     devices: tuple[str, ...] = ()
     """Types of device it runs on; empty: all."""
+    stream: Callable[[int, Sequence[tuple[Tensor, Weights, Dynamics]]], Stream] | None = None
+    """Prepares a stack of layers (given n_in, then each one's connectome, weights, dynamics) for single steps of one
+    sequence without gradients; None: it has no faster way than a sequence of length one."""
 
     def objects(self, device: torch.device, dtype: torch.dtype, dynamics: Dynamics) -> str | None:
         """Why this backend cannot run a layer that lies on a device; None: it can."""
@@ -87,6 +94,12 @@ def select(name: str, device: torch.device, dtype: torch.dtype, dynamics: Dynami
     return BACKENDS[name]
 
 
+def usable(device: torch.device) -> list[str]:
+    """Names of the backends that run an ordinary float32 layer on a device, best first."""
+    ordinary = Dynamics.of(NeuronConfig())
+    return [name for name, backend in BACKENDS.items() if backend.objects(device, torch.float32, ordinary) is None]
+
+
 @lru_cache
 def _passed_over(name: str, reason: str) -> None:
     logger.warning("elmnet: backend %r is not used: %s", name, reason)
@@ -97,4 +110,4 @@ def _refuses_integers(dtype: torch.dtype, dynamics: Dynamics) -> str | None:
 
 
 register(Backend("reference", reference.recurrence, _refuses_integers, "plain torch, any device, the definition"))
-register(Backend("cpu", cpu.recurrence, cpu.refuses, "compiled, vectorised, threaded", devices=("cpu",)))
+register(Backend("cpu", cpu.recurrence, cpu.refuses, cpu.ABOUT, ("cpu",), cpu.Stream))

@@ -5,7 +5,7 @@ branch, k_c = d_tree·d_s, d_m memory units.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, Self, get_args
 
@@ -117,6 +117,14 @@ class Recurrence(Protocol):
 
         Past a sequence's length the output and the signals are zero and its state stands still.
         """
+        ...
+
+
+class Stream(Protocol):
+    """A stack of layers prepared for single steps of one sequence."""
+
+    def step(self, x: Tensor, states: Sequence[LayerState]) -> tuple[Tensor, tuple[LayerState, ...]]:
+        """x (1, n_in) and every layer's state → the last layer's activity (1, N·n_y) and the new states."""
         ...
 
 

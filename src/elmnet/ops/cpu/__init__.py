@@ -7,9 +7,12 @@ from torch import Tensor
 
 from elmnet.ops.cpu import operator
 from elmnet.ops.cpu.library import LIBRARY, Library
+from elmnet.ops.cpu.stream import Stream
 from elmnet.ops.types import NO_MASKS, Dynamics, LayerState, Masks, Signal, Weights
 
-__all__ = ["recurrence", "refuses"]
+__all__ = ["ABOUT", "Stream", "recurrence", "refuses"]
+
+ABOUT = f"compiled for {LIBRARY.name}, threaded" if isinstance(LIBRARY, Library) else "not available"
 
 
 def refuses(dtype: torch.dtype, dynamics: Dynamics) -> str | None:
@@ -38,11 +41,26 @@ def recurrence(
     *hidden, (weight2, bias2) = weights.mlp
     weight1, bias1 = hidden[0] if hidden else (None, None)
     tensors = operator.Inputs(
-        x.to(dtype),
-        *(tensor.to(dtype) for tensor in state),
-        *(weights.synapse, weight1, bias1, weight2, bias2, weights.readout, weights.bias),
-        *(weights.decay.to(dtype), weights.gain.to(dtype)),
-        *(masks.input, masks.recurrent, masks.synapse, masks.memory, connectome, lengths),
+        x=x.to(dtype),
+        memory0=state.memory.to(dtype),
+        branch0=state.branch.to(dtype),
+        highpass0=state.highpass.to(dtype),
+        activity0=state.activity.to(dtype),
+        synapse=weights.synapse,
+        weight1=weight1,
+        bias1=bias1,
+        weight2=weight2,
+        bias2=bias2,
+        readout=weights.readout,
+        bias=weights.bias,
+        decay=weights.decay.to(dtype),
+        gain=weights.gain.to(dtype),
+        mask_input=masks.input,
+        mask_recurrent=masks.recurrent,
+        mask_synapse=masks.synapse,
+        mask_memory=masks.memory,
+        connectome=connectome,
+        lengths=lengths,
     )
     keep = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
     out, memory, branch, highpass, activity, _, *seen = torch.ops.elmnet.cpu_recurrence(

@@ -1,9 +1,11 @@
 """The compiled kernels: which instruction set fits this machine, how they are called, the memory they work in."""
 
+import contextlib
 import ctypes
 import math
 import mmap
 import os
+import re
 import threading
 import weakref
 from pathlib import Path
@@ -16,27 +18,24 @@ from torch import Tensor
 INSTRUCTION_SETS = ("avx512", "avx2", "plain")
 """Best first; `plain` is what every machine of its kind has (SSE2 on x86-64, NEON on ARM)."""
 
-_INTEGERS = """batch steps inputs units branches synapses memory hidden outputs begin end threads lanes block
-    mlp_activation activation filtered highpassed keep""".split()
-_NUMBERS = "branch_decay highpass_decay input_scale surrogate_gain".split()
-_POINTERS = """x memory0 branch0 highpass0 activity0 connectome synapse weight1 bias1 weight2 bias2 readout bias decay
-    gain mask_input mask_recurrent mask_synapse mask_memory last
-    out memory1 branch1 highpass1 activity1 memory2 branch2 highpass2 activity2 see_branch see_mlp see_memory
-    see_readout tape
-    grad_out grad_memory1 grad_branch1 grad_highpass1 grad_activity1 grad_branch grad_mlp grad_memory grad_readout
-    carry grad_x grad_memory0 grad_branch0 grad_highpass0 grad_activity0 grad_synapse grad_weight1 grad_bias1
-    grad_weight2 grad_bias2 grad_readout_weight grad_bias grad_decay grad_gain
-    workspace""".split()
+
+def _fields() -> list[tuple[str, Any]]:
+    """The members of `struct Call`, read from the header the kernels were compiled from."""
+    header = (Path(__file__).parent / "kernels" / "call.h").read_text()
+    body = re.sub(r"//.*", "", header[header.index("struct Call {") :].split("{")[1].split("}")[0])
+    kinds = {"int64_t": ctypes.c_int64, "double": ctypes.c_double}
+    fields: list[tuple[str, Any]] = []
+    for declaration in filter(None, map(str.strip, body.split(";"))):
+        kind = ctypes.c_void_p if "*" in declaration else kinds[declaration.split()[0]]
+        names = declaration.replace("*", " ").split(",")
+        fields += [(name.split()[-1], kind) for name in names]
+    return fields
 
 
 class Call(ctypes.Structure):
-    """kernels/call.h, field by field. Pointers are given as tensors; None and empty tensors are null."""
+    """What a kernel is called with: kernels/call.h. Pointers are given as tensors; None and empty ones are null."""
 
-    _fields_ = [  # noqa: RUF012
-        *((name, ctypes.c_int64) for name in _INTEGERS),
-        *((name, ctypes.c_double) for name in _NUMBERS),
-        *((name, ctypes.c_void_p) for name in _POINTERS),
-    ]
+    _fields_ = _fields()
 
     def set(self, **values: Any) -> None:
         """Assign fields."""
@@ -52,12 +51,17 @@ class Library:
     def __init__(self, path: Path, name: str) -> None:
         self.name = name
         self._library = ctypes.CDLL(str(path))
-        for function in ("forward", "backward", "forward_bytes", "backward_bytes", "carry_bytes"):
-            getattr(self._library, f"elm_{function}").argtypes = [ctypes.POINTER(Call), ctypes.c_int64]
-            getattr(self._library, f"elm_{function}").restype = ctypes.c_int64
-        self._library.elm_machine_has.argtypes = [ctypes.c_char_p]
-        if self._library.elm_call_bytes() != ctypes.sizeof(Call):
-            raise OSError(f"{path} was built from other sources than this Python code; install elmnet again")
+        try:
+            if self._library.elm_call_bytes() != ctypes.sizeof(Call):
+                raise AttributeError
+            for function in ("forward", "backward", "forward_bytes", "backward_bytes", "carry_bytes"):
+                getattr(self._library, f"elm_{function}").argtypes = [ctypes.POINTER(Call), ctypes.c_int64]
+                getattr(self._library, f"elm_{function}").restype = ctypes.c_int64
+            self._library.elm_step.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
+            self._library.elm_step.restype = ctypes.c_int64
+            self._library.elm_machine_has.argtypes = [ctypes.c_char_p]
+        except AttributeError:
+            raise OSError(f"{path} was built from other sources than this Python code; install elmnet again") from None
 
     def machine_has(self, instruction_set: str) -> bool:
         """Whether this machine can run code compiled for an instruction set."""
@@ -75,6 +79,11 @@ class Library:
         workspace = MEMORY.take(self.ask(f"{function}_bytes", call, dtype) // dtype.itemsize, dtype)
         call.set(workspace=workspace)
         self.ask(function, call, dtype)
+
+    def step(self, layers: "ctypes.Array[Call]", dtype: torch.dtype) -> None:
+        """Run one time step of one sequence through layers."""
+        if self._library.elm_step(ctypes.addressof(layers), len(layers), dtype.itemsize):
+            raise MemoryError("no memory left for a step")
 
 
 class Memory:
@@ -114,10 +123,8 @@ class Memory:
         huge = 2**21
         piece = mmap.mmap(-1, size if size < huge else -(-size // huge) * huge)
         if size >= huge and hasattr(mmap, "MADV_HUGEPAGE"):
-            try:
+            with contextlib.suppress(OSError):  # a kernel without huge pages
                 piece.madvise(mmap.MADV_HUGEPAGE)
-            except OSError:  # a kernel without huge pages
-                pass
         return piece
 
     def _give_back(self, piece: mmap.mmap) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from elmnet.ops.cpu.library import LIBRARY, MEMORY, Call, Library
+from elmnet.ops.types import Dynamics
 
 TAPE_LIMIT = 2**31
 """Bytes of activations kept for the way back. A longer sequence is cut into segments of this size, of which only the
@@ -178,17 +179,24 @@ def _call(i: Inputs, n: Numbers, plan: Plan) -> tuple[Call, list[Tensor]]:
         threads=plan.threads,
         lanes=plan.lanes,
         block=plan.block,
-        mlp_activation=MLP_ACTIVATIONS.index(n.mlp_activation),
-        activation=ACTIVATIONS.index(n.activation),
-        filtered=n.branch_decay is not None,
-        highpassed=n.highpass_decay is not None,
-        branch_decay=n.branch_decay or 0.0,
-        highpass_decay=n.highpass_decay or 0.0,
-        input_scale=n.input_scale,
-        surrogate_gain=n.surrogate_gain,
+        **equations(n),
         **dense,
     )
     return call, list(dense.values())
+
+
+def equations(of: Numbers | Dynamics) -> dict[str, float]:
+    """The fields of a call that say which equations run."""
+    return {
+        "mlp_activation": MLP_ACTIVATIONS.index(of.mlp_activation),
+        "activation": ACTIVATIONS.index(of.activation),
+        "filtered": of.branch_decay is not None,
+        "highpassed": of.highpass_decay is not None,
+        "branch_decay": of.branch_decay or 0.0,
+        "highpass_decay": of.highpass_decay or 0.0,
+        "input_scale": of.input_scale,
+        "surrogate_gain": of.surrogate_gain,
+    }
 
 
 def _library() -> Library:
@@ -199,14 +207,12 @@ def _library() -> Library:
 def _split_state(values: Tensor, shapes: Sequence[tuple[int, ...]]) -> dict[str, Tensor]:
     """A flat state as the fields of a call, without their digit."""
     sizes = [torch.Size(shape).numel() for shape in shapes]
-    pieces = values.split(sizes)
+    pieces = torch.split(values, sizes)
     return dict(zip(("memory", "branch", "highpass", "activity"), pieces, strict=True))
 
 
 _SIGNATURE = (
-    ", ".join(
-        f"Tensor{'?' if 'None' in str(Inputs.__annotations__[name]) else ''} {name}" for name in Inputs._fields
-    )
+    ", ".join(f"Tensor{'?' if 'None' in str(Inputs.__annotations__[name]) else ''} {name}" for name in Inputs._fields)
     + ", float? branch_decay, float? highpass_decay, float input_scale, float surrogate_gain, str mlp_activation, "
     "str activation, str see, bool keep"
 )
@@ -315,8 +321,8 @@ def backward(*arguments: Any) -> list[Tensor]:
 
 
 def _gradients(i: Inputs, wanted: Sequence[bool], new: Any) -> list[Tensor]:
-    tensors = i[: len(DIFFERENTIABLE)]
-    shapes = [tensor.shape if want and tensor is not None else (0,) for tensor, want in zip(tensors, wanted, strict=True)]
+    pairs = zip(i[: len(DIFFERENTIABLE)], wanted, strict=True)
+    shapes = [tensor.shape if want and tensor is not None else (0,) for tensor, want in pairs]
     return [new(shape, dtype=i.x.dtype, device=i.x.device) for shape in shapes]
 
 

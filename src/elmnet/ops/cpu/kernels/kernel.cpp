@@ -1,6 +1,7 @@
 // The functions Python calls. Compiled once per instruction set; see hatch_build.py.
 #include "backward.h"
 #include "forward.h"
+#include "step.h"
 
 // What each function does for tiles of L sequences in numbers of type R.
 template <class R, int L> struct Run {
@@ -38,6 +39,15 @@ EXPORT(backward)       // the same
 EXPORT(forward_bytes)  // workspace a call needs
 EXPORT(backward_bytes) // the same
 EXPORT(carry_bytes)    // of the adjoint that backward calls hand on
+
+// One step of one sequence through `count` layers, each reading what the one before wrote. -2: no memory left.
+extern "C" __attribute__((visibility("default"))) int64_t elm_step(const Call *layers, int64_t count, int64_t bytes) {
+    for (int64_t i = 0; i < count; i++) {
+        int64_t error = bytes == 8 ? Step<double>::run(layers[i]) : Step<float>::run(layers[i]);
+        if (error) return error;
+    }
+    return 0;
+}
 
 extern "C" __attribute__((visibility("default"))) int64_t elm_call_bytes() { return sizeof(Call); }
 

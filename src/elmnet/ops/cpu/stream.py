@@ -1,0 +1,106 @@
+"""Streaming: one sequence, one time step after another, without gradients; the way a network runs when deployed."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from elmnet.errors import ShapeError
+from elmnet.ops.cpu.library import LIBRARY, Call, Library
+from elmnet.ops.cpu.operator import equations
+from elmnet.ops.types import Dynamics, LayerState, Weights
+
+_STATE = LayerState._fields
+WORTH_A_THREAD = 2**20
+"""Weights of a layer for which another thread is worth its making at every step."""
+
+
+class Stream:
+    """A stack of layers prepared for single steps: pointers and sizes are looked up once.
+
+    Weights are used where they lie, but what derives from others (decay, gain, non-negative synapses) is what was
+    given: who changes parameters prepares anew. Several threads may use one stream.
+
+    Args:
+        inputs: n_in of the first layer.
+        layers: connectome, weights and dynamics of each layer, first to last; all in one dtype.
+    """
+
+    def __init__(self, inputs: int, layers: Sequence[tuple[Tensor, Weights, Dynamics]]) -> None:
+        assert isinstance(LIBRARY, Library), LIBRARY
+        self._library = LIBRARY
+        self._inputs = inputs
+        self._dtype = layers[0][1].synapse.dtype
+        self._calls = (Call * len(layers))()
+        self._alive: list[Tensor] = []  # what the calls point to
+        self._shapes: list[tuple[int, ...]] = []
+        for call, layer in zip(self._calls, layers, strict=True):
+            inputs = self._prepare(call, inputs, *layer)
+        self._sizes = [math.prod(shape) for shape in self._shapes]
+
+    def _prepare(self, call: Call, inputs: int, connectome: Tensor, weights: Weights, dynamics: Dynamics) -> int:
+        """Fill in what stays; returns the layer's outputs."""
+        units, branches, synapses = weights.synapse.shape
+        memory, outputs = weights.decay.shape[1], weights.readout.shape[1]
+        *hidden, (weight2, bias2) = weights.mlp
+        weight1, bias1 = hidden[0] if hidden else (None, None)
+        named = {
+            "sources": torch.where(connectome < 0, inputs + units * outputs, connectome).int(),
+            "synapse": weights.synapse,
+            "weight1": weight1,
+            "bias1": bias1,
+            "weight2": weight2,
+            "bias2": bias2,
+            "readout": weights.readout,
+            "bias": weights.bias,
+            "decay": weights.decay.to(self._dtype),
+            "gain": weights.gain.to(self._dtype),
+        }
+        dense = {name: tensor.detach().contiguous() for name, tensor in named.items() if tensor is not None}
+        self._alive += dense.values()
+        count = sum(tensor.numel() for tensor in dense.values())
+        call.set(
+            **dense,
+            inputs=inputs,
+            units=units,
+            branches=branches,
+            synapses=synapses,
+            memory=memory,
+            hidden=0 if weight1 is None else weight1.shape[1],
+            outputs=outputs,
+            threads=max(1, min(torch.get_num_threads(), count // WORTH_A_THREAD, units)),
+            **equations(dynamics),
+        )
+        self._shapes += [
+            (1, units, memory),
+            (1, units, branches if call.filtered else 0),
+            (1, units, outputs if call.highpassed else 0),
+            (1, units * outputs),
+        ]
+        return units * outputs
+
+    def step(self, x: Tensor, states: Sequence[LayerState]) -> tuple[Tensor, tuple[LayerState, ...]]:
+        """x (1, n_in) and the state of every layer → the last layer's activity (1, N·n_y) and the new states."""
+        given = [tensor for state in states for tensor in state]
+        x = x.to(self._dtype).contiguous()
+        for i, (tensor, shape) in enumerate(zip(given, self._shapes, strict=True)):
+            if tensor.shape != shape:
+                name = f"layer {i // len(_STATE)}: state.{_STATE[i % len(_STATE)]}"
+                raise ShapeError(f"{name} must be {shape}, got {tuple(tensor.shape)}")
+            if tensor.dtype != self._dtype or not tensor.is_contiguous():
+                given[i] = tensor.to(self._dtype).contiguous()
+        if x.shape != (1, self._inputs):
+            raise ShapeError(f"input must be (1, {self._inputs}), got {tuple(x.shape)}")
+        pieces = torch.split(torch.empty(sum(self._sizes), dtype=self._dtype), self._sizes)
+        calls = type(self._calls).from_buffer_copy(self._calls)
+        source = x
+        for i, call in enumerate(calls):
+            k = 4 * i
+            call.x = source.data_ptr()
+            call.memory0, call.branch0, call.highpass0, call.activity0 = (t.data_ptr() for t in given[k : k + 4])
+            call.memory1, call.branch1, call.highpass1, call.activity1 = (t.data_ptr() for t in pieces[k : k + 4])
+            source = pieces[k + 3]
+        self._library.step(calls, self._dtype)
+        new = [piece.view(shape) for piece, shape in zip(pieces, self._shapes, strict=True)]
+        return new[-1], tuple(LayerState(*new[k : k + 4]) for k in range(0, len(new), 4))
