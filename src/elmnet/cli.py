@@ -297,7 +297,7 @@ def verify(
     from elmnet.ops import BACKENDS, usable
     from elmnet.verify import self_check, verify_file
 
-    failed = refused = 0
+    failed = refused = verified = 0
     everything: list[Path | None] = list(files or [None])  # type: ignore[list-item]
     for name, path in product(backend or usable(torch.device("cpu")), everything):
         title = f"{'self-check' if path is None else path.name}, backend {name}"
@@ -314,13 +314,13 @@ def verify(
             refused += 1
             out.print(f"refused {title}: {error}", style="yellow", highlight=False, markup=False, soft_wrap=True)
             continue
+        verified += 1
         failed += sum(not check.passed for row in checks.values() for check in row)
         both = (title, checks[torch.float64], checks[torch.float32])
         out.print(tables.checks_in_a_line(*both) if summary else tables.checks(*both), highlight=False, soft_wrap=True)
-    verdict = f"{failed} failed" if failed else "nothing verified" if not checks else "all passed"
-    out.print(f"{verdict}, {refused} refused" if refused else verdict, style="red" if failed else "green")
-    failed += not checks
-    raise typer.Exit(1 if failed else 0)
+    verdict = f"{failed} failed" if failed else "all passed" if verified else "nothing verified"
+    out.print(f"{verdict}, {refused} refused" if refused else verdict, style="red" if failed or not verified else "green")
+    raise typer.Exit(1 if failed or not verified else 0)
 
 
 @data_app.command("list")
