@@ -219,12 +219,15 @@ _SIGNATURE = (
 _COUNT = len(Inputs._fields)
 
 
-@torch.library.custom_op(
-    "elmnet::cpu_recurrence",
-    mutates_args=(),
-    device_types="cpu",
-    schema=f"({_SIGNATURE}) -> Tensor[]",
+# defined the plain way, not by torch.library.custom_op, whose first call imports the whole of torch._dynamo
+torch.library.define("elmnet::cpu_recurrence", f"({_SIGNATURE}) -> Tensor[]")
+torch.library.define(
+    "elmnet::cpu_recurrence_backward",
+    f"({_SIGNATURE}, Tensor out, Tensor tape, Tensor?[] grads, bool[] wanted) -> Tensor[]",
 )
+
+
+@torch.library.impl("elmnet::cpu_recurrence", "CPU")
 def forward(*arguments: Any) -> list[Tensor]:
     """One layer over a whole sequence.
 
@@ -264,7 +267,7 @@ def _shapes(i: Inputs, n: Numbers, plan: Plan) -> list[tuple[int, ...]]:
     return [out, *plan.state_shapes(i), (0,), *plan.seen_shapes(n.see)]
 
 
-@forward.register_fake
+@torch.library.register_fake("elmnet::cpu_recurrence")  # type: ignore[untyped-decorator]
 def _(*arguments: Any) -> list[Tensor]:
     i, n = Inputs(*arguments[:_COUNT]), Numbers(*arguments[_COUNT:])
     plan = Plan.of(i)
@@ -273,12 +276,7 @@ def _(*arguments: Any) -> list[Tensor]:
     return [i.x.new_empty(shape) for shape in shapes]
 
 
-@torch.library.custom_op(
-    "elmnet::cpu_recurrence_backward",
-    mutates_args=(),
-    device_types="cpu",
-    schema=f"({_SIGNATURE}, Tensor out, Tensor tape, Tensor?[] grads, bool[] wanted) -> Tensor[]",
-)
+@torch.library.impl("elmnet::cpu_recurrence_backward", "CPU")
 def backward(*arguments: Any) -> list[Tensor]:
     """Gradients of the tensors in `DIFFERENTIABLE`; empty where not wanted.
 
@@ -326,7 +324,7 @@ def _gradients(i: Inputs, wanted: Sequence[bool], new: Any) -> list[Tensor]:
     return [new(shape, dtype=i.x.dtype, device=i.x.device) for shape in shapes]
 
 
-@backward.register_fake
+@torch.library.register_fake("elmnet::cpu_recurrence_backward")  # type: ignore[untyped-decorator]
 def _(*arguments: Any) -> list[Tensor]:
     return _gradients(Inputs(*arguments[:_COUNT]), arguments[-1], torch.empty)
 
@@ -347,4 +345,4 @@ def _differentiate(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
     return (*found, *[None] * (_COUNT - len(found) + len(ctx.numbers)))
 
 
-forward.register_autograd(_differentiate, setup_context=_setup_context)
+torch.library.register_autograd("elmnet::cpu_recurrence", _differentiate, setup_context=_setup_context)
