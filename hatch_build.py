@@ -15,10 +15,10 @@ from pathlib import Path
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 CPU = Path("src/elmnet/ops/cpu")
-FLAGS = """-std=c++20 -O3 -fPIC -shared -pthread -fvisibility=hidden -fno-exceptions -fno-rtti -fno-math-errno
-    -fno-trapping-math -ffp-contract=fast -Wno-psabi""".split()
+FLAGS = ["-std=c++20", "-O3", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden", "-fno-exceptions", "-fno-rtti"]
+FLAGS += ["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-Wno-psabi"]
 X86 = {
-    "avx512": "-mavx512f -mavx512vl -mavx512dq -mavx512bw -mfma -mprefer-vector-width=512".split(),
+    "avx512": ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma", "-mprefer-vector-width=512"],
     "avx2": ["-mavx2", "-mfma"],
 }
 

@@ -319,8 +319,9 @@ def verify(
         both = (title, checks[torch.float64], checks[torch.float32])
         out.print(tables.checks_in_a_line(*both) if summary else tables.checks(*both), highlight=False, soft_wrap=True)
     verdict = f"{failed} failed" if failed else "all passed" if verified else "nothing verified"
-    out.print(f"{verdict}, {refused} refused" if refused else verdict, style="red" if failed or not verified else "green")
-    raise typer.Exit(1 if failed or not verified else 0)
+    bad = failed > 0 or verified == 0
+    out.print(f"{verdict}, {refused} refused" if refused else verdict, style="red" if bad else "green")
+    raise typer.Exit(1 if bad else 0)
 
 
 @data_app.command("list")

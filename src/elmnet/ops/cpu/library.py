@@ -62,6 +62,18 @@ class Library:
             self._library.elm_machine_has.argtypes = [ctypes.c_char_p]
         except AttributeError:
             raise OSError(f"{path} was built from other sources than this Python code; install elmnet again") from None
+        self._borrow_pool()
+
+    def _borrow_pool(self) -> None:
+        """Let the kernels use the threads of torch's OpenMP library, if it is GCC's, instead of their own."""
+        with contextlib.suppress(OSError, AttributeError):
+            loaded = re.findall(r"\S*/libgomp\S*", Path("/proc/self/maps").read_text())
+            torch_s = [path for path in dict.fromkeys(loaded) if "torch" in path] or loaded
+            if torch_s:
+                openmp = ctypes.CDLL(torch_s[0])
+                names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
+                self._library.elm_borrow_pool.argtypes = [ctypes.c_void_p] * 3
+                self._library.elm_borrow_pool(*(ctypes.cast(getattr(openmp, name), ctypes.c_void_p) for name in names))
 
     def machine_has(self, instruction_set: str) -> bool:
         """Whether this machine can run code compiled for an instruction set."""

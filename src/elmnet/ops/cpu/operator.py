@@ -1,5 +1,6 @@
 """The recurrence and its gradient as two operators of `torch.library`, so that autograd and torch.compile know them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -287,7 +288,7 @@ def backward(*arguments: Any) -> list[Tensor]:
     plan = Plan.of(i)
     call, alive = _call(i, n, plan)
     library, dtype = _library(), i.x.dtype
-    result = _gradients(i, wanted, torch.zeros)
+    result = _gradients(i, wanted, _zeros)
     targets = dict(zip(DIFFERENTIABLE, result, strict=True))
     call.set(**{f"grad_{'readout_weight' if name == 'readout' else name}": grad for name, grad in targets.items()})
     names = ("out", "memory1", "branch1", "highpass1", "activity1", *SEEN)
@@ -316,6 +317,10 @@ def backward(*arguments: Any) -> list[Tensor]:
             call.set(keep=end < plan.steps, out=out)
             library.run("backward", call, dtype)
     return result
+
+
+def _zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return MEMORY.take(math.prod(shape), dtype).zero_().view(shape)
 
 
 def _gradients(i: Inputs, wanted: Sequence[bool], new: Any) -> list[Tensor]:

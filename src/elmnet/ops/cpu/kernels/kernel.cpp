@@ -51,6 +51,11 @@ extern "C" __attribute__((visibility("default"))) int64_t elm_step(const Call *l
 
 extern "C" __attribute__((visibility("default"))) int64_t elm_call_bytes() { return sizeof(Call); }
 
+// Take threads from an OpenMP library's pool: its GOMP_parallel, omp_get_thread_num and omp_get_num_threads.
+extern "C" __attribute__((visibility("default"))) void elm_borrow_pool(void *parallel, void *number, void *count) {
+    pool = {(decltype(pool.parallel))parallel, (int (*)())number, (int (*)())count};
+}
+
 // Whether this machine can run code compiled for an instruction set.
 extern "C" __attribute__((visibility("default"))) int64_t elm_machine_has(const char *name) {
 #if defined(__x86_64__)

@@ -37,10 +37,11 @@ template <class R> struct Step {
     R *table;              // what synapses read: input, activity, silence
     R *local;              // each member's own: [branch | decayed memory], hidden, MLP output
     const int64_t own;
+    Team team;
 
     explicit Step(const Call &c)
         : c(c), n_in(c.inputs), N(c.units), D(c.branches), K(c.synapses), M(c.memory), H(c.hidden), Y(c.outputs),
-          S(N * Y), fan(H ? H : D + M), own((D + M) + H + M + 3 * W) {
+          S(N * Y), fan(H ? H : D + M), own((D + M) + H + M + 3 * W), team(c.threads) {
         table = (R *)malloc((n_in + S + 1 + c.threads * own) * sizeof(R));
         local = table + n_in + S + 1;
         if (!table) return;
@@ -51,7 +52,7 @@ template <class R> struct Step {
     ~Step() { free(table); }
 
     void operator()(int64_t member) {
-        Range units = share(N, c.threads, member);
+        Range units = share(N, team.size, member);
         for (int64_t n = units.begin; n < units.end; n++) unit(n, local + member * own);
     }
 
@@ -117,8 +118,7 @@ template <class R> struct Step {
     static int64_t run(const Call &call) {
         Step step(call);
         if (!step.table) return -2;
-        Team team(call.threads);
-        team.run(step);
+        step.team.run(step);
         return 0;
     }
 };

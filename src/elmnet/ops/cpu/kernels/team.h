@@ -1,9 +1,17 @@
-// A team of threads for one call: made when it begins, gone when it ends, so calls are re-entrant and fork is safe.
-// (Making a thread costs some 20 µs; a call that takes less gets one thread.)
+// A team of threads for one call. Where the process has an OpenMP pool that can be borrowed (torch's own), the team
+// comes from there: its threads are warm, and threads of ours beside it would compete with them for the cores, because
+// they spin for a while after every region. Elsewhere threads are made when a call begins and gone when it ends.
 #pragma once
 #include <atomic>
 #include <pthread.h>
 #include <sched.h>
+
+// The entry points of an OpenMP library already in the process (GCC's names and signatures); null: none.
+struct Pool {
+    void (*parallel)(void (*)(void *), void *, unsigned, unsigned) = nullptr;
+    int (*thread_num)() = nullptr, (*num_threads)() = nullptr;
+};
+inline Pool pool;
 
 class Team {
   public:
@@ -23,9 +31,25 @@ class Team {
         }
     }
 
-    // Run work(member) for members 0..size-1; member 0 is the caller. Fewer threads than asked for if the system
-    // has no more to give.
+    // Run work(member) for members 0..size-1. Fewer than asked for if the system has no more to give: `size` is then
+    // what there is.
     template <class Work> void run(Work &work) {
+        if (size > LIMIT) size = LIMIT;
+        if (size == 1) return work(0);
+        if (pool.parallel) {
+            struct Job {
+                Team *team;
+                Work *work;
+            } job{this, &work};
+            auto enter = [](void *p) {
+                Job *job = (Job *)p;
+                int64_t member = pool.thread_num();
+                if (member == 0) job->team->begin(pool.num_threads());
+                else job->team->wait_for_begin();
+                (*job->work)(member);
+            };
+            return pool.parallel(enter, &job, (unsigned)size, 0);
+        }
         struct Member {
             Team *team;
             Work *work;
@@ -33,20 +57,18 @@ class Team {
             pthread_t thread;
         };
         Member members[LIMIT];
-        if (size > LIMIT) size = LIMIT;
         int64_t made = 1;
         for (; made < size; made++) {
             members[made] = {this, &work, made, {}};
             auto enter = [](void *p) -> void * {
                 Member *m = (Member *)p;
-                while (!m->team->open.load(std::memory_order_acquire)) sched_yield();
+                m->team->wait_for_begin();
                 (*m->work)(m->index);
                 return nullptr;
             };
             if (pthread_create(&members[made].thread, nullptr, enter, &members[made])) break;
         }
-        size = made;
-        open.store(true, std::memory_order_release);
+        begin(made);
         work(0);
         for (int64_t i = 1; i < made; i++) pthread_join(members[i].thread, nullptr);
     }
@@ -54,6 +76,14 @@ class Team {
     static constexpr int64_t LIMIT = 256;
 
   private:
+    void begin(int64_t members) {
+        size = members;
+        open.store(true, std::memory_order_release);
+    }
+    void wait_for_begin() {
+        while (!open.load(std::memory_order_acquire)) sched_yield();
+    }
+
     alignas(64) std::atomic<int64_t> arrived{0};
     alignas(64) std::atomic<bool> open{false};
 };
