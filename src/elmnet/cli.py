@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from elmnet import tables
+from elmnet.bench.command import bench
 from elmnet.errors import BackendError, ConfigError, ElmnetError
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Data sources: what there is, getting it, what a source holds.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+app.command()(bench)
 
 out = Console(width=None if sys.stdout.isatty() else 160)
 

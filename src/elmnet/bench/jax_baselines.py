@@ -4,15 +4,20 @@ Both cover what the benchmark's cases use: tokens or dense input, one recurrent 
 high-pass and ReLU, a read-out layer without hidden MLP layer, an affine map. Written for this comparison.
 """
 
+import os
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
+
+# jax 0.10.2's fused small products (YNN) are wrong for A on an AVX-512 CPU from batch 3 on, and four times slower there
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_experimental_ynn_fusion_type="
 
 import jax
 import numpy as np
 import optax
 from jax import numpy as jnp
 
+from elmnet.layer import ELMLayer
 from elmnet.network import ELMNetwork
 
 Tree = Any  # nested dictionaries of arrays
@@ -42,18 +47,19 @@ class Baseline:
     def training_step(self, x: np.ndarray, y: np.ndarray, last_step: bool) -> Callable[[], float]:
         """A function that makes one full step (forward, backward, clipping, Adam) and returns the loss."""
 
-        @partial(jax.jit, donate_argnums=(0, 1))
         def step(parameters: Tree, state: Tree, x: Any, y: Any) -> Any:
             loss, grads = jax.value_and_grad(partial(self._loss, last_step=last_step))(parameters, x, y)
             updates, state = self._optimiser.update(grads, state)
             return optax.apply_updates(parameters, updates), state, loss
+
+        compiled = jax.jit(step, donate_argnums=(0, 1))
 
         parameters = jax.tree.map(jnp.array, self._parameters)
         now = [parameters, self._optimiser.init(parameters)]
         x, y = jnp.asarray(x), jnp.asarray(y)
 
         def one() -> float:
-            *now[:], loss = step(*now, x, y)
+            *now[:], loss = compiled(*now, x, y)
             jax.block_until_ready(now[0])
             return float(loss)
 
@@ -64,15 +70,15 @@ class Baseline:
         fixed, parameters = self._fixed, self._parameters
         x = jnp.zeros(self._network.config.inputs).at[0].set(self._scale or 1.0)
 
-        @jax.jit
         def step(parameters: Tree, state: Tree, x: Any) -> Any:
             state, out = _step(fixed, parameters, state, x)
             return state, _affine(parameters, out)
 
+        compiled = jax.jit(step)
         now = [_initial(fixed, parameters), None]
 
         def one() -> None:
-            now[:] = step(parameters, now[0], x)
+            now[:] = compiled(parameters, now[0], x)
             jax.block_until_ready(now)
 
         return one
@@ -89,8 +95,8 @@ class Baseline:
 def _copy(network: ELMNetwork) -> tuple[list[dict[str, Any]], Tree]:
     """What is fixed of every layer (wiring, decays, numbers), and the trained parameters."""
     fixed, parameters = [], {}
-    for i, layer in enumerate(network.layers):
-        weights, dynamics = layer.neurons.effective(), layer.dynamics  # type: ignore[union-attr]
+    for i, layer in enumerate(cast(list[ELMLayer], network.layers)):
+        weights, dynamics = layer.neurons.effective(), layer.dynamics
         fixed.append(
             {
                 "sources": np.asarray(layer.connectome, dtype=np.int32),
@@ -102,7 +108,7 @@ def _copy(network: ELMNetwork) -> tuple[list[dict[str, Any]], Tree]:
                 "relu": dynamics.activation == "relu",
             }
         )
-        own = {name: p for name, p in layer.neurons.named_parameters() if p.requires_grad}  # type: ignore[union-attr]
+        own = {name: p for name, p in layer.neurons.named_parameters() if p.requires_grad}
         parameters[f"layers.{i}.neurons"] = {name: jnp.asarray(p.detach().numpy()) for name, p in own.items()}
     assert network.affine is not None
     parameters["affine"] = {name: jnp.asarray(p.detach().numpy()) for name, p in network.affine.named_parameters()}
@@ -113,7 +119,7 @@ def _names(tree: Tree) -> dict[str, Any]:
     return {f"{group}.{name}": value for group, values in tree.items() for name, value in values.items()}
 
 
-# A: one neuron, one step; vmapped over neurons, scanned over time, vmapped over the batch ------------------------------
+# A: one neuron, one step; vmapped over neurons, scanned over time, vmapped over the batch
 
 
 def _neuron(p: Tree, decay: Any, gain: Any, memory: Any, slow: Any, synapses: Any, fixed: dict[str, Any]) -> Any:
@@ -156,7 +162,6 @@ def _naive(fixed: list[dict[str, Any]], parameters: Tree, x: Any) -> Any:
     def sequence(x: Any) -> Any:
         return jax.lax.scan(partial(_step, fixed, parameters), _initial(fixed, parameters), x)[1]
 
-    # the affine map stays outside of the scan: inside, jax 0.10.2 gave wrong logits on an AVX-512 CPU from batch 3 on
     return _affine(parameters, jax.vmap(sequence)(x))
 
 
@@ -164,7 +169,7 @@ def _affine(parameters: Tree, x: Any) -> Any:
     return x @ parameters["affine"]["weight"].T + parameters["affine"]["bias"]
 
 
-# B: everything without recurrence out of the scan, synapses folded into dense matrices ---------------------------------
+# B: everything without recurrence out of the scan, synapses folded into dense matrices
 
 
 def _folded(layer: dict[str, Any], weights: Any, first_map: Any, first: int, count: int) -> Any:

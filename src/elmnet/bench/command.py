@@ -1,0 +1,101 @@
+"""`elmnet bench`."""
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from elmnet.errors import ConfigError
+
+if TYPE_CHECKING:
+    from elmnet.bench.cases import Case
+    from elmnet.bench.harness import Result
+
+
+def bench(
+    quick: Annotated[bool, typer.Option("--quick", help="two small cases, few rounds, no torch.compile")] = False,
+    cases: Annotated[list[str] | None, typer.Option("--case", help="repeatable; default: all four")] = None,
+    only: Annotated[list[str] | None, typer.Option("--contender", help="repeatable: part of a name")] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads for everybody")] = 2,
+    rounds: Annotated[int, typer.Option(help="timed steps of each, at most")] = 15,
+    seconds: Annotated[float, typer.Option(help="a contender slower than this in all stops after 3 steps")] = 60.0,
+    streaming: Annotated[bool, typer.Option("--streaming/--no-streaming", help="also single steps at batch 1")] = True,
+    file: Annotated[Path | None, typer.Option("--json", help="write every measured time here", metavar="FILE")] = None,
+) -> None:
+    """Time a full training step and a streaming step of every backend, side by side with JAX and nn.LSTM.
+
+    Nobody is timed whose loss and gradients do not agree with the float64 reference. Input is synthetic.
+    """
+    import torch
+
+    from elmnet.bench import harness
+    from elmnet.bench.cases import CASES
+    from elmnet.bench.contenders import contenders
+
+    for name in cases or []:
+        if name not in CASES:
+            raise ConfigError(f"--case must be one of {', '.join(CASES)}, got {name!r}")
+    if threads < 1:
+        raise ConfigError(f"--threads must be at least 1, got {threads}")
+    out = Console(width=None if os.isatty(1) else 140)
+    err = Console(stderr=True)
+    torch.set_num_threads(threads)
+    if hasattr(os, "sched_setaffinity"):  # JAX takes every core it may run on
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    entrants = [c for c in contenders(quick=quick) if not only or any(part in c.name for part in only)]
+    if not entrants:
+        raise ConfigError(f"--contender matches nobody; there are {', '.join(c.name for c in contenders())}")
+    chosen = [CASES[name] for name in cases or (["enwik8-small", "shd"] if quick else list(CASES))]
+    rounds, seconds = (5, 5.0) if quick else (rounds, seconds)
+    described = harness.machine()
+    peak = harness.attainable()
+    for name, value in described.items():
+        out.print(f"{name:>12}  {value}", highlight=False)
+    out.print(f"{'sgemm':>12}  {peak / 1e9:.0f} GFLOP/s", highlight=False)
+    everything: dict[str, object] = {"machine": described, "sgemm_flops": peak}
+    with err.status("") as status:
+        for case in chosen:
+            for stream in (False, True) if streaming and case.batch <= 8 else (False,):
+                results = harness.run(
+                    case, entrants, streaming=stream, rounds=rounds, seconds=seconds, note=status.update
+                )
+                flops = None if stream else harness.training_flops(case)
+                out.print(table(f"{case.name}, {_what(case, stream)}, synthetic input", results, flops, peak))
+                everything[f"{case.name} {'streaming' if stream else 'training'}"] = [vars(r) for r in results]
+                if file is not None:
+                    file.write_text(json.dumps(everything, indent=2) + "\n")
+
+
+def _what(case: "Case", stream: bool) -> str:
+    if stream:
+        return "one step of one sequence"
+    return f"training step at batch {case.batch}, T {case.steps}, P {case.build('reference').count_parameters():,}"
+
+
+def table(title: str, rows: "list[Result]", flops: float | None, peak: float) -> Table:
+    """Medians with 10th to 90th percentile, how many times slower A and B are, arithmetic per second."""
+    unit, factor = ("ms", 1e3) if flops else ("µs", 1e6)
+    shown = Table(title=title, title_justify="left")
+    for i, column in enumerate(["", unit, "10-90 %", "A ÷ this", "B ÷ this", "GFLOP/s", "of sgemm", "first, s"]):
+        if flops or column not in ("B ÷ this", "GFLOP/s", "of sgemm"):
+            shown.add_column(column, justify="right" if i else "left", no_wrap=True)
+    base = {
+        kind: next((r.median for r in rows if r.contender.startswith(f"JAX {kind}") and r.seconds), None)
+        for kind in "AB"
+    }
+    for row in rows:
+        if row.refused is not None:
+            shown.add_row(row.contender, f"[yellow]{row.refused}[/]")
+            continue
+        ratios = ["" if other is None else f"{other / row.median:.1f}" for other in base.values()]
+        cells = [f"{row.median * factor:.1f}", "-".join(f"{limit * factor:.1f}" for limit in row.spread), ratios[0]]
+        if flops:
+            own = "LSTM" not in row.contender
+            cells += [ratios[1]]
+            cells += [f"{flops / row.median / 1e9:.1f}", f"{flops / row.median / peak:.0%}"] if own else ["", ""]
+        shown.add_row(row.contender, *cells, f"{row.first:.1f}")
+    return shown

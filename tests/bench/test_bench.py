@@ -1,0 +1,129 @@
+import json
+
+import pytest
+import torch
+from conftest import network_config
+
+from elmnet import budget, cli, ops
+from elmnet.bench import cases, contenders, harness
+from elmnet.bench.cases import Case
+from elmnet.bench.contenders import Jax, Torch
+
+SMALL = Case("small", network_config(tau_branch=None, token_scale=3.0), batch=2, steps=4, last_step=False)
+SPIKES = Case("spikes", network_config(tau_branch=None), batch=3, steps=5, last_step=True)
+
+
+def test_published_cases():
+    sizes = {name: case.build().count_parameters() for name, case in cases.CASES.items()}
+    assert sizes == {"enwik8-small": 789580, "enwik8-paper": 3516748, "shd": 76551, "shd-64": 76551}
+
+
+def test_rounds_are_interleaved_and_the_slow_sit_out(monkeypatch):
+    clock, calls = [0.0], []
+    monkeypatch.setattr(harness.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(harness.time, "perf_counter", lambda: clock[0])
+
+    def contender(name, seconds):
+        def call():
+            calls.append(name)
+            clock[0] += seconds
+
+        return call
+
+    times = harness.measure({"slow": contender("slow", 10), "fast": contender("fast", 1)}, rounds=6, seconds=20)
+    assert calls[:8] == ["slow", "fast"] * 4
+    assert times == {"slow": [10.0] * 4, "fast": [1.0] * 7}
+
+
+def test_statistics():
+    result = harness.Result("x", seconds=[3.0, 1.0, 2.0])
+    assert result.median == 2.0
+    assert result.spread == (1.2, 2.8)
+    assert harness.Result("x", seconds=[3.0]).spread == (3.0, 3.0)
+
+
+def test_a_wrong_backend_gets_no_number(monkeypatch):
+    reference = ops.BACKENDS["reference"]
+
+    def wrong(*arguments, **options):
+        out, state, signals = reference.run(*arguments, **options)
+        return out * 1.001, state, signals
+
+    liar = ops.Backend("liar", wrong, lambda dtype, dynamics: None, "")
+    monkeypatch.setattr(ops, "BACKENDS", {"liar": liar, "reference": reference})
+    entrants = [Torch("liar"), Torch("reference")]
+    bad, good = harness.run(SMALL, entrants, rounds=1)
+    assert "failed verification" in bad.refused
+    assert bad.seconds == []
+    assert good.refused is None
+    assert len(good.seconds) == 1
+
+
+@pytest.mark.parametrize("case", [SMALL, SPIKES], ids=lambda case: case.name)
+@pytest.mark.parametrize("kind", ["A", "B"])
+def test_jax_baselines_are_the_same_network(case, kind):
+    pytest.importorskip("jax", reason="JAX is not installed (extra `bench`)")
+    pytest.importorskip("optax", reason="optax is not installed (extra `bench`)")
+    assert Jax(kind).verify(case) < 1e-5
+    step = Jax(kind).training(case)
+    assert step() > step() > 0
+
+
+def test_steps_train():
+    for contender in (Torch("cpu"), Torch("reference"), contenders.Lstm()):
+        step = contender.training(SMALL)
+        first = step()
+        assert all(step() < first for _ in range(3))
+        contender.streaming(SMALL)()
+
+
+def test_command(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(cases, "CASES", {"small": SMALL})
+    monkeypatch.setattr(harness.os, "sched_setaffinity", lambda *_: None, raising=False)
+    monkeypatch.setattr(harness, "attainable", lambda: 1e9)
+    arguments = [
+        "bench",
+        "--case",
+        "small",
+        "--contender",
+        "elmnet",
+        "--rounds",
+        "2",
+        "--json",
+        str(tmp_path / "b.json"),
+    ]
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert "synthetic input" in shown
+    assert "elmnet cpu" in shown
+    written = json.loads((tmp_path / "b.json").read_text())
+    assert len(written["small training"][0]["seconds"]) == 2
+    assert written["small streaming"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--case", "mnist"], "--case must be one of"),
+        (["--threads", "0"], "--threads must be at least 1"),
+        (["--contender", "nobody"], "--contender matches nobody"),
+    ],
+)
+def test_wrong_usage(capsys, monkeypatch, arguments, message):
+    monkeypatch.setattr(harness.os, "sched_setaffinity", lambda *_: None, raising=False)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["bench", *arguments])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_flops_are_counted_forward_and_back():
+    assert harness.training_flops(SMALL) == 3 * (2 * 4) * budget.cost(SMALL.network).flops
+
+
+def test_machine_is_described():
+    described = harness.machine()
+    assert described["threads"] == str(torch.get_num_threads())
+    assert "cores" in described["CPU"]
