@@ -158,8 +158,10 @@ class ELMNetwork(nn.Module):
             layers = (self.initial_state(1) if state is None else state).layers
             if len(layers) != len(self.layers):
                 raise ShapeError(f"state holds {len(layers)} layers, the network has {len(self.layers)}")
-            h, new = stream.step(self._dense(x_t.unsqueeze(1)).squeeze(1), layers)
-            return (h if self.affine is None else self.affine(h)), NetworkState(new)
+            x = x_t if x_t.is_floating_point() else self._dense(x_t.unsqueeze(1)).squeeze(1)
+            h, new = stream.step(x, layers)
+            affine = self.affine
+            return (h if affine is None else F.linear(h, affine.weight, affine.bias)), NetworkState(new)
         out, state = self(x_t.unsqueeze(1), state)
         return out.squeeze(1), state
 
@@ -195,9 +197,11 @@ class ELMNetwork(nn.Module):
         if x.dim() != 2:
             raise ShapeError(f"tokens must be (B, T), got {tuple(x.shape)}")
         x = x.long()
-        if x.numel() and not 0 <= int(x.min()) <= int(x.max()) < inputs:
-            raise ShapeError(f"tokens must lie in 0..{inputs - 1}, got {int(x.min())}..{int(x.max())}")
-        return F.one_hot(x, inputs).to(self.dtype) * scale
+        least, most = torch.aminmax(x) if x.numel() else (0, 0)
+        if not 0 <= int(least) <= int(most) < inputs:
+            raise ShapeError(f"tokens must lie in 0..{inputs - 1}, got {int(least)}..{int(most)}")
+        dense = torch.zeros(*x.shape, inputs, dtype=self.dtype, device=x.device)
+        return dense.scatter_(2, x.unsqueeze(2), scale)
 
     def backends(self) -> list[str]:
         """The backends that would run now, without repetition."""

@@ -117,10 +117,8 @@ class Plan:
 
     @property
     def block(self) -> int:
-        """Steps whose feed-forward sums and weight gradients are taken together: as many as fit a cache."""
-        channels = self.inputs + self.units * self.outputs
-        values = min(max(2**20 // (self.itemsize * channels), 128), 256)
-        steps = min(values // (self.tiles * self.lanes), 2**28 // self.step_bytes, self.steps)
+        """Steps whose weight gradients are taken together: few, so that what they need is still in a cache."""
+        steps = min(128 // (self.tiles * self.lanes), 2**28 // self.step_bytes, self.steps)
         return max(2, steps // 2 * 2)  # even: two steps of eight sequences fill a register
 
     @property

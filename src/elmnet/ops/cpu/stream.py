@@ -13,7 +13,7 @@ from elmnet.ops.types import Dynamics, LayerState, Weights
 
 _STATE = LayerState._fields
 WORTH_A_THREAD = 2**20
-"""Weights of a layer for which another thread is worth its making at every step."""
+"""Weights of a layer for which another thread is worth its waking at every step."""
 
 
 class Stream:
@@ -38,6 +38,7 @@ class Stream:
         for call, layer in zip(self._calls, layers, strict=True):
             inputs = self._prepare(call, inputs, *layer)
         self._sizes = [math.prod(shape) for shape in self._shapes]
+        self._empty = [torch.empty(shape if 0 in shape else 0, dtype=self._dtype) for shape in self._shapes]
 
     def _prepare(self, call: Call, inputs: int, connectome: Tensor, weights: Weights, dynamics: Dynamics) -> int:
         """Fill in what stays; returns the layer's outputs."""
@@ -102,5 +103,5 @@ class Stream:
             call.memory1, call.branch1, call.highpass1, call.activity1 = (t.data_ptr() for t in pieces[k : k + 4])
             source = pieces[k + 3]
         self._library.step(calls, self._dtype)
-        new = [piece.view(shape) for piece, shape in zip(pieces, self._shapes, strict=True)]
+        new = [p.view(s) if n else e for p, s, n, e in zip(pieces, self._shapes, self._sizes, self._empty, strict=True)]
         return new[-1], tuple(LayerState(*new[k : k + 4]) for k in range(0, len(new), 4))
