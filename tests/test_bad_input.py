@@ -134,5 +134,6 @@ def test_the_table_is_what_was_printed(rows):
     table = HEAD + "".join(rows[case] for case, _, _ in CASES)
     if os.environ.get("ELMNET_UPDATE_DOCS"):
         PAGE.write_text(table)
-    numbers = re.compile(r"(loss|norm) [\w.+-]+|step \d+")  # what a diverging run reached depends on the machine
-    assert numbers.sub("", PAGE.read_text()) == numbers.sub("", table)
+    # what a diverging run reached, and which backends there are, depends on the machine
+    varying = re.compile(r"(loss|norm) [\w.+-]+|step \d+|installation has: [\w, ]+")
+    assert varying.sub("", PAGE.read_text()) == varying.sub("", table)

@@ -1,4 +1,6 @@
 import json
+import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -31,8 +33,8 @@ def test_rounds_are_interleaved_and_the_slow_sit_out(monkeypatch):
         return call
 
     times = harness.measure({"slow": contender("slow", 10), "fast": contender("fast", 1)}, rounds=6, seconds=20)
-    assert calls[:8] == ["slow", "fast"] * 4
-    assert times == {"slow": [10.0] * 4, "fast": [1.0] * 7}
+    assert calls[:6] == ["slow", "fast"] * 3
+    assert times == {"slow": [10.0] * 3, "fast": [1.0] * 6}
 
 
 def test_statistics():
@@ -59,6 +61,68 @@ def test_a_wrong_backend_gets_no_number(monkeypatch):
     assert len(good.seconds) == 1
 
 
+def test_wrong_only_at_the_timed_batch_gets_no_number(monkeypatch):
+    case = replace(SMALL, batch=7)
+    reference = ops.BACKENDS["reference"]
+
+    def wrong(x, *arguments, **options):
+        out, state, signals = reference.run(x, *arguments, **options)
+        return out * (1.5 if len(x) == case.batch else 1.0), state, signals
+
+    liar = ops.Backend("liar", wrong, lambda dtype, dynamics: None, "")
+    monkeypatch.setattr(ops, "BACKENDS", {"liar": liar, "reference": reference})
+    (result,) = harness.run(case, [Torch("liar")], rounds=1)
+    assert "failed verification" in result.refused
+    assert result.seconds == []
+
+
+def test_a_wrong_stream_gets_no_number(monkeypatch):
+    reference = ops.BACKENDS["reference"]
+
+    class Stream:
+        def __init__(self, inputs, layers):
+            self.outputs = layers[-1][1].synapse.shape[0]
+
+        def step(self, x, states):
+            return torch.ones(1, self.outputs), tuple(states)
+
+    liar = replace(reference, name="liar", stream=Stream)
+    monkeypatch.setattr(ops, "BACKENDS", {"liar": liar, "reference": reference})
+    (result,) = harness.run(SMALL, [Torch("liar")], streaming=True, rounds=1)
+    assert "failed verification" in result.refused
+    assert result.seconds == []
+
+
+def test_one_that_breaks_does_not_stop_the_others(monkeypatch):
+    reference = ops.BACKENDS["reference"]
+
+    def broken(*arguments, **options):
+        raise RuntimeError("no [luck] today\nand a long trace")
+
+    monkeypatch.setattr(
+        ops, "BACKENDS", {"broken": replace(reference, name="broken", run=broken), "reference": reference}
+    )
+    bad, good = harness.run(SMALL, [Torch("broken"), Torch("reference")], rounds=1)
+    assert bad.refused == "broke while it was verified: RuntimeError: no [luck] today"
+    assert good.seconds
+
+
+def test_compiling_stops_at_its_limit(monkeypatch):
+    monkeypatch.setattr(ops, "BACKENDS", dict(ops.BACKENDS))
+    monkeypatch.setattr(contenders, "COMPILE_SECONDS", 0.01)
+    monkeypatch.setattr(contenders.Compiled, "_compile", lambda self: ops.BACKENDS["reference"])
+    monkeypatch.setattr(contenders.Compiled, "verify", lambda self, case: time.sleep(60))
+    assert "cannot compile: TimeoutError: not done after" in contenders.Compiled().refuses(SMALL)
+
+
+def test_old_or_missing_jax_is_refused(monkeypatch):
+    monkeypatch.setattr(contenders, "find_spec", lambda name: None)
+    assert "pip install 'elmnet[bench]'" in Jax("A").refuses(SMALL)
+    monkeypatch.setattr(contenders, "find_spec", lambda name: name)
+    monkeypatch.setattr(contenders.metadata, "version", lambda name: "0.6.2")
+    assert "this is 0.6.2" in Jax("A").refuses(SMALL)
+
+
 @pytest.mark.parametrize("case", [SMALL, SPIKES], ids=lambda case: case.name)
 @pytest.mark.parametrize("kind", ["A", "B"])
 def test_jax_baselines_are_the_same_network(case, kind):
@@ -77,7 +141,19 @@ def test_steps_train():
         contender.streaming(SMALL)()
 
 
+def test_reasons_are_printed_whole(monkeypatch, capsys):
+    monkeypatch.setattr(cases, "CASES", {"small": SMALL})
+    monkeypatch.setattr(harness.os, "sched_setaffinity", lambda *_: None, raising=False)
+    monkeypatch.setattr(harness, "attainable", lambda: 1e9)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # the command sets it
+    monkeypatch.setattr(contenders, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit):
+        cli.main(["bench", "--contender", "JAX A", "--no-streaming", "--rounds", "1"])
+    assert "not timed: JAX A (vmap, scan): needs JAX: pip install 'elmnet[bench]'" in capsys.readouterr().out
+
+
 def test_command(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # the command sets it
     monkeypatch.setattr(cases, "CASES", {"small": SMALL})
     monkeypatch.setattr(harness.os, "sched_setaffinity", lambda *_: None, raising=False)
     monkeypatch.setattr(harness, "attainable", lambda: 1e9)
@@ -108,6 +184,7 @@ def test_command(monkeypatch, capsys, tmp_path):
     [
         (["--case", "mnist"], "--case must be one of"),
         (["--threads", "0"], "--threads must be at least 1"),
+        (["--rounds", "0"], "--rounds must be at least 1"),
         (["--contender", "nobody"], "--contender matches nobody"),
     ],
 )

@@ -74,7 +74,7 @@ SIZES = {
     "memory": st.integers(1, 6),
     "branches": st.integers(1, 11),
     "synapses": st.integers(1, 19),
-    "outputs": st.integers(1, 3),
+    "outputs": st.integers(1, 7),
 }
 OPTIONS = {
     "hidden_layers": st.sampled_from([0, 1]),

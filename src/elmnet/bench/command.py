@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from elmnet.errors import ConfigError
+from elmnet.files import write_atomic
 
 if TYPE_CHECKING:
     from elmnet.bench.cases import Case
@@ -41,11 +42,14 @@ def bench(
             raise ConfigError(f"--case must be one of {', '.join(CASES)}, got {name!r}")
     if threads < 1:
         raise ConfigError(f"--threads must be at least 1, got {threads}")
+    if rounds < 1:
+        raise ConfigError(f"--rounds must be at least 1, got {rounds}")
     out = Console(width=None if os.isatty(1) else 140)
     err = Console(stderr=True)
     torch.set_num_threads(threads)
     if hasattr(os, "sched_setaffinity"):  # JAX takes every core it may run on
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    os.environ["JAX_PLATFORMS"] = "cpu"  # where torch computes, too
     entrants = [c for c in contenders(quick=quick) if not only or any(part in c.name for part in only)]
     if not entrants:
         raise ConfigError(f"--contender matches nobody; there are {', '.join(c.name for c in contenders())}")
@@ -54,20 +58,26 @@ def bench(
     described = harness.machine()
     peak = harness.attainable()
     for name, value in described.items():
-        out.print(f"{name:>12}  {value}", highlight=False)
+        out.print(f"{name:>12}  {value}", highlight=False, markup=False)
     out.print(f"{'sgemm':>12}  {peak / 1e9:.0f} GFLOP/s", highlight=False)
     everything: dict[str, object] = {"machine": described, "sgemm_flops": peak}
     with err.status("") as status:
         for case in chosen:
+            judged = harness.judge(case, entrants, note=status.update)
             for stream in (False, True) if streaming and case.batch <= 8 else (False,):
                 results = harness.run(
-                    case, entrants, streaming=stream, rounds=rounds, seconds=seconds, note=status.update
+                    case, entrants, judged, streaming=stream, rounds=rounds, seconds=seconds, note=status.update
                 )
                 flops = None if stream else harness.training_flops(case)
-                out.print(table(f"{case.name}, {_what(case, stream)}, synthetic input", results, flops, peak))
+                timed = [result for result in results if result.seconds]
+                out.print(table(f"{case.name}, {_what(case, stream)}, synthetic input", timed, flops, peak))
+                for result in results:
+                    if result.refused is not None:
+                        words = f"not timed: {result.contender}: {result.refused}"
+                        out.print(words, style="yellow", highlight=False, markup=False, soft_wrap=True)
                 everything[f"{case.name} {'streaming' if stream else 'training'}"] = [vars(r) for r in results]
                 if file is not None:
-                    file.write_text(json.dumps(everything, indent=2) + "\n")
+                    write_atomic(file, json.dumps(everything, indent=2) + "\n")
 
 
 def _what(case: "Case", stream: bool) -> str:
@@ -88,9 +98,6 @@ def table(title: str, rows: "list[Result]", flops: float | None, peak: float) ->
         for kind in "AB"
     }
     for row in rows:
-        if row.refused is not None:
-            shown.add_row(row.contender, f"[yellow]{row.refused}[/]")
-            continue
         ratios = ["" if other is None else f"{other / row.median:.1f}" for other in base.values()]
         cells = [f"{row.median * factor:.1f}", "-".join(f"{limit * factor:.1f}" for limit in row.spread), ratios[0]]
         if flops:

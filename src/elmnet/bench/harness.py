@@ -5,7 +5,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 
 from elmnet import budget
 from elmnet.bench.cases import Case
-from elmnet.bench.contenders import TOLERANCE, Contender
+from elmnet.bench.contenders import TOLERANCE, Contender, in_a_line
 from elmnet.ops import cpu
 
 PAUSE = 0.03
@@ -47,64 +47,90 @@ class Result:
 
 
 def measure(functions: Mapping[str, Callable[[], Any]], *, rounds: int, seconds: float) -> dict[str, list[float]]:
-    """Seconds of every call, first call first: that, then `rounds` rounds, or as many as fit, at least 3.
+    """Seconds of every call in `rounds` interleaved rounds, or as many as fit.
 
     A contender whose calls have taken more than `seconds` in all sits out once it has been timed 3 times.
     """
     times: dict[str, list[float]] = {name: [] for name in functions}
-    for turn in range(rounds + 1):
+    for turn in range(rounds):
         for name, function in functions.items():
-            if turn > 3 and sum(times[name]) > seconds:
+            if turn >= 3 and sum(times[name]) > seconds:
                 continue
             time.sleep(PAUSE)
-            start = time.perf_counter()
-            function()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(_seconds(function))
     return times
+
+
+def _seconds(function: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def judge(case: Case, entrants: list[Contender], *, note: Callable[[str], None] = lambda line: None) -> list[Result]:
+    """Verify every contender on the first steps of the case; those that fail, refuse or break get words.
+
+    The batch is the whole one, because the kernels that run depend on it.
+    """
+    small = case.shortened(batch=case.batch, steps=12)
+    results = []
+    for entrant in entrants:
+        note(f"{case.name}: verifying {entrant.name}")
+        result = Result(entrant.name)
+        try:
+            result.refused = entrant.refuses(small)
+            if result.refused is None:
+                result.error = entrant.verify(small)
+        except Exception as error:  # one that breaks must not end the others' run
+            result.refused = f"broke while it was verified: {in_a_line(error)}"
+        if result.error is not None and not result.error <= TOLERANCE:
+            result.refused = f"failed verification: relative error {result.error:.1e}, {TOLERANCE:.0e} allowed"
+        results.append(result)
+    return results
 
 
 def run(
     case: Case,
     entrants: list[Contender],
+    judged: list[Result] | None = None,
     *,
     streaming: bool = False,
     rounds: int = 15,
     seconds: float = 60.0,
     note: Callable[[str], None] = lambda line: None,
 ) -> list[Result]:
-    """Verify every contender on a small piece of the case, then time those that passed, interleaved.
+    """Time those that passed verification, interleaved.
 
     Args:
         case: what is trained (or streamed, one sequence).
         entrants: who takes part.
+        judged: what `judge` said of them; None: it is asked.
         streaming: time single steps instead of training steps; a call is then a hundred of them.
-        rounds: at most so many calls of each.
+        rounds: at most so many calls of each, after a first one that is timed apart.
         seconds: after which a contender stops early.
         note: told what goes on.
     """
-    small = case.shortened(batch=5, steps=12)
-    results: list[Result] = []
+    judged = judge(case, entrants, note=note) if judged is None else judged
+    results: dict[str, Result] = {}
     functions: dict[str, Callable[[], Any]] = {}
-    for entrant in entrants:
-        note(f"{case.name}: verifying {entrant.name}")
-        result = Result(entrant.name, refused=entrant.refuses(small))
-        results.append(result)
+    for entrant, verdict in zip(entrants, judged, strict=True):
+        result = replace(verdict, seconds=[])
         if result.refused is None:
-            result.error = entrant.verify(small)
-        if result.error is not None and not result.error <= TOLERANCE:
-            result.refused = f"failed verification: relative error {result.error:.1e}, {TOLERANCE:.0e} allowed"
-        if result.refused is None:
-            function = entrant.streaming(case) if streaming else entrant.training(case)
-            if function is None:
-                results.pop()
-            else:
-                functions[entrant.name] = _hundred(function) if streaming else function
+            note(f"{case.name}: first step of {entrant.name}")
+            try:
+                function = entrant.streaming(case) if streaming else entrant.training(case)
+                if function is None:
+                    continue
+                function = _hundred(function) if streaming else function
+                result.first = _seconds(function)
+                functions[entrant.name] = function
+            except Exception as error:  # as in `judge`
+                result.refused = f"broke at its first step: {in_a_line(error)}"
+        results[entrant.name] = result
     note(f"{case.name}: timing {', '.join(functions)}")
     for name, times in measure(functions, rounds=rounds, seconds=seconds).items():
-        result = next(result for result in results if result.contender == name)
-        per_call = 100 if streaming else 1
-        result.first, result.seconds = times[0], [t / per_call for t in times[1:]]
-    return results
+        results[name].seconds = [t / (100 if streaming else 1) for t in times]
+    return list(results.values())
 
 
 def _hundred(function: Callable[[], Any]) -> Callable[[], Any]:
@@ -121,10 +147,9 @@ def training_flops(case: Case) -> float:
 
 
 def attainable() -> float:
-    """FLOP/s of a large float32 matrix product in torch, on as many threads."""
+    """FLOP/s of a large float32 matrix product in torch, on as many threads: the best of 20, for it is a limit."""
     a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
-    times = measure({"mm": lambda: a @ b}, rounds=20, seconds=5.0)["mm"]
-    return 2 * 1024**3 / statistics.median(times[1:])
+    return 2 * 1024**3 / min(measure({"mm": lambda: a @ b}, rounds=20, seconds=5.0)["mm"])
 
 
 def machine() -> dict[str, str]:

@@ -68,8 +68,8 @@ template <class R, int L> struct Backward : Layer<R, L> {
     const int64_t pack_rows, local_rows;
 
     Backward(const Call &call, Arena &arena, Team &team)
-        : Base(call, arena, false), team(team), kept(Base::whole(D + H + M + 2 * Y)), pack_rows(D + M + H > D + H + M ? D + M + H : D + H + M),
-          local_rows(H + D + 2 * M) {
+        : Base(call, arena, false), team(team), kept(Base::whole(D + H + M + 2 * Y)),
+          pack_rows(D + M + H > Y ? D + M + H : Y), local_rows(H + D + 2 * M) {
         source = arena.take<R>((n_in + S) * pitch);
         notebook = arena.take<R>(c.block * (N > c.threads ? N : c.threads) * Q * kept * L);
         arriving = arena.take<R>(c.threads * 2 * Q * (S + 1) * L);
@@ -149,13 +149,12 @@ template <class R, int L> struct Backward : Layer<R, L> {
     }
 
     R *arriving_of(int64_t member, int64_t t) { return arriving + (member * 2 + (t & 1)) * Q * (S + 1) * L; }
-    
+
     // A unit's notes. Where units do not wait for each other they are weighed at once, and the next unit's replace them.
     R *notes(int64_t t, int64_t t0, int64_t n, int64_t q, int64_t member) {
         if (this->recurrent.load(std::memory_order_relaxed)) return notebook + (((t - t0) * N + n) * Q + q) * kept * L;
         return notebook + ((member * c.block + t - t0) * Q + q) * kept * L;
     }
-
 
     // Gradient of one of a unit's outputs: from the layer's output, the next step's synapses, the final state.
     INLINE V output_gradient(int64_t t, int64_t n, int64_t q, int64_t o, bool last) {
