@@ -54,7 +54,7 @@ class Library:
         try:
             if self._library.elm_call_bytes() != ctypes.sizeof(Call):
                 raise AttributeError
-            for function in ("forward", "backward", "forward_bytes", "backward_bytes", "carry_bytes"):
+            for function in ("forward", "backward", "forward_bytes", "backward_bytes", "carry_bytes", "pack"):
                 getattr(self._library, f"elm_{function}").argtypes = [ctypes.POINTER(Call), ctypes.c_int64]
                 getattr(self._library, f"elm_{function}").restype = ctypes.c_int64
             self._library.elm_step.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
@@ -80,7 +80,7 @@ class Library:
         return bool(self._library.elm_machine_has(instruction_set.encode()))
 
     def ask(self, function: str, call: Call, dtype: torch.dtype) -> int:
-        """Call `forward_bytes`, `backward_bytes` or `carry_bytes`."""
+        """Call a kernel's function by name; all answer with a number."""
         answer = int(getattr(self._library, f"elm_{function}")(call, dtype.itemsize))
         if answer < 0:
             raise AssertionError(f"no kernel for {call.lanes} lanes of {dtype}")
@@ -91,6 +91,14 @@ class Library:
         workspace = MEMORY.take(self.ask(f"{function}_bytes", call, dtype) // dtype.itemsize, dtype)
         call.set(workspace=workspace)
         self.ask(function, call, dtype)
+
+    def pack(self, call: Call, dtype: torch.dtype) -> Tensor:
+        """A layer's weights as `step` reads them; the call, which points to them, has to keep them alive."""
+        call.set(packed=None)
+        packed = MEMORY.take(self.ask("pack", call, dtype) // dtype.itemsize, dtype)
+        call.set(packed=packed)
+        self.ask("pack", call, dtype)
+        return packed
 
     def step(self, layers: "ctypes.Array[Call]", dtype: torch.dtype) -> None:
         """Run one time step of one sequence through layers."""

@@ -1,6 +1,5 @@
 """Streaming: one sequence, one time step after another, without gradients; the way a network runs when deployed."""
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -12,15 +11,14 @@ from elmnet.ops.cpu.operator import equations
 from elmnet.ops.types import Dynamics, LayerState, Weights
 
 _STATE = LayerState._fields
-WORTH_A_THREAD = 2**20
+WORTH_A_THREAD = 2**17
 """Weights of a layer for which another thread is worth its waking at every step."""
 
 
 class Stream:
-    """A stack of layers prepared for single steps: pointers and sizes are looked up once.
+    """A stack of layers prepared for single steps: sizes are looked up once, weights are packed (kernels/step.h).
 
-    Weights are used where they lie, but what derives from others (decay, gain, non-negative synapses) is what was
-    given: who changes parameters prepares anew. Several threads may use one stream.
+    Who changes parameters prepares anew. Several threads may use one stream.
 
     Args:
         inputs: n_in of the first layer.
@@ -33,21 +31,19 @@ class Stream:
         self._inputs = inputs
         self._dtype = layers[0][1].synapse.dtype
         self._calls = (Call * len(layers))()
-        self._alive: list[Tensor] = []  # what the calls point to
+        self._packed: list[Tensor] = []  # what the calls point to
         self._shapes: list[tuple[int, ...]] = []
         for call, layer in zip(self._calls, layers, strict=True):
             inputs = self._prepare(call, inputs, *layer)
-        self._sizes = [math.prod(shape) for shape in self._shapes]
-        self._empty = [torch.empty(shape if 0 in shape else 0, dtype=self._dtype) for shape in self._shapes]
 
     def _prepare(self, call: Call, inputs: int, connectome: Tensor, weights: Weights, dynamics: Dynamics) -> int:
-        """Fill in what stays; returns the layer's outputs."""
+        """Fill in what stays, pack the weights; returns the layer's outputs."""
         units, branches, synapses = weights.synapse.shape
         memory, outputs = weights.decay.shape[1], weights.readout.shape[1]
         *hidden, (weight2, bias2) = weights.mlp
         weight1, bias1 = hidden[0] if hidden else (None, None)
         named = {
-            "sources": torch.where(connectome < 0, inputs + units * outputs, connectome).int(),
+            "connectome": connectome,
             "synapse": weights.synapse,
             "weight1": weight1,
             "bias1": bias1,
@@ -59,7 +55,6 @@ class Stream:
             "gain": weights.gain.to(self._dtype),
         }
         dense = {name: tensor.detach().contiguous() for name, tensor in named.items() if tensor is not None}
-        self._alive += dense.values()
         count = sum(tensor.numel() for tensor in dense.values())
         call.set(
             **dense,
@@ -73,6 +68,7 @@ class Stream:
             threads=max(1, min(torch.get_num_threads(), count // WORTH_A_THREAD, units)),
             **equations(dynamics),
         )
+        self._packed.append(self._library.pack(call, self._dtype))
         self._shapes += [
             (1, units, memory),
             (1, units, branches if call.filtered else 0),
@@ -93,15 +89,14 @@ class Stream:
                 given[i] = tensor.to(self._dtype).contiguous()
         if x.shape != (1, self._inputs):
             raise ShapeError(f"input must be (1, {self._inputs}), got {tuple(x.shape)}")
-        pieces = torch.split(torch.empty(sum(self._sizes), dtype=self._dtype), self._sizes)
+        new = [torch.empty(shape, dtype=self._dtype) for shape in self._shapes]
         calls = type(self._calls).from_buffer_copy(self._calls)
         source = x
         for i, call in enumerate(calls):
             k = 4 * i
             call.x = source.data_ptr()
             call.memory0, call.branch0, call.highpass0, call.activity0 = (t.data_ptr() for t in given[k : k + 4])
-            call.memory1, call.branch1, call.highpass1, call.activity1 = (t.data_ptr() for t in pieces[k : k + 4])
-            source = pieces[k + 3]
+            call.memory1, call.branch1, call.highpass1, call.activity1 = (t.data_ptr() for t in new[k : k + 4])
+            source = new[k + 3]
         self._library.step(calls, self._dtype)
-        new = [p.view(s) if n else e for p, s, n, e in zip(pieces, self._shapes, self._sizes, self._empty, strict=True)]
-        return new[-1], tuple(LayerState(*new[k : k + 4]) for k in range(0, len(new), 4))
+        return source, tuple(LayerState(*new[k : k + 4]) for k in range(0, len(new), 4))

@@ -39,5 +39,5 @@ struct Call {
     void *grad_readout_weight, *grad_bias, *grad_decay, *grad_gain;
 
     void *workspace;
-    const int32_t *sources; // `step` only: the connectome with n_in + N·n_y, a silent channel, for none
+    void *packed; // `step` only: see step.h
 };

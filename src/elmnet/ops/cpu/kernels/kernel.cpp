@@ -40,12 +40,21 @@ EXPORT(forward_bytes)  // workspace a call needs
 EXPORT(backward_bytes) // the same
 EXPORT(carry_bytes)    // of the adjoint that backward calls hand on
 
-// One step of one sequence through `count` layers, each reading what the one before wrote. -2: no memory left.
+template <class Function> static int64_t with_step(const Call &call, int64_t bytes, Function function) {
+    const bool narrow = call.inputs + call.units * call.outputs < 65536;
+    if (bytes == 8) return narrow ? function(Step<double, uint16_t>(call)) : function(Step<double, int32_t>(call));
+    return narrow ? function(Step<float, uint16_t>(call)) : function(Step<float, int32_t>(call));
+}
+
+// Bytes of a layer's packed weights, which are written where call->packed is not null.
+extern "C" __attribute__((visibility("default"))) int64_t elm_pack(const Call *call, int64_t bytes) {
+    return with_step(*call, bytes, [](auto step) { return step.pack(); });
+}
+
+// One step of one sequence through `count` packed layers, each reading what the one before wrote. -2: no memory left.
 extern "C" __attribute__((visibility("default"))) int64_t elm_step(const Call *layers, int64_t count, int64_t bytes) {
-    for (int64_t i = 0; i < count; i++) {
-        int64_t error = bytes == 8 ? Step<double>::run(layers[i]) : Step<float>::run(layers[i]);
-        if (error) return error;
-    }
+    for (int64_t i = 0; i < count; i++)
+        if (int64_t error = with_step(layers[i], bytes, [](auto step) { return step.run(); })) return error;
     return 0;
 }
 
