@@ -110,12 +110,12 @@ class Memory:
     """Large pieces of memory, used again and again: fresh pages cost as much as the arithmetic done in them.
 
     A piece is lent as a tensor and comes back by itself when the tensor and its views are gone. At most `keep` bytes
-    lie idle. Lent memory is not cleared; with `poison` it is filled with NaN, which tests use to find reads of what
+    (a quarter of the machine's memory) lie idle. Lent memory is not cleared; with `poison` it is filled with NaN, which tests use to find reads of what
     nobody wrote.
     """
 
-    def __init__(self, keep: int = 2**31) -> None:
-        self.keep = keep
+    def __init__(self, keep: int | None = None) -> None:
+        self.keep = _physical_memory() // 4 if keep is None else keep
         self.poison = False
         self._idle: list[mmap.mmap] = []
         self._lock = threading.RLock()  # a finaliser may run inside `take`
@@ -152,6 +152,13 @@ class Memory:
             self._idle.append(piece)
             while self._idle and sum(map(len, self._idle)) > self.keep:
                 self._idle.pop(0)
+
+
+def _physical_memory() -> int:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not every system tells
+        return 2**33
 
 
 MEMORY = Memory()
