@@ -125,7 +125,7 @@ def spend(network: NetworkConfig, budget: int, vary: Knob = "units") -> NetworkC
         raise ConfigError(f"vary must be 'units', 'memory' or 'synapses', got {vary!r}")
     if vary == "units" and network.readout == "none":
         raise ConfigError("without a read-out the outputs fix the number of units; vary memory or synapses")
-    return _largest(lambda value: network.with_hidden(**{vary: value}), budget, vary)
+    return largest(lambda value: network.with_hidden(**{vary: value}), budget, vary)
 
 
 def paper_recipe(network: NetworkConfig, budget: int) -> NetworkConfig:
@@ -143,18 +143,32 @@ def paper_recipe(network: NetworkConfig, budget: int) -> NetworkConfig:
         memory = max(1, round(ratio * math.sqrt(units)))
         return network.with_hidden(units=units, memory=memory, hidden=2 * memory, branches=4 * memory)
 
-    return _largest(build, budget, "units")
+    return largest(build, budget, "units")
 
 
-def _largest(build: Callable[[int], NetworkConfig], budget: int, what: str) -> NetworkConfig:
-    """The network of the largest value whose P fits; P grows with the value, so bisection finds it."""
-    least = parameters(build(1))
-    if least > budget:
-        raise BudgetError(f"a budget of {budget:,} parameters is too small: {what} = 1 already takes {least:,}")
+def largest(
+    build: Callable[[int], NetworkConfig],
+    limit: float,
+    what: str,
+    price: Callable[[NetworkConfig], float] = parameters,
+    in_words: str = "parameters",
+) -> NetworkConfig:
+    """The network of the largest value whose price fits. The price grows with the value: where it does so evenly, as
+    with N, a straight line finds it, else bisection.
+
+    Raises:
+        BudgetError: the value 1 exceeds the limit.
+    """
+    least = price(build(1))
+    if least > limit:
+        raise BudgetError(f"a budget of {limit:,.10g} {in_words} is too small: {what} = 1 already takes {least:,.10g}")
     low, high = 1, 2
-    while parameters(build(high)) <= budget:
+    if price(build(high)) <= limit:
+        guess = 1 + int((limit - least) / (price(build(high)) - least))
+        low, high = (guess, guess + 1) if price(build(guess)) <= limit else (high, guess)
+    while price(build(high)) <= limit:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if parameters(build(middle)) <= budget else (low, middle)
+        low, high = (middle, high) if price(build(middle)) <= limit else (low, middle)
     return build(low)

@@ -10,6 +10,7 @@ Networks of Expressive Neurons" (arXiv:2605.12049, 2026).
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Self
 
 from elmnet.errors import ConfigError
@@ -159,7 +160,7 @@ class NetworkConfig(Config):
             f"without a read-out the last layer's {last} channels must equal outputs = {self.outputs}",
         )
 
-    @property
+    @cached_property
     def stack(self) -> tuple[LayerConfig, ...]:
         """Every ELM layer that runs, the read-out layer included."""
         if isinstance(self.readout, LayerConfig):

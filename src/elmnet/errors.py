@@ -38,3 +38,7 @@ class DivergedError(ElmnetError):
 
 class RunError(ElmnetError):
     """A run directory cannot be used as asked."""
+
+
+class TheoryError(ElmnetError, ValueError):
+    """The theory was given constants or data it cannot work with."""

@@ -5,6 +5,7 @@
 
 import dataclasses
 import difflib
+import functools
 import math
 import types
 import typing
@@ -20,11 +21,16 @@ class Config:
     """Base of every configuration: a frozen dataclass that checks its types and ranges on construction."""
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
+        hints = self._hints()
         for field in dataclasses.fields(self):
             value = _parse(hints[field.name], getattr(self, field.name), field.name)
             object.__setattr__(self, field.name, value)
         self._check()
+
+    @classmethod
+    @functools.cache  # classes live as long as the program
+    def _hints(cls) -> dict[str, Any]:
+        return typing.get_type_hints(cls)
 
     def _check(self) -> None:
         """Refuse values that have the right type but make no sense; subclasses say which."""

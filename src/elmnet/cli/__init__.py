@@ -1,0 +1,66 @@
+"""The command line: one thin function per command. Heavy imports wait until a command needs them."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from elmnet.bench.command import bench
+from elmnet.cli import data, inspect, runs, theory
+from elmnet.cli.output import out
+from elmnet.errors import ConfigError, ElmnetError
+
+app = typer.Typer(
+    name="elmnet",
+    help="Recurrent networks of expressive neurons (arXiv:2605.12049): train, evaluate, count, plan, verify.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+data_app = typer.Typer(help="Data sources: what there is, getting it, what a source holds.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+for command in (
+    runs.train,
+    runs.generate,
+    theory.fit,
+    theory.plan,
+    inspect.params,
+    inspect.verify,
+    inspect.doctor,
+    bench,
+):
+    app.command()(command)
+app.command("eval")(runs.evaluate_)
+data_app.command("list")(data.list_)
+data_app.command("get")(data.get)
+data_app.command("info")(data.info)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: errors a user can cause are printed without a traceback.
+
+    Exit codes: 0 success; 1 failure; 2 wrong usage or configuration; 128 + n stopped by signal n.
+    """
+    try:
+        app(args=None if arguments is None else list(arguments))
+    except BrokenPipeError:  # the reader of our output (head, less) has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (ElmnetError, OSError) as error:  # OSError: a full disk, a folder that cannot be read or written
+        err = Console(stderr=True)
+        err.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False) -> None:
+    if version:
+        from elmnet import __version__
+
+        out.print(f"elmnet {__version__}", highlight=False)
+        raise typer.Exit

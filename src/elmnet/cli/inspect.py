@@ -1,0 +1,146 @@
+"""Looking at things: params, verify, doctor."""
+
+import os
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+from rich.console import Console
+
+from elmnet import tables
+from elmnet.cli.output import out
+from elmnet.errors import BackendError, ConfigError
+
+
+def params(
+    task: Annotated[str, typer.Argument(help="enwik8, shd-adding or neuronio", metavar="TASK")],
+    neurons: Annotated[str | None, typer.Option(help="N, one or several: 512,1024")] = None,
+    memory: Annotated[str | None, typer.Option(help="d_m, one or several")] = None,
+    branches: Annotated[str | None, typer.Option(help="d_tree, one or several")] = None,
+    synapses: Annotated[str | None, typer.Option(help="d_s per branch, one or several")] = None,
+    budget: Annotated[str | None, typer.Option(help="P, one or several: find what --vary names")] = None,
+    vary: Annotated[str, typer.Option(help="units, memory or synapses: what a budget decides")] = "units",
+    recipe: Annotated[bool, typer.Option("--recipe", help="spend each budget by the paper's recipe")] = False,
+    batch: Annotated[int, typer.Option(help="sequences, for the memory estimate")] = 8,
+    steps: Annotated[int, typer.Option(help="time steps, for the memory estimate")] = 100,
+    json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Exact parameter counts, FLOPs and training memory of networks, starting from the published one."""
+    from elmnet.budget import cost, paper_recipe, spend, training_bytes
+    from elmnet.config import NetworkConfig
+
+    start = NetworkConfig.preset(task)
+    knobs = {"units": neurons, "memory": memory, "branches": branches, "synapses": synapses}
+    chosen = {name: _integers(text, name) for name, text in knobs.items() if text is not None}
+    budgets: list[int | None] = list(_integers(budget, "budget")) if budget else [None]
+    decided = ("units", "memory", "branches") if recipe else (vary,)
+    if budget and any(name in chosen for name in decided):
+        raise ConfigError(f"--budget decides {', '.join(decided)} here; leave it out, or choose another --vary")
+    rows = []
+    for limit, values in product(budgets, product(*chosen.values())):
+        network = start.with_hidden(**dict(zip(chosen, values, strict=True)))
+        if limit is not None:
+            network = paper_recipe(network, limit) if recipe else spend(network, limit, cast(Any, vary))
+        price, first = cost(network), network.layers[0].neuron
+        rows.append(
+            {
+                "N": price.units,
+                "d_m": first.memory,
+                "d_tree": first.branches,
+                "d_s": first.synapses,
+                "k_e": price.complexity,
+                "k_c": price.connectivity,
+                "hidden P'": price.hidden,
+                "read-out": price.readout,
+                "P": price.parameters,
+                "FLOPs/step": price.flops,
+                "train MiB": round(training_bytes(network, batch, steps) / 2**20),
+            }
+        )
+    if json:
+        out.print_json(data=rows)
+    else:
+        # a line may wrap on a narrow terminal, a number must not
+        Console(width=max(out.width, 110)).print(tables.numbers(f"{task}, starting from the published network", rows))
+
+
+def _integers(text: str, name: str) -> list[int]:
+    try:
+        numbers = [float(item) for item in text.replace("_", "").split(",")]
+        if all(number.is_integer() for number in numbers):
+            return [int(number) for number in numbers]
+    except ValueError:
+        pass
+    raise ConfigError(f"--{name}: expected whole numbers separated by commas, got {text!r}")
+
+
+def verify(
+    files: Annotated[list[Path] | None, typer.Argument(help="golden .npz files; none: built-in self-check")] = None,
+    backend: Annotated[list[str] | None, typer.Option(help="backend, repeatable; default: all installed")] = None,
+    summary: Annotated[bool, typer.Option("--summary", help="one line per file instead of every tensor")] = False,
+) -> None:
+    """Recompute golden vectors and print the relative error of every output, state, loss and gradient."""
+    import torch
+
+    from elmnet.ops import BACKENDS, usable
+    from elmnet.verify import self_check, verify_file
+
+    failed = refused = verified = 0
+    everything: list[Path | None] = list(files or [None])  # type: ignore[list-item]
+    for name, path in product(backend or usable(torch.device("cpu")), everything):
+        title = f"{'self-check' if path is None else path.name}, backend {name}"
+        checks = {}
+        try:
+            for dtype in (torch.float64, torch.float32):
+                if path is None:
+                    checks[dtype] = self_check(backend=name, dtype=dtype)
+                else:
+                    checks[dtype] = verify_file(path, backend=name, dtype=dtype)
+        except BackendError as error:
+            if name not in BACKENDS:
+                raise
+            refused += 1
+            out.print(f"refused {title}: {error}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+            continue
+        verified += 1
+        failed += sum(not check.passed for row in checks.values() for check in row)
+        both = (title, checks[torch.float64], checks[torch.float32])
+        out.print(tables.checks_in_a_line(*both) if summary else tables.checks(*both), highlight=False, soft_wrap=True)
+    verdict = f"{failed} failed" if failed else "all passed" if verified else "nothing verified"
+    bad = failed > 0 or verified == 0
+    out.print(f"{verdict}, {refused} refused" if refused else verdict, style="red" if bad else "green")
+    raise typer.Exit(1 if bad else 0)
+
+
+def doctor() -> None:
+    """Versions, backends, threads, disk, and a self-check of this installation."""
+    import shutil
+
+    import torch
+
+    from elmnet.data.download import cache_directory
+    from elmnet.ops import BACKENDS, usable
+    from elmnet.train.run import environment
+    from elmnet.verify import self_check
+
+    def line(name: str, value: object) -> None:
+        out.print(f"{name:>12}  {value}", highlight=False, markup=False, soft_wrap=True)
+
+    for name, value in environment().items():
+        line(name, value)
+    line("cores", os.cpu_count())
+    line("CPU features", torch.backends.cpu.get_cpu_capability())
+    line("GPU", torch.cuda.get_device_name() if torch.cuda.is_available() else "none")
+    for place in (Path.cwd(), cache_directory()):
+        line("disk", f"{shutil.disk_usage(place).free / 2**30:.1f} GiB free at {place}")
+    healthy = True
+    for backend in BACKENDS.values():
+        if backend.name not in usable(torch.device("cpu")):
+            line("backend", f"{backend.name} ({backend.about}): refuses, see `elmnet verify --backend {backend.name}`")
+            continue
+        worst = max(self_check(backend=backend.name), key=lambda check: check.error / check.tolerance)
+        healthy &= worst.passed
+        verdict = "ok" if worst.passed else "FAILED"
+        line("backend", f"{backend.name} ({backend.about}): {verdict}, worst {worst.name} {worst.error:.1e}")
+    raise typer.Exit(0 if healthy else 1)

@@ -1,0 +1,177 @@
+"""Training runs: train, eval, generate."""
+
+import os
+import sys
+from datetime import datetime
+from itertools import chain
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+
+from elmnet import tables
+from elmnet.cli.output import out
+from elmnet.errors import ConfigError
+
+Run_ = Annotated[Path, typer.Argument(help="a run directory", metavar="RUN")]
+
+
+def train(
+    task: Annotated[str | None, typer.Argument(help="enwik8, shd-adding or shd", metavar="TASK")] = None,
+    data: Annotated[str | None, typer.Option(help="data source (see `elmnet data list`)", metavar="SOURCE")] = None,
+    preset: Annotated[str | None, typer.Option(help="tiny (default; minutes), small (half an hour), paper")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="any setting, e.g. training.steps=500", metavar="PATH=VALUE")
+    ] = None,
+    config_file: Annotated[Path | None, typer.Option("--config", help="start from a YAML file, e.g. a run's")] = None,
+    budget: Annotated[int | None, typer.Option(help="P: the largest number of units that fits is used")] = None,
+    memory: Annotated[int | None, typer.Option(help="d_m, memory units per neuron")] = None,
+    steps: Annotated[int | None, typer.Option(help="training steps")] = None,
+    seed: Annotated[int | None, typer.Option(help="of weights, wiring, batches, dropout; default 0")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; default 1, best for small networks")] = None,
+    path: Annotated[Path | None, typer.Option("--out", help="run directory; default: runs/TASK-PRESET-TIME")] = None,
+    resume: Annotated[Path | None, typer.Option(help="continue this run exactly", metavar="DIR")] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="write TensorBoard events, too")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print only the result")] = False,
+) -> None:
+    """Train a network, or continue an interrupted run.
+
+    Ctrl-C and SIGTERM save first. kill -9 loses at most the work since the last checkpoint; --resume then gives the
+    same weights and metrics, byte for byte, as if nothing had happened.
+    """
+    from elmnet.train import loop
+    from elmnet.train.config import amend
+    from elmnet.train.progress import Reporter
+
+    reporter = Reporter(quiet=quiet)
+    fixed = {
+        "TASK": task,
+        "--preset": preset,
+        "--config": config_file,
+        "--set": settings,
+        "--budget": budget,
+        "--memory": memory,
+        "--steps": steps,
+        "--seed": seed,
+        "--threads": threads,
+        "--out": path,
+    }
+    given = ", ".join(name for name, value in fixed.items() if value is not None)
+    if resume is not None and given:
+        raise ConfigError(f"--resume continues a run exactly as it was begun; leave out {given}")
+    try:
+        if resume is not None:
+            directory = resume
+            result = loop.resume(resume, data=data, reporter=reporter, tensorboard=tensorboard)
+        else:
+            start = _start(task, preset, config_file)
+            changes = {name: value for name, value in (("seed", seed), ("threads", threads)) if value is not None}
+            chosen = [*(settings or []), *([] if steps is None else [f"training.steps={steps}"])]
+            config = amend(start, data=data, settings=chosen, **changes)
+            reporter.note(f"reading {config.data}")
+            config, opened = _fit(config, budget, memory)
+            directory = path or Path("runs") / f"{config.task}-{config.preset}-{datetime.now():%Y%m%d-%H%M%S}"
+            reporter.note(f"run directory: {directory}")
+            result = loop.start(config, directory, opened, reporter=reporter, tensorboard=tensorboard)
+    except loop.Interrupted as stop:
+        reporter.note(f"{stop}\ncontinue with: elmnet train --resume {directory}")
+        sys.exit(128 + stop.number)
+    out.print(tables.scores(result))
+    out.print(tables.cost(result), highlight=False, soft_wrap=True)
+    reporter.note(f"the trained network: {directory / 'best'}")
+
+
+def _start(task: str | None, preset: str | None, file: Path | None) -> Any:
+    """What a new run begins from: a task's preset, or a file."""
+    from elmnet.train.config import compose, load_config
+
+    if file is not None:
+        if task is not None or preset is not None:
+            raise ConfigError("--config names the task and all its settings; leave out TASK and --preset")
+        return load_config(file)
+    if task is None:
+        raise ConfigError("name a TASK to train (enwik8, shd-adding, shd), or --config FILE, or --resume DIR")
+    return compose(task, preset=preset or "tiny")
+
+
+def _fit(config: Any, budget: int | None, memory: int | None) -> Any:
+    """Open the task's data, and give the model its inputs, outputs, complexity and budget."""
+    from elmnet.budget import spend
+    from elmnet.tasks import open_task
+
+    opened = open_task(config.task, config.options, config.data, seed=config.seed)
+    model = opened.fit_model(config.model)
+    if memory is not None:
+        model = model.with_hidden(memory=memory)
+    if budget is not None:
+        model = spend(model, budget)
+    return config.replace(model=model), opened
+
+
+def evaluate_(
+    run: Run_,
+    split: Annotated[str, typer.Option(help="train, valid, test, or all (a whole text)")] = "test",
+    data: Annotated[str | None, typer.Option(help="another data source", metavar="SOURCE")] = None,
+    json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Score a run's best network on a split, of its own data or another source."""
+    from elmnet.tasks import in_words
+    from elmnet.train.evaluate import evaluate
+    from elmnet.train.progress import Reporter
+
+    network, task = _open_run(run, data)
+    if split not in task.splits:
+        raise ConfigError(f"--split must be one of {', '.join(task.splits)}, got {split!r}")
+    reporter = Reporter()
+    with reporter.phase(f"scoring {split}", task.count_batches(split, whole=True)) as advance:
+        scores = evaluate(network, task, cast(Any, split), whole=True, advance=advance)
+    if json:
+        out.print_json(data={"run": str(run), "data": task.data_name, "split": split, **scores})
+    else:
+        out.print(f"{split} of {task.data_name}: {in_words(scores)}", highlight=False, soft_wrap=True)
+
+
+def _open_run(path: Path, data: str | None = None) -> Any:
+    """Best network and task of a run."""
+    import torch
+
+    from elmnet.tasks import open_task
+    from elmnet.train.run import RunDirectory
+
+    run = RunDirectory.open(path)
+    config, facts = run.read_config()
+    torch.set_num_threads(config.threads)
+    network = run.best_network(config.backend)
+    return network, open_task(config.task, config.options, data or config.data, seed=config.seed, facts=facts)
+
+
+def generate(
+    run: Run_,
+    prompt: Annotated[str, typer.Option(help="text to continue")],
+    length: Annotated[int, typer.Option(help="characters to draw")] = 400,
+    temperature: Annotated[float, typer.Option(help="0: always the likeliest; 1: as learned")] = 0.8,
+    seed: Annotated[int, typer.Option(help="of the draws")] = 0,
+) -> None:
+    """Continue a prompt with a trained text network, character by character."""
+    from elmnet.data.text import Vocabulary
+    from elmnet.train.generate import generate as stream
+    from elmnet.train.run import RunDirectory
+
+    directory = RunDirectory.open(run)
+    config, facts = directory.read_config()
+    if "symbols" not in facts:
+        raise ConfigError(f"{run} was trained on {config.task}, which is not text")
+    pieces = stream(
+        directory.best_network(config.backend),
+        Vocabulary(facts["symbols"]),
+        os.fsencode(prompt),
+        convention=config.options.to_dict()["convention"],
+        length=length,
+        temperature=temperature,
+        seed=seed,
+    )
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+    for piece in chain([prompt], pieces):
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")

@@ -1,0 +1,491 @@
+"""The theory: fit, plan."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from elmnet.cli.output import out
+from elmnet.errors import ConfigError
+from elmnet.files import write_atomic
+
+if TYPE_CHECKING:
+    from elmnet.config import NetworkConfig
+    from elmnet.theory.fit import Fit
+    from elmnet.theory.planner import Choice, Limit, Plan, Wiring
+    from elmnet.theory.runs import Runs
+
+MODEL = (
+    "The model (SNRR) is elmnet's own: docs/theory.md. The problem, the two mechanisms it formalises, the recipe and "
+    "the published runs are of Spieler, Martius, Levina (arXiv:2605.12049)."
+)
+CONSTANTS = {
+    "L_inf": "loss of an infinite network, same training",
+    "D": "capacity-limited dimensions",
+    "kappa_e": "complexity of half the SNR ceiling, parameters/unit",
+    "N_r": "units of half the population SNR",
+    "kappa_c": "connectivity of half the SNR ceiling, synapses/unit",
+    "a": "saturation exponent",
+}
+
+
+def fit(
+    source: Annotated[str, typer.Argument(help="published:TASK or a directory of finished runs", metavar="SOURCE")],
+    score: Annotated[str | None, typer.Option(help="e.g. valid_bpc, test_bpc, valid_loss, test_error")] = None,
+    draws: Annotated[int, typer.Option(help="of the bootstrap; 0: no intervals")] = 300,
+    fix: Annotated[list[str] | None, typer.Option(help="hold a constant: a=0.8 or kappa_c=40; repeatable")] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="also the naive alternatives, and a profile over a")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="of the bootstrap")] = 0,
+    figures: Annotated[Path | None, typer.Option(help="write figures here, PNG and SVG", metavar="DIR")] = None,
+    file: Annotated[Path | None, typer.Option("--json", help="write the fit here", metavar="FILE")] = None,
+) -> None:
+    """Fit the information model to runs: constants with intervals, what the runs cannot tell, who was left out."""
+    from elmnet.theory.fit import fit as fit_runs
+
+    if source == "published:neuronio":
+        if figures or compare or fix or score:
+            raise ConfigError("published:neuronio holds single neurons: no --score, --fix, --compare or --figures")
+        _unit_fit(file)
+        return
+    runs, skipped = _runs(source, score)
+    known = fit_runs(runs, draws=draws, fixed=_constants(fix or []), seed=seed)
+    out.print(_fit_table(known))
+    for words in _remarks(known, skipped):
+        out.print(words, highlight=False, markup=False, soft_wrap=True)
+    if compare:
+        _compare(known)
+    out.print(MODEL, style="dim", highlight=False, markup=False, soft_wrap=True)
+    if file is not None:
+        write_atomic(file, json.dumps(_fit_document(known, skipped), indent=2) + "\n")
+    if figures is not None:
+        from elmnet.report.figures import of_fit, save
+
+        _announce(save(of_fit(known), figures))
+
+
+def _runs(source: str, score: str | None) -> "tuple[Runs, dict[str, str]]":
+    from elmnet.theory.runs import published
+
+    kind, _, task = source.partition(":")
+    if kind == "published" and task:
+        return published(task, score), {}
+    from elmnet.train.results import read_runs
+
+    return read_runs(Path(source), score)
+
+
+def _constants(settings: Sequence[str]) -> dict[str, float]:
+    held = {}
+    for setting in settings:
+        name, _, text = setting.partition("=")
+        try:
+            held[name] = float(text)
+        except ValueError:
+            raise ConfigError(f"--fix: expected NAME=NUMBER, got {setting!r}") from None
+    return held
+
+
+def _fit_table(known: "Fit") -> Table:
+    table = Table(
+        "", "value", "95 % interval", "", title=f"{known.runs.source}: {known.runs.score}", title_justify="left"
+    )
+    for name, words in CONSTANTS.items():
+        value = float(getattr(known.law, name))
+        if name not in known.free:
+            table.add_row(name, f"{value:g}", "[yellow]not fitted[/]", words)
+            continue
+        interval = known.interval(lambda law, name=name: getattr(law, name))  # type: ignore[misc]
+        table.add_row(name, f"{value:.4g}", _interval(interval, ".4g"), words)
+    return table
+
+
+def _remarks(known: "Fit", skipped: Mapping[str, str]) -> list[str]:
+    import numpy as np
+
+    from elmnet.theory.model import memory_of
+
+    runs = known.runs
+    words = [f"{len(runs)} runs, RMSE {known.rmse:.4g}, R² {known.r2:.4f}, standard deviation of a run {known.sd:.3g}"]
+    words += [f"{name} is fixed at {why}" for name, why in known.fixed.items()]
+    if known.no_intervals:
+        words.append(f"no intervals: {known.no_intervals}")
+    hidden, k_c = float(np.median(runs.hidden)), float(np.median(runs.k_c))
+    branches = runs.network.layers[0].neuron.branches
+    best = known.law.optimum(hidden, k_c)
+    d_m = float(memory_of(best.complexity, branches))
+    interval = known.interval(lambda law: memory_of(law.optimum(hidden, k_c).complexity, branches))
+    words.append(
+        f"best split of the runs' median P' = {hidden:,.0f}: d_m* {d_m:.1f} {_interval(interval, '.1f')}, "
+        f"N* {float(best.units):.0f}, {runs.score} {float(best.loss):.4f}"
+    )
+    left = {**known.excluded, **skipped}
+    words += [f"left out: {name}: {why}" for name, why in left.items()]
+    return words
+
+
+def _interval(interval: tuple[float, float] | None, form: str) -> str:
+    return "" if interval is None else f"{interval[0]:{form}} … {interval[1]:{form}}"
+
+
+def _unit_fit(file: Path | None) -> None:
+    """NeuronIO: the law of a single neuron's signal-to-noise, measured directly."""
+    import numpy as np
+
+    from elmnet.theory.fit import fit_unit
+    from elmnet.theory.runs import published_rows
+
+    rows = published_rows("neuronio")
+    explained = np.array([row["test_soma_explained_variance_percent"] for row in rows]) / 100
+    synapses = np.array([row["num_branch"] * row["num_synapse_per_branch"] for row in rows])
+    k_e, eta = np.array([row["trainable_params"] for row in rows]) - synapses, explained / (1 - explained)
+    fits = [fit_unit(k_e, eta), fit_unit(k_e, eta, free_exponent=True)]
+    table = Table("", "η_inf", "κ_e", "a", "rms of ln(1/η)", title=f"published:neuronio ({len(rows)} single neurons)")
+    for name, one in zip(("a = 1", "a free"), fits, strict=True):
+        error = one.error
+        spread = f" ± {error['a']:.2f}" if "a" in error else ""
+        kappa = f"{one.kappa_e:.1f} ± {100 * error['ln kappa_e']:.1f} %"
+        table.add_row(name, f"{one.eta_inf:.2f}", kappa, f"{one.a:.2f}{spread}", f"{one.rms:.4f}")
+    out.print(table)
+    out.print("η = EV/(1 - EV), EV the explained variance of the soma on the test data", highlight=False)
+    out.print(MODEL, style="dim", highlight=False, markup=False, soft_wrap=True)
+    if file is not None:
+        write_atomic(file, json.dumps([one._asdict() for one in fits], indent=2) + "\n")
+
+
+def _compare(known: "Fit") -> None:
+    import numpy as np
+
+    from elmnet.theory.compare import judge, profile
+
+    runs = known.runs
+    if runs.hidden.max() > 1.1 * runs.hidden.min():
+        raise ConfigError("--compare describes one fixed-budget curve; these runs have several budgets")
+    ordered = np.sort(runs.d_m)
+    few = max(3, len(runs) // 5)
+    low, high = float(ordered[few - 2]), float(ordered[-few - 1]) if len(runs) >= 12 else float(ordered[-3])
+    unit = 1000 if runs.score.endswith("bpc") else 1
+    name = "mbpc" if unit == 1000 else runs.score
+    table = Table(
+        "form", "constants", f"RMSE, {name}", "AICc", "left-one-out", "d_m*", "d_m* from the ends", "held-out RMSE",
+        title=f"naive alternatives; the ends are d_m ≤ {low:g} and ≥ {high:g}", title_justify="left",
+    )  # fmt: skip
+    for row in judge(runs, low, high):
+        numbers = (row.rmse * unit, row.aicc, row.left_out_rmse * unit, row.best_d_m, row.ends_best_d_m)
+        table.add_row(row.name, str(row.constants), *(f"{x:.4g}" for x in numbers), f"{row.ends_rmse * unit:.4g}")
+    out.print(table)
+    table = Table("a held at", f"RMSE, {name}", "d_m*", "d_m* at 10 P'", "loss at 10 P'", title="profile over a")
+    for line in profile(runs, [0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0]):
+        cells = (f"{line.rmse * unit:.4g}", f"{line.d_m:.1f}", f"{line.d_m_tenfold:.1f}", f"{line.loss_tenfold:.4f}")
+        table.add_row(f"{line.a:g}", *cells)
+    out.print(table)
+
+
+def _fit_document(known: "Fit", skipped: Mapping[str, str]) -> dict[str, Any]:
+    intervals = {
+        name: known.interval(lambda law, name=name: getattr(law, name))  # type: ignore[misc]
+        for name in known.free
+    }
+    return {
+        "source": known.runs.source,
+        "score": known.runs.score,
+        "constants": known.law.to_dict(),
+        "intervals": intervals,
+        "fixed": dict(known.fixed),
+        "runs": len(known.runs),
+        "rmse": known.rmse,
+        "r2": known.r2,
+        "sd": known.sd,
+        "left_out": {**known.excluded, **skipped},
+    }
+
+
+def _announce(files: Sequence[Path]) -> None:
+    for path in files:
+        out.print(str(path), highlight=False, markup=False, soft_wrap=True)
+
+
+# Planning ------------------------------------------------------------------------------------------------------------
+
+
+def plan(
+    task: Annotated[str, typer.Argument(help="enwik8, shd-adding or neuronio", metavar="TASK")],
+    source: Annotated[
+        str | None, typer.Option("--from", help="runs to learn from: a directory or published:TASK", metavar="RUNS")
+    ] = None,
+    score: Annotated[str | None, typer.Option(help="of those runs, e.g. test_bpc")] = None,
+    budgets: Annotated[list[str] | None, typer.Option("--budget", help="P, trainable parameters; repeatable")] = None,
+    flops: Annotated[float | None, typer.Option(help="instead: forward FLOPs per time step")] = None,
+    file_bytes: Annotated[float | None, typer.Option("--bytes", help="instead: bytes of the saved network")] = None,
+    memory: Annotated[float | None, typer.Option(help="instead: bytes while training (see --batch, --steps)")] = None,
+    latency: Annotated[
+        float | None, typer.Option("--latency-us", help="instead: microseconds per streamed step, measured here")
+    ] = None,
+    fixed: Annotated[str | None, typer.Option(help="wiring, e.g. branches=50,synapses=15; default: the task's")] = None,
+    recipe: Annotated[str | None, typer.Option(help="paper: d_tree = 4 d_m instead of a fixed one")] = None,
+    configs: Annotated[
+        Path | None, typer.Option(help="CSV with N,d_m[,d_tree,d_s]: their loss", metavar="FILE")
+    ] = None,
+    design: Annotated[int, typer.Option(help="the n next runs that would tell most about ten times the budget")] = 0,
+    batch: Annotated[int, typer.Option(help="sequences, for --memory")] = 8,
+    steps: Annotated[int, typer.Option(help="time steps, for --memory")] = 100,
+    preset: Annotated[str, typer.Option(help="training settings of --out: tiny, small, paper")] = "paper",
+    path: Annotated[Path | None, typer.Option("--out", help="write YAML for `elmnet train --config`")] = None,
+    figures: Annotated[Path | None, typer.Option(help="write figures here, PNG and SVG", metavar="DIR")] = None,
+    file: Annotated[Path | None, typer.Option("--json", help="write the plans here", metavar="FILE")] = None,
+) -> None:
+    """Spend a budget best: N, d_m and wiring with the least predicted loss, and how sure that is.
+
+    Learns from the published runs of the task unless --from names others; without any it tells how to allocate, not
+    what the loss will be.
+    """
+    from elmnet.config import NetworkConfig
+    from elmnet.theory import planner
+
+    start = NetworkConfig.preset(task)
+    wiring = _wiring(start, fixed, recipe)
+    limits = _limits(start, budgets, flops, file_bytes, memory, latency, batch, steps)
+    known = _known(task, source, score)
+    if configs is not None:
+        if known is None:
+            raise ConfigError(f"--configs needs runs to learn from; there are none published of {task}: use --from")
+        out.print(_predictions(known, _read_networks(start, configs)))
+        return
+    if not limits:
+        raise ConfigError("name a budget: --budget P, --flops, --bytes, --memory or --latency-us")
+    if len(limits) > 1 and (path is not None or design):
+        raise ConfigError("--out and --design take one budget")
+    plans = [planner.plan(start, limit, wiring, known) for limit in limits]
+    where = known.runs.source if known is not None else f"no runs of {task}: priors alone, allocation only"
+    Console(width=max(out.width, 150)).print(_plan_table(plans, where, known))
+    for one in plans:
+        for words in _plan_remarks(one, known):
+            out.print(words, highlight=False, markup=False, soft_wrap=True)
+    if latency is not None:
+        from elmnet.bench.latency import measured
+
+        spent = measured(plans[0].network)
+        out.print(f"measured here: {spent:.0f} µs per streamed step, {latency:.0f} asked", highlight=False)
+    if design:
+        if known is None:
+            raise ConfigError("--design needs runs to start from: use --from")
+        out.print(_design_table(*planner.design(known, start, limits[0], wiring, design), limits[0]))
+    out.print(MODEL, style="dim", highlight=False, markup=False, soft_wrap=True)
+    if path is not None:
+        _write_run(task, preset, plans[0], path)
+    if file is not None:
+        write_atomic(file, json.dumps([_plan_document(one) for one in plans], indent=2) + "\n")
+    if figures is not None:
+        if known is None:
+            raise ConfigError("--figures needs runs to learn from: use --from")
+        from elmnet.report.figures import of_fit, plan_curve, save
+
+        chosen, learned = plans[0], known
+        _announce(save({**of_fit(learned), "plan": lambda: plan_curve(learned, chosen)}, figures))
+
+
+def _wiring(start: "NetworkConfig", fixed: str | None, recipe: str | None) -> "Wiring":
+    from elmnet.theory.planner import Wiring
+
+    neuron = start.layers[0].neuron
+    values = {"branches": neuron.branches, "synapses": neuron.synapses}
+    if recipe not in (None, "paper"):
+        raise ConfigError(f"--recipe knows only 'paper', got {recipe!r}")
+    for item in (fixed or "").split(","):
+        name, _, text = item.partition("=")
+        if not item:
+            continue
+        if name not in values or not text.isdigit() or int(text) < 1:
+            raise ConfigError(f"--fixed: expected branches=NUMBER,synapses=NUMBER, got {item!r}")
+        if recipe and name == "branches":
+            raise ConfigError("--recipe paper sets branches to 4 d_m; leave branches out of --fixed")
+        values[name] = int(text)
+    return Wiring(None if recipe else values["branches"], values["synapses"])
+
+
+def _limits(
+    start: "NetworkConfig",
+    budgets: list[str] | None,
+    flops: float | None,
+    file_bytes: float | None,
+    memory: float | None,
+    latency: float | None,
+    batch: int,
+    steps: int,
+) -> "list[Limit]":
+    from elmnet.theory import planner
+
+    given = {"--flops": flops, "--bytes": file_bytes, "--memory": memory, "--latency-us": latency}
+    others = {name: value for name, value in given.items() if value is not None}
+    if len(others) + bool(budgets) > 1:
+        raise ConfigError(
+            f"one kind of budget at a time, got {', '.join([*(['--budget'] if budgets else []), *others])}"
+        )
+    for name, value in others.items():
+        if not 0 < value < float("inf"):
+            raise ConfigError(f"{name} must be positive, got {value}")
+    if flops is not None:
+        return [planner.flops(flops)]
+    if file_bytes is not None:
+        return [planner.file_bytes(file_bytes)]
+    if memory is not None:
+        return [planner.memory(memory, batch, steps)]
+    if latency is not None:
+        from elmnet.bench.latency import calibrate
+
+        with Console(stderr=True).status("measuring streamed steps on this machine"):
+            return [planner.Limit(latency, "µs per streamed step", calibrate(start))]
+    return [planner.Limit(value) for text in budgets or [] for value in _numbers(text)]
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        numbers = [float(item) for item in text.replace("_", "").split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or not all(0 < number < float("inf") for number in numbers):
+        raise ConfigError(f"--budget: expected positive numbers separated by commas, got {text!r}")
+    return numbers
+
+
+def _known(task: str, source: str | None, score: str | None) -> "Fit | None":
+    from elmnet.theory.fit import fit as fit_runs
+    from elmnet.theory.runs import PUBLISHED
+
+    if source is None and (task not in PUBLISHED or not PUBLISHED[task].ignorance):
+        return None
+    runs, _ = _runs(source or f"published:{task}", score)
+    return fit_runs(runs)
+
+
+def _plan_table(plans: "Sequence[Plan]", where: str, known: "Fit | None") -> Table:
+    score = "loss" if known is None else known.runs.score
+    table = Table(title=f"learned from {where}", title_justify="left")
+    for name in ("budget", "N", "d_m", "d_tree", "d_s", "P", "FLOPs/step", score, "95 % of the law", "best d_m, 95 %"):
+        table.add_column(name, justify="right")
+    table.add_column("near-optimal d_m", justify="right")
+    for one in plans:
+        first = one.network.layers[0]
+        loss = "" if one.loss is None else f"{one.loss:.4f}"
+        table.add_row(
+            f"{one.limit.value:,.10g}",
+            f"{first.units:,}",
+            str(first.neuron.memory),
+            str(first.neuron.branches),
+            str(first.neuron.synapses),
+            f"{one.cost.parameters:,}",
+            f"{one.cost.flops:,}",
+            loss + (" extrapolated" if one.extrapolated else ""),
+            _interval(one.interval, ".4f"),
+            "" if one.best_memory is None else "{} … {}".format(*one.best_memory),
+            "{} … {}".format(*one.near_optimal),
+        )
+    return table
+
+
+def _plan_remarks(one: "Plan", known: "Fit | None") -> list[str]:
+    words = []
+    if one.unused:
+        words.append(f"budget {one.limit.value:,.10g} {one.limit.kind}: {one.unused}")
+    if one.extrapolated:
+        words.append(f"extrapolated: {one.extrapolated}")
+    if known is None:
+        return words
+    for rival in one.rivals:
+        first = rival.network.layers[0]
+        interval = "" if rival.interval is None else f" [{rival.interval[0]:+.4f}, {rival.interval[1]:+.4f}]"
+        words.append(
+            f"regret at {one.limit.value:,.10g} of {rival.name} (N {first.units:,}, d_m {first.neuron.memory}): "
+            f"{rival.regret:+.4f}{interval}"
+        )
+    words.append(f"near-optimal: predicted within {one.delta:.2g} of the least, the noise of one run")
+    return words
+
+
+def _design_table(before: float, choices: "Sequence[Choice]", limit: "Limit") -> Table:
+    title = f"runs that would tell most about the best loss at {10 * limit.value:,.10g}: its sd is {before:.4f} now"
+    table = Table("", "N", "d_m", "d_tree", "d_s", "P", "sd after it", title=title, title_justify="left")
+    from elmnet import budget
+
+    for i, choice in enumerate(choices, 1):
+        first = choice.network.layers[0]
+        neuron = first.neuron
+        numbers = (i, first.units, neuron.memory, neuron.branches, neuron.synapses, budget.parameters(choice.network))
+        table.add_row(*(f"{number:,}" for number in numbers), f"{choice.sd:.4f}")
+    return table
+
+
+def _read_networks(start: "NetworkConfig", path: Path) -> "list[NetworkConfig]":
+    names = {"N": "units", "d_m": "memory", "d_tree": "branches", "d_s": "synapses"}
+    with path.open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    if not rows or not {"N", "d_m"} <= set(rows[0]) or not set(rows[0]) <= set(names):
+        raise ConfigError(f"{path}: expected a CSV file with columns N,d_m and perhaps d_tree,d_s")
+    networks = []
+    for number, row in enumerate(rows, 2):
+        try:
+            networks.append(start.with_hidden(**{names[name]: int(text) for name, text in row.items()}))
+        except (TypeError, ValueError) as error:  # ConfigError is a ValueError
+            raise ConfigError(f"{path}, line {number}: {error}") from None
+    return networks
+
+
+def _predictions(known: "Fit", networks: "Sequence[NetworkConfig]") -> Table:
+    from elmnet import budget
+    from elmnet.theory.planner import sizes
+
+    table = Table(title=f"predicted by a fit to {known.runs.source}", title_justify="left")
+    for name in ("N", "d_m", "d_tree", "d_s", "P", known.runs.score, "95 % of the law", ""):
+        table.add_column(name, justify="right")
+    low, high = known.fitted_range
+    for network, *predicted in zip(networks, *known.predict(*sizes(networks)), strict=True):
+        cost, first = budget.cost(network), network.layers[0]
+        interval = "" if known.worlds is None else _interval((predicted[1], predicted[2]), ".4f")
+        far = "" if low <= cost.hidden <= high else "extrapolated"
+        shape = (first.units, first.neuron.memory, first.neuron.branches, first.neuron.synapses, cost.parameters)
+        table.add_row(*(f"{number:,}" for number in shape), f"{predicted[0]:.4f}", "" if far else interval, far)
+    return table
+
+
+def _write_run(task: str, preset: str, one: "Plan", path: Path) -> None:
+    import yaml
+
+    from elmnet.tasks import TASKS
+    from elmnet.train.config import compose
+
+    if task not in TASKS:
+        raise ConfigError(f"--out: {task} cannot be trained; tasks are {', '.join(TASKS)}")
+    first = one.network.layers[0]
+    unit = {name: getattr(first.neuron, name) for name in ("memory", "hidden", "branches", "synapses")}
+    config = compose(task, preset=preset)
+    config = config.replace(model=config.model.with_hidden(units=first.units, **unit))
+    write_atomic(path, yaml.safe_dump(config.to_dict(), sort_keys=False, width=120))
+    out.print(f"train it: elmnet train --config {path}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _plan_document(one: "Plan") -> dict[str, Any]:
+    first, cost = one.network.layers[0], one.cost
+    return {
+        "budget": one.limit.value,
+        "kind": one.limit.kind,
+        "price": one.price,
+        "N": first.units,
+        "d_m": first.neuron.memory,
+        "d_tree": first.neuron.branches,
+        "d_s": first.neuron.synapses,
+        "P": cost.parameters,
+        "flops_per_step": cost.flops,
+        "loss": one.loss,
+        "interval": one.interval,
+        "extrapolated": one.extrapolated,
+        "best_d_m": one.best_memory,
+        "near_optimal_d_m": one.near_optimal,
+        "regret": {rival.name: rival.regret for rival in one.rivals if rival.regret == rival.regret},
+        "unused": one.unused,
+    }

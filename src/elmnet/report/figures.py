@@ -1,0 +1,260 @@
+"""Figures of the theory, one function each: `figure(…, ax=None)` draws into your axis or a new one, and returns it.
+
+One restrained style; colours that colour-blind readers tell apart (Okabe and Ito) and different line styles beside
+them; axes with units. Needs matplotlib: pip install 'elmnet[figures]'.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elmnet import budget
+from elmnet.errors import ConfigError
+from elmnet.theory.fit import Fit
+from elmnet.theory.planner import Plan, Wiring
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Array = NDArray[np.float64]
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+STYLE: Any = {
+    "figure.figsize": (6.0, 4.0),
+    "figure.dpi": 120,
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.6,
+    "savefig.bbox": "tight",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "elmnet",
+}
+FORMATS = ("png", "svg")
+MODEL = "SNRR: elmnet's model of the two mechanisms of arXiv:2605.12049"
+
+
+def _axis(ax: "Axes | None") -> "Axes":
+    try:
+        from matplotlib import pyplot as plt
+    except ImportError:
+        raise ConfigError("figures need matplotlib: pip install 'elmnet[figures]'") from None
+    return plt.subplots()[1] if ax is None else ax
+
+
+def save(figures: Mapping[str, Callable[[], "Axes"]], directory: Path) -> list[Path]:
+    """Draw figures and write each as PNG and SVG; returns the files.
+
+    Raises:
+        ConfigError: matplotlib is missing.
+    """
+    _without_a_screen()
+    from matplotlib import pyplot as plt
+
+    directory.mkdir(parents=True, exist_ok=True)
+    files = []
+    with plt.rc_context(STYLE):
+        for name, draw in figures.items():
+            figure: Any = draw().figure
+            for suffix in FORMATS:
+                path = directory / f"{name}.{suffix}"
+                metadata = {"Date": None} if suffix == "svg" else None  # equal figures, equal files
+                figure.savefig(path, metadata=metadata)
+                files.append(path)
+            plt.close(figure)
+    return files
+
+
+def _without_a_screen() -> None:
+    try:
+        import matplotlib
+    except ImportError:
+        raise ConfigError("figures need matplotlib: pip install 'elmnet[figures]'") from None
+    matplotlib.use("agg")
+
+
+def of_fit(known: Fit) -> dict[str, Callable[[], "Axes"]]:
+    """Every figure that a fit allows, by name."""
+    figures: dict[str, Callable[[], Axes]] = {
+        "budget_curve": lambda: budget_curve(known),
+        "mechanisms": lambda: mechanisms(known),
+        "surface": lambda: surface(known),
+        "front": lambda: front(known),
+    }
+    return figures
+
+
+def _wiring(known: Fit) -> Wiring:
+    neuron = known.runs.network.layers[0].neuron
+    return Wiring(neuron.branches, neuron.synapses)
+
+
+def _along(known: Fit, hidden: float) -> tuple[Array, Array, Array, float]:
+    """Continuous d_m, N, k_e of all ways to spend P' = hidden with the runs' wiring, and k_c."""
+    neuron = known.runs.network.layers[0].neuron
+    most = max(100.0, 1.3 * float(known.runs.d_m.max()))
+    d_m = np.geomspace(2.0, most, 200)
+    k_e = 4 * d_m**2 + (2 * neuron.branches + 4) * d_m + 1
+    units = hidden / (k_e + neuron.connectivity)
+    kept = units >= 4
+    return d_m[kept], units[kept], k_e[kept], float(neuron.connectivity)
+
+
+def _middle(known: Fit) -> float:
+    """The budget P' at which most runs were made."""
+    hidden = known.runs.hidden
+    near = [int(np.sum(np.abs(np.log(hidden / one)) < 0.1)) for one in hidden]
+    return float(np.median(hidden[np.abs(np.log(hidden / hidden[int(np.argmax(near))])) < 0.1]))
+
+
+def budget_curve(known: Fit, hidden: float | None = None, ax: "Axes | None" = None) -> "Axes":
+    """Score against d_m at one budget: runs, the fitted law with its 95 % band, and the near-optimal interval."""
+    ax, hidden = _axis(ax), hidden or _middle(known)
+    d_m, units, k_e, k_c = _along(known, hidden)
+    loss, low, high = known.predict(units, k_e, np.full_like(units, k_c))
+    runs = known.runs
+    here = np.abs(np.log(runs.hidden / hidden)) < 0.1
+    if np.isfinite(low).all():
+        ax.fill_between(d_m, low, high, color=BLUE, alpha=0.2, linewidth=0, label="95 % of the law")
+    ax.plot(d_m, loss, color=BLUE, label="SNRR fit")
+    ax.plot(runs.d_m[here], runs.y[here], "o", color=ORANGE, markersize=5, label="runs")
+    near = d_m[loss <= loss.min() + known.sd]
+    ax.axvspan(near[0], near[-1], color=GREY, alpha=0.12, linewidth=0, label="within one run's noise of the best")
+    best = int(loss.argmin())
+    ax.plot(d_m[best], loss[best], "v", color=BLUE, markersize=7)
+    ax.annotate(f"d_m* = {d_m[best]:.1f}", (d_m[best], loss[best]), (0, -16), textcoords="offset points", ha="center")
+    ax.set_xscale("log")
+    _plain_ticks(ax, (2, 3, 5, 10, 20, 30, 50, 100))
+    spread = max(float(np.ptp(runs.y[here])), 5 * known.sd)
+    ax.set_ylim(float(min(loss.min(), runs.y[here].min())) - 0.2 * spread, float(runs.y[here].max()) + 0.15 * spread)
+    ax.set_xlabel("memory units per neuron, d_m (complexity)")
+    ax.set_ylabel(_score(known))
+    ax.set_title(f"How to spend P' = {hidden:,.0f} parameters\n{runs.source}")
+    ax.legend()
+    return ax
+
+
+def mechanisms(known: Fit, hidden: float | None = None, ax: "Axes | None" = None) -> "Axes":
+    """What limits the network at one budget: loss due to SNR saturation and to redundancy, against d_m."""
+    ax, hidden = _axis(ax), hidden or _middle(known)
+    d_m, units, k_e, k_c = _along(known, hidden)
+    law, per_bit = known.law, known.law.unit * known.law.D / 2
+    saturation, redundancy = law.saturation_bits(k_e, k_c), law.redundancy_bits(units)
+    ax.plot(d_m, saturation, color=BLUE, label="SNR saturation: units too simple")
+    ax.plot(d_m, redundancy, "--", color=ORANGE, label="redundancy: too few units")
+    ax.plot(d_m, saturation + redundancy, ":", color=GREY, label="both")
+    ax.set_xscale("log")
+    _plain_ticks(ax, (2, 3, 5, 10, 20, 30, 50, 100))
+    ax.set_ylim(0, 1.3 * float((saturation + redundancy)[(d_m > 3)].max()))
+    ax.set_xlabel("memory units per neuron, d_m (complexity)")
+    ax.set_ylabel("signal-to-noise lost, bits")
+    ax.set_title(f"What each mechanism costs at P' = {hidden:,.0f}\n{MODEL}")
+    ax.legend()
+    if float(np.max(law.log2_snr(units, k_e, k_c))) > 3:  # else a bit is worth less and less
+        right = ax.secondary_yaxis("right", functions=(lambda x: x * per_bit, lambda x: x / per_bit))
+        right.set_ylabel(f"≈ {_unit(known)} of {known.runs.score}")
+    return ax
+
+
+def surface(known: Fit, ax: "Axes | None" = None) -> "Axes":
+    """Predicted score over N and k_e with lines of equal budget and the path of the optimum; k_c as in the runs."""
+    ax, runs, law = _axis(ax), known.runs, known.law
+    k_c = float(np.median(runs.k_c))
+    N = np.geomspace(runs.N.min() / 2, runs.N.max() * 4, 160)
+    k_e = np.geomspace(max(runs.k_e.min() / 2, 2), runs.k_e.max() * 3, 160)
+    loss = law.loss(N[None, :], k_e[:, None], k_c)
+    levels = np.quantile(loss, np.linspace(0.02, 0.98, 11))
+    filled = ax.contourf(N, k_e, loss, np.unique(levels), cmap="cividis_r", extend="both")
+    ax.figure.colorbar(filled, ax=ax, label=_score(known), format="%.3g")
+    hidden = np.geomspace(N[0] * (k_e[0] + k_c), N[-1] * (k_e[-1] + k_c), 300)
+    best = law.optimum(hidden, np.full_like(hidden, k_c))
+    ax.plot(best.units, best.complexity, color="white", linewidth=2.4, label="best N and k_e of each budget")
+    middle = _middle(known)
+    for power in (-2, -1, 0, 1):
+        total = middle * 10.0**power
+        line = total / N - k_c
+        inside = (line > k_e[0]) & (line < k_e[-1])
+        if inside.sum() < 2:
+            continue
+        ax.plot(N[inside], line[inside], "--", color="white", linewidth=0.9)
+        at = int(np.flatnonzero(inside)[inside.sum() // 8])
+        ax.annotate(f"P' = {total:.2g}", (N[at], line[at]), color="white", fontsize=8, ha="left", va="bottom")
+    ax.plot(runs.N, runs.k_e, "o", color=ORANGE, markeredgecolor="white", markersize=5, label="runs")
+    ax.set(xscale="log", yscale="log", xlim=(N[0], N[-1]), ylim=(k_e[0], k_e[-1]))
+    ax.set_xlabel("units, N")
+    ax.set_ylabel("parameters per unit besides synapses, k_e")
+    ax.set_title(f"Predicted {runs.score}, k_c = {k_c:,.0f} synapses per unit\n{MODEL}")
+    legend = ax.legend(loc="lower right", labelcolor="white", facecolor="#222222", framealpha=0.6, frameon=True)
+    legend.get_frame().set_linewidth(0)
+    return ax
+
+
+def front(known: Fit, ax: "Axes | None" = None) -> "Axes":
+    """Least score of every budget, k_c as in the runs, with its band; dotted where it is extrapolated."""
+    ax, runs = _axis(ax), known.runs
+    k_c = float(np.median(runs.k_c))
+    low, high = known.fitted_range
+    hidden = np.geomspace(low / 10, high * 10, 200)
+    best = known.law.optimum(hidden, np.full_like(hidden, k_c))
+    inside = (hidden >= low) & (hidden <= high)
+    ax.plot(hidden, best.loss, ":", color=BLUE, label="extrapolated")
+    ax.plot(hidden[inside], best.loss[inside], color=BLUE, label="best of each budget, SNRR")
+    if known.worlds is not None:
+        losses = known.worlds.optimum(hidden[inside][::4], k_c).loss
+        ends = np.quantile(losses, [0.025, 0.975], axis=0)
+        ax.fill_between(hidden[inside][::4], *ends, color=BLUE, alpha=0.2, linewidth=0, label="95 % of the law")
+    ax.plot(runs.hidden, runs.y, "o", color=ORANGE, markersize=4, label="runs")
+    ax.axhline(known.law.L_inf, color=GREY, linewidth=0.8)
+    ax.annotate("L_inf, this training's limit", (hidden[0], known.law.L_inf), (2, 3), textcoords="offset points")
+    ax.set_xscale("log")
+    ax.set_xlabel("parameters of the hidden layer, P' = N (k_e + k_c)")
+    ax.set_ylabel(_score(known))
+    words = "" if "a" in known.free else "; one budget was seen, the exponent a = 1 is an assumption"
+    ax.set_title(f"What a budget buys{words}\n{runs.source}")
+    ax.legend()
+    return ax
+
+
+def plan_curve(known: Fit, chosen: Plan, ax: "Axes | None" = None) -> "Axes":
+    """The budget's curve with the plan and its rivals."""
+    cost = chosen.cost
+    ax = budget_curve(known, float(cost.hidden), ax)
+    law, shown = known.law, []
+    for name, network, colour in (
+        ("the plan", chosen.network, GREEN),
+        *((rival.name, rival.network, GREY) for rival in chosen.rivals),
+    ):
+        price = budget.cost(network)
+        loss = float(law.loss(price.units, price.complexity, price.connectivity))
+        d_m = network.layers[0].neuron.memory
+        shown.append(loss)
+        ax.plot(d_m, loss, "D" if colour == GREEN else "s", color=colour, markersize=7, label=f"{name}: d_m {d_m}")
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, max(high, max(shown) + 0.05 * (max(shown) - low)))
+    ax.legend()
+    return ax
+
+
+def _score(known: Fit) -> str:
+    return f"{known.runs.score.replace('_', ' ')} ({_unit(known)})"
+
+
+def _unit(known: Fit) -> str:
+    if known.runs.score.endswith("bpc"):
+        return "bits per character"
+    return "nats" if known.runs.unit != 1 else "share wrong"
+
+
+def _plain_ticks(ax: "Axes", values: tuple[int, ...]) -> None:
+    from matplotlib.ticker import FixedLocator, NullFormatter, ScalarFormatter
+
+    ax.xaxis.set_major_locator(FixedLocator(values))
+    ax.xaxis.set_major_formatter(ScalarFormatter())
+    ax.xaxis.set_minor_formatter(NullFormatter())

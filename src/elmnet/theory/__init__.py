@@ -1,0 +1,33 @@
+"""How to spend a parameter budget: the SNR-redundancy model, its fits to runs, and the planner. No torch.
+
+    law = fit(published("enwik8", "valid_bpc"))
+    best = plan(NetworkConfig.preset("enwik8"), Limit(3_516_748), Wiring(branches=50, synapses=15), law)
+    best.network.layers[0].units, best.near_optimal
+
+The model is this project's own (docs/theory.md). The problem, the two mechanisms it formalises, the recipe d_m ∝ √N and
+the published runs are from Spieler, Martius, Levina (arXiv:2605.12049).
+"""
+
+from elmnet.theory.fit import Fit, fit, fit_plain, fit_unit
+from elmnet.theory.model import SNRR, Optimum, memory_of
+from elmnet.theory.planner import Limit, Plan, Wiring, design, plan
+from elmnet.theory.runs import PUBLISHED, Runs, published, table
+
+__all__ = [
+    "SNRR",
+    "Optimum",
+    "memory_of",
+    "Runs",
+    "PUBLISHED",
+    "published",
+    "table",
+    "Fit",
+    "fit",
+    "fit_plain",
+    "fit_unit",
+    "Limit",
+    "Wiring",
+    "Plan",
+    "plan",
+    "design",
+]

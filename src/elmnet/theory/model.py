@@ -1,0 +1,251 @@
+"""SNRR, the SNR-redundancy model: what a recurrent network of expressive neurons can know, in closed form.
+
+A unit's error has a part that falls with its complexity k_e and its connectivity k_c and saturates (signal-to-noise),
+and units share a part of their errors, so that more units help less and less (redundancy):
+
+    Γ = Γ_inf / {[1 + (κ_e/k_e)^a + (κ_c/k_c)^a] · [1 + (N_r/N)^a]}     population signal-to-noise ratio
+    I = (D/2)·log2(1 + Γ)                                                information about the target, bits
+    L = H0 - u·I                                                         loss
+
+The formulas are this project's own; the problem P ≈ N·(k_e + k_c), the two mechanisms and the recipe d_m ∝ √N come
+from Spieler, Martius, Levina (arXiv:2605.12049). `docs/theory.md` derives what is used here, section by section (§).
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import brentq, minimize_scalar
+
+from elmnet.errors import TheoryError
+
+Array = NDArray[np.float64]
+NATS = math.log(2)
+"""The unit u of a loss in nats; 1 is that of one in bits."""
+
+
+class Optimum(NamedTuple):
+    """The best network of a budget, in real numbers."""
+
+    units: Any
+    """N*."""
+    complexity: Any
+    """k_e*, parameters per unit other than synapses."""
+    connectivity: Any
+    """k_c*, synapses per unit."""
+    lost_bits: Any
+    """X*."""
+    loss: Any
+    """L*."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SNRR:
+    """The model with its constants; each a number, or an array of one shape: many models at once, which broadcasts.
+
+    Methods take N, k_e, k_c (and P') as numbers or arrays and broadcast them against the constants.
+    """
+
+    L_inf: Any
+    """Loss of an infinite network under the same training, in the loss's unit."""
+    D: Any
+    """Effective number of capacity-limited dimensions of a prediction."""
+    kappa_e: Any
+    """k_e at which a unit has half its signal-to-noise ceiling, parameters per unit."""
+    N_r: Any
+    """N at which half the attainable population signal-to-noise is reached, units."""
+    H0: float
+    """Loss of a network that knows nothing."""
+    kappa_c: Any = 0.0
+    """Half-saturation connectivity, synapses per unit; 0: connectivity does not limit."""
+    a: Any = 1.0
+    """Exponent of all three saturations."""
+    unit: float = 1.0
+    """u: 1 for bits, ln 2 for nats."""
+
+    def __post_init__(self) -> None:
+        for name, low in (("D", 0), ("kappa_e", 0), ("N_r", 0), ("a", 0), ("unit", 0)):
+            if not np.all(np.asarray(getattr(self, name)) > low):
+                raise TheoryError(f"SNRR: {name} must be positive, got {getattr(self, name)}")
+        if not np.all(np.asarray(self.kappa_c) >= 0):
+            raise TheoryError(f"SNRR: kappa_c must not be negative, got {self.kappa_c}")
+        if not np.all(np.asarray(self.L_inf) <= self.H0):
+            raise TheoryError(f"SNRR: L_inf {self.L_inf} exceeds H0 = {self.H0}, the loss of knowing nothing")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The constants by name."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The opposite of `to_dict`."""
+        known = {field.name for field in fields(cls)}
+        if not set(values) <= known:
+            raise TheoryError(f"SNRR has no constant {', '.join(sorted(set(values) - known))}; it has {sorted(known)}")
+        return cls(**values)
+
+    # §1: signal-to-noise, information, loss --------------------------------------------------------------------------
+
+    def saturation_bits(self, k_e: ArrayLike, k_c: ArrayLike) -> Array:
+        """log2[1 + (κ_e/k_e)^a + (κ_c/k_c)^a]: signal-to-noise a unit lacks to its ceiling, in bits (§1)."""
+        k_e, k_c = np.asarray(k_e, float), np.asarray(k_c, float)
+        # connectivity that does not limit (κ_c = 0) costs nothing, also where there is none
+        synapses = np.where(np.asarray(self.kappa_c) == 0, 0.0, self.kappa_c / np.where(k_c > 0, k_c, 1e-300))
+        return np.asarray(np.log2(1 + (self.kappa_e / k_e) ** self.a + synapses**self.a))
+
+    def redundancy_bits(self, N: ArrayLike) -> Array:
+        """log2[1 + (N_r/N)^a]: signal-to-noise that averaging over N units has not yet gained, in bits (§1)."""
+        return np.asarray(np.log2(1 + (self.N_r / np.asarray(N, float)) ** self.a))
+
+    def lost_bits(self, N: ArrayLike, k_e: ArrayLike, k_c: ArrayLike) -> Array:
+        """X = log2(Γ_inf/Γ) ≥ 0, the sum of both (§1)."""
+        return np.asarray(self.saturation_bits(k_e, k_c) + self.redundancy_bits(N))
+
+    @property
+    def log2_snr_limit(self) -> Array:
+        """log2 Γ_inf, Γ_inf = 2^{2(H0 - L_inf)/(D·u)} - 1 (§1); Γ_inf itself may exceed 2^30."""
+        bits = np.asarray(2 * (self.H0 - self.L_inf) / (self.D * self.unit), float)
+        with np.errstate(divide="ignore"):
+            return bits + np.log2(-np.expm1(-bits * math.log(2)))
+
+    def log2_snr(self, N: ArrayLike, k_e: ArrayLike, k_c: ArrayLike) -> Array:
+        """log2 Γ, population signal-to-noise ratio (§1)."""
+        return self.log2_snr_limit - self.lost_bits(N, k_e, k_c)
+
+    def information(self, N: ArrayLike, k_e: ArrayLike, k_c: ArrayLike) -> Array:
+        """I in bits (§1)."""
+        return self._information(self.lost_bits(N, k_e, k_c))
+
+    def loss(self, N: ArrayLike, k_e: ArrayLike, k_c: ArrayLike) -> Array:
+        """L in the loss's unit (§1)."""
+        return self.loss_of(self.lost_bits(N, k_e, k_c))
+
+    def loss_of(self, lost_bits: ArrayLike) -> Array:
+        """L of X (§1)."""
+        return self.H0 - self.unit * self._information(np.asarray(lost_bits, float))
+
+    def _information(self, lost_bits: Array) -> Array:
+        return np.asarray(self.D / 2 * np.logaddexp2(0.0, self.log2_snr_limit - lost_bits))
+
+    def loss_high_snr(self, N: ArrayLike, k_e: ArrayLike, k_c: ArrayLike) -> Array:
+        """L_inf + u·(D/2)·X, the limit Γ ≫ 1 (§1): linear in (L_inf, D)."""
+        return np.asarray(self.L_inf + self.unit * self.D / 2 * self.lost_bits(N, k_e, k_c))
+
+    def elasticities(self, N: ArrayLike, k_e: ArrayLike, k_c: ArrayLike) -> dict[str, Array]:
+        """∂lnΓ/∂ln of N, k_e and k_c: what one per cent more of each buys, in per cent of Γ (§3)."""
+        e, c = (self.kappa_e / np.asarray(k_e, float)) ** self.a, (self.kappa_c / np.asarray(k_c, float)) ** self.a
+        return {
+            "N": np.asarray(self.a / (1 + (np.asarray(N, float) / self.N_r) ** self.a)),
+            "k_e": np.asarray(self.a * e / (1 + e + c)),
+            "k_c": np.asarray(self.a * c / (1 + e + c)),
+        }
+
+    # §4: the best network of a budget P' = N·(k_e + k_c) -------------------------------------------------------------
+
+    def optimum(self, budget: ArrayLike, k_c: ArrayLike) -> Optimum:
+        """The best N and k_e where k_c is given (§4): in closed form for a = 1, else by a one-dimensional search.
+
+        Args:
+            budget: P', parameters of the hidden layer.
+            k_c: synapses per unit.
+        """
+        budget, k_c = np.asarray(budget, float), np.asarray(k_c, float)
+        kappa_c = np.where(np.asarray(self.kappa_c) == 0, 0.0, self.kappa_c / np.where(k_c > 0, k_c, 1e-300))
+        if np.all(np.asarray(self.a) == 1):
+            k_e = np.sqrt(self.kappa_e / (1 + kappa_c) * (k_c + budget / self.N_r))
+        else:
+            shape = np.broadcast_shapes(*(np.shape(value) for value in (budget, k_c, *self._constants())))
+            cells = [np.broadcast_to(value, shape).ravel() for value in (budget, k_c, *self._constants())]
+            k_e = np.array([self._at(*rest)._search(b, c) for b, c, *rest in zip(*cells, strict=True)]).reshape(shape)
+        return self._optimum(budget, k_e, k_c)
+
+    def optimum_free(self, budget: ArrayLike) -> Optimum:
+        """The best N, k_e and k_c where all are free (§4), in closed form for any a."""
+        budget = np.asarray(budget, float)
+        e = self.a / (1 + self.a)
+        kappa = (self.kappa_e**e + self.kappa_c**e) ** (1 / e)
+        total = np.sqrt(kappa * budget / self.N_r)  # q* = k_e* + k_c*
+        k_c = total * self.kappa_c**e / (self.kappa_e**e + self.kappa_c**e)
+        return self._optimum(budget, total - k_c, k_c)
+
+    def _optimum(self, budget: Array, k_e: Array, k_c: Array) -> Optimum:
+        units = budget / (k_e + k_c)
+        lost = self.lost_bits(units, k_e, k_c)
+        return Optimum(*(value[()] for value in (units, k_e, k_c + 0 * k_e, lost, self.loss_of(lost))))
+
+    def _search(self, budget: float, k_c: float) -> float:
+        def lost(x: float) -> float:
+            k_e = math.exp(x)
+            return float(self.lost_bits(budget / (k_e + k_c), k_e, k_c))
+
+        found = minimize_scalar(lost, bounds=(-3.0, math.log(budget)), method="bounded", options={"xatol": 1e-10})
+        return math.exp(found.x)
+
+    def near_optimal(self, budget: float, k_c: float, delta: float) -> tuple[float, float]:
+        """Interval of k_e within which the loss is at most `delta` above the best of the budget (§4, flatness).
+
+        Closed form k_e*·e^{∓v} for a = 1, root finding otherwise; the upper end is at most the whole budget.
+        """
+        if not delta > 0:
+            raise TheoryError(f"delta must be positive, got {delta}")
+        best = self.optimum(budget, k_c)
+        if self.a == 1:
+            kappa = self.kappa_e / (1 + (self.kappa_c / k_c if self.kappa_c else 0))
+            A, B = 1 + self.N_r * k_c / budget, self.N_r * kappa / budget
+            half, whole = math.sqrt(A * B), (math.sqrt(A) + math.sqrt(B)) ** 2
+            v = math.acosh(1 + whole * math.expm1(2 * delta / (self.D * self.unit) * math.log(2)) / (2 * half))
+            return float(best.complexity * math.exp(-v)), float(best.complexity * math.exp(v))
+
+        def excess(x: float) -> float:
+            k_e = math.exp(x)
+            return float(self.loss(budget / (k_e + k_c), k_e, k_c) - best.loss) - delta
+
+        middle, low, high = math.log(best.complexity), -20.0, math.log(budget) + 10
+        ends = [brentq(excess, *sorted((middle, end))) if excess(end) > 0 else end for end in (low, high)]
+        return math.exp(ends[0]), math.exp(ends[1])
+
+    # §5: the front ---------------------------------------------------------------------------------------------------
+
+    @property
+    def critical_budget(self) -> Array:
+        """P_c = κ·N_r (§4), where the front bends; all of N, k_e, k_c free."""
+        e = self.a / (1 + self.a)
+        return np.asarray((self.kappa_e**e + self.kappa_c**e) ** (1 / e) * self.N_r)
+
+    def front(self, budget: ArrayLike) -> Array:
+        """L*(P'), the least loss of a budget when N, k_e and k_c are free (§5)."""
+        ratio = (self.critical_budget / np.asarray(budget, float)) ** (self.a / 2)
+        return self.loss_of(2 * np.log2(1 + ratio))
+
+    def front_exponent(self, budget: ArrayLike) -> Array:
+        """-dln(L* - L_inf)/dlnP' where Γ ≫ 1 (§5): rises from 0 to a/2 as the budget grows."""
+        x = (self.critical_budget / np.asarray(budget, float)) ** (self.a / 2)
+        return np.asarray(self.a / 2 * x / ((1 + x) * np.log1p(x)))
+
+    # Many models -----------------------------------------------------------------------------------------------------
+
+    def _constants(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, name) for name in CONSTANTS)
+
+    def _at(self, *constants: float) -> "SNRR":
+        return replace(self, **dict(zip(CONSTANTS, map(float, constants), strict=True)))
+
+    def __len__(self) -> int:
+        """How many models this is."""
+        return int(np.prod(np.broadcast_shapes(*(np.shape(value) for value in self._constants()))))
+
+
+CONSTANTS = ("L_inf", "D", "kappa_e", "N_r", "kappa_c", "a")
+
+
+def memory_of(k_e: ArrayLike, branches: int | None) -> Array:
+    """d_m, as a real number, of a unit of complexity k_e with d_mlp = 2·d_m and one hidden MLP layer.
+
+    Inverts k_e = 4 d_m² + (2 d_tree + 4) d_m + 1 at d_tree = `branches`; None is the paper's d_tree = 4 d_m, where
+    k_e = 12 d_m² + 4 d_m + 1 (§4).
+    """
+    quadratic, linear = (12.0, 4.0) if branches is None else (4.0, 2.0 * branches + 4)
+    return np.asarray((-linear + np.sqrt(linear**2 + 4 * quadratic * (np.asarray(k_e, float) - 1))) / (2 * quadratic))

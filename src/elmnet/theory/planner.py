@@ -1,0 +1,350 @@
+"""How to spend a budget: the network with the least loss that fits, what is known about it, and which runs would tell
+more (§9).
+
+A plan goes through every integer d_m, gives each the largest N that fits, predicts every loss in every bootstrap world,
+and takes the d_m whose regret, averaged over the worlds, is least.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elmnet import budget
+from elmnet.config import NetworkConfig
+from elmnet.errors import BudgetError, ConfigError, TheoryError
+from elmnet.theory.fit import PRIOR, Fit, fit, open_worlds
+from elmnet.theory.model import SNRR
+
+Array = NDArray[np.float64]
+MEMORY = range(3, 201)
+"""d_m that a plan considers."""
+LEAST_UNITS = 4
+SIMPLE = 3
+"""d_m of the simple-unit default that a plan is compared with."""
+TOLERANCE = 0.005
+"""A plan that leaves more of the budget unused says why."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A budget of some kind."""
+
+    value: float
+    kind: str = "parameters"
+    """In words, with its unit: `parameters`, `FLOPs per step`, ..."""
+    price: Callable[[NetworkConfig], float] = budget.parameters
+    """What a network takes of it; grows with N."""
+
+
+def flops(value: float) -> Limit:
+    """A budget of forward FLOPs per time step and sequence."""
+    return Limit(value, "FLOPs per step", lambda network: float(budget.cost(network).flops))
+
+
+def file_bytes(value: float) -> Limit:
+    """A budget of bytes of the saved network: float32 weights, and 8 bytes a synapse for the connectome."""
+
+    def price(network: NetworkConfig) -> float:
+        synapses = sum(layer.units * layer.neuron.connectivity for layer in network.stack)
+        return 4.0 * budget.parameters(network) + 8.0 * synapses
+
+    return Limit(value, "bytes", price)
+
+
+def memory(value: float, batch: int, steps: int) -> Limit:
+    """A budget of bytes while training (`elmnet.budget.training_bytes`)."""
+    price = partial(budget.training_bytes, batch=batch, steps=steps)
+    return Limit(value, f"bytes while training (batch {batch}, T {steps})", price)
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """Branches and synapses of the networks to choose from."""
+
+    branches: int | None
+    """d_tree; None: the paper's 4·d_m."""
+    synapses: int
+    """d_s."""
+
+    def at(self, start: NetworkConfig, units: int, memory: int) -> NetworkConfig:
+        """`start` with N units of complexity d_m, wired like this, d_mlp = 2·d_m."""
+        branches = 4 * memory if self.branches is None else self.branches
+        return start.with_hidden(
+            units=units, memory=memory, hidden=2 * memory, branches=branches, synapses=self.synapses
+        )
+
+
+@dataclass(frozen=True)
+class Rival:
+    """Something else the budget could be spent on."""
+
+    name: str
+    network: NetworkConfig
+    regret: float
+    """Its predicted loss above the plan's."""
+    interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to spend a budget."""
+
+    limit: Limit
+    network: NetworkConfig
+    price: float
+    """What the network takes of the limit."""
+    unused: str | None
+    """Why more than TOLERANCE of the budget is left."""
+    loss: float | None
+    """Predicted; None without runs."""
+    interval: tuple[float, float] | None
+    """95 % of the law's loss; None without a bootstrap, and beyond the fitted budgets."""
+    extrapolated: str | None
+    """Why the loss is no more than an extrapolation, and what it would be under other exponents."""
+    best_memory: tuple[int, int] | None
+    """95 % interval of the d_m that is best in a world."""
+    near_optimal: tuple[int, int]
+    """d_m whose predicted loss is within `delta` of the least."""
+    delta: float
+    """The standard deviation of one run."""
+    rivals: tuple[Rival, ...]
+
+    @property
+    def cost(self) -> budget.Cost:
+        """Exact counts."""
+        return budget.cost(self.network)
+
+
+def candidates(start: NetworkConfig, limit: Limit, wiring: Wiring) -> list[NetworkConfig]:
+    """For every d_m the network of the largest N that fits.
+
+    Raises:
+        BudgetError: nothing fits; the message has the least possible budget.
+    """
+    found = []
+    for d_m in MEMORY:
+        try:
+            network = budget.largest(partial(_units, start, wiring, d_m), limit.value, "N", limit.price, limit.kind)
+        except BudgetError:
+            break  # larger units do not fit either
+        if network.layers[0].units >= LEAST_UNITS:
+            found.append(network)
+    if not found:
+        least = limit.price(wiring.at(start, LEAST_UNITS, MEMORY[0]))
+        raise BudgetError(
+            f"a budget of {limit.value:,.10g} {limit.kind} is too small: "
+            f"{LEAST_UNITS} units of d_m = {MEMORY[0]} already take {least:,.10g}"
+        )
+    return found
+
+
+def _units(start: NetworkConfig, wiring: Wiring, d_m: int, units: int) -> NetworkConfig:
+    return wiring.at(start, units, d_m)
+
+
+def sizes(networks: Sequence[NetworkConfig]) -> tuple[Array, Array, Array]:
+    """N, k_e, k_c of each network's hidden layer."""
+    layers = [network.layers[0] for network in networks]
+    rows = [(layer.units, budget.complexity(layer.neuron), layer.neuron.connectivity) for layer in layers]
+    N, k_e, k_c = np.asarray(rows, float).T
+    return N, k_e, k_c
+
+
+def prior_worlds(draws: int = 300, seed: int = 0) -> SNRR:
+    """Models drawn from the priors of κ_e and N_r: what is known before any run. They tell how to allocate, no loss."""
+    rng = np.random.default_rng(seed)
+    drawn = {
+        name: np.exp(np.log(PRIOR[name][0]) + PRIOR[name][1] * rng.standard_normal((draws, 1)))
+        for name in ("kappa_e", "N_r")
+    }
+    return SNRR(L_inf=0.0, D=1.0, H0=40.0, **drawn)
+
+
+def plan(start: NetworkConfig, limit: Limit, wiring: Wiring, known: Fit | None) -> Plan:
+    """The best network of a budget.
+
+    Args:
+        start: task's network; the plan varies its one hidden layer.
+        limit: the budget.
+        wiring: of the hidden layer.
+        known: a fit; None: priors alone, which say how to allocate but not what the loss will be.
+
+    Raises:
+        BudgetError: nothing fits.
+        ConfigError: the network has several hidden layers.
+    """
+    if len(start.layers) != 1:
+        raise ConfigError(f"a plan is for one hidden layer, the network has {len(start.layers)}")
+    networks = candidates(start, limit, wiring)
+    law, worlds = _models(known)
+    losses = law.loss(*sizes(networks))
+    regrets = losses - losses.min() if worlds is None else _regrets(worlds, networks)
+    chosen = int(np.argmin(np.atleast_2d(regrets).mean(0)))
+    network, d_m = networks[chosen], np.array([n.layers[0].neuron.memory for n in networks])
+    delta = known.sd if known is not None else 0.002
+    near = d_m[losses <= losses.min() + delta]
+    best = None
+    if worlds is not None:
+        low, high = np.quantile(d_m[regrets.argmin(1)], [0.025, 0.975], method="nearest")
+        best = (int(low), int(high))
+    loss, interval, extrapolated = _loss(known, network)
+    price = limit.price(network)
+    return Plan(
+        limit=limit,
+        network=network,
+        price=price,
+        unused=_unused(start, limit, wiring, network, price),
+        loss=loss,
+        interval=interval,
+        extrapolated=extrapolated,
+        best_memory=best,
+        near_optimal=(int(near.min()), int(near.max())),
+        delta=delta,
+        rivals=tuple(_rivals(start, limit, wiring, network, law, worlds, known is not None)),
+    )
+
+
+def _models(known: Fit | None) -> tuple[SNRR, SNRR | None]:
+    if known is not None:
+        return known.law, known.worlds
+    medians = {name: PRIOR[name][0] for name in ("kappa_e", "N_r")}
+    return SNRR(L_inf=0.0, D=1.0, H0=40.0, **medians), prior_worlds()
+
+
+def _regrets(worlds: SNRR, networks: Sequence[NetworkConfig]) -> Array:
+    """Loss above the best, in every world; (worlds, networks)."""
+    losses = worlds.loss(*sizes(networks))
+    return np.asarray(losses - losses.min(1, keepdims=True))
+
+
+def _loss(known: Fit | None, network: NetworkConfig) -> tuple[float | None, tuple[float, float] | None, str | None]:
+    """Predicted loss, its interval, and why it is no more than an extrapolation."""
+    if known is None:
+        return None, None, None
+    size = sizes([network])
+    loss, low, high = (float(value[0]) for value in known.predict(*size))
+    least, most = known.fitted_range
+    hidden = budget.cost(network).hidden
+    interval = None if known.worlds is None else (low, high)
+    if least <= hidden <= most:
+        return loss, interval, None
+    words = f"P' = {hidden:,} lies outside {least:,.0f} to {most:,.0f}, where the fitted runs reach (times and by 3)"
+    if "a" not in known.free:
+        others = [(a, fit(known.runs, fixed={"a": a}, draws=0).law.loss(*size)[0]) for a in (0.5, 1.5)]
+        words += "".join(f"; with a = {a:g} it would be {other:.4f}" for a, other in others)
+    return loss, None, words
+
+
+def _unused(start: NetworkConfig, limit: Limit, wiring: Wiring, network: NetworkConfig, price: float) -> str | None:
+    """Why a budget is not spent."""
+    if price >= (1 - TOLERANCE) * limit.value:
+        return None
+    first = network.layers[0]
+    more = limit.price(wiring.at(start, first.units + 1, first.neuron.memory))
+    return f"{1 - price / limit.value:.1%} is left: one unit more would take {more:,.10g} {limit.kind}"
+
+
+def _rivals(
+    start: NetworkConfig,
+    limit: Limit,
+    wiring: Wiring,
+    chosen: NetworkConfig,
+    law: SNRR,
+    worlds: SNRR | None,
+    comparable: bool,
+) -> list[Rival]:
+    """What else people would build with the budget: simple units, the published default, the paper's recipe."""
+    first = start.layers[0].neuron
+    published = Wiring(first.branches, first.synapses)
+    ratio = first.memory / start.layers[0].units ** 0.5
+
+    def by_recipe(units: int) -> NetworkConfig:
+        return Wiring(None, first.synapses).at(start, units, max(1, round(ratio * units**0.5)))
+
+    builds: dict[str, Callable[[int], NetworkConfig]] = {
+        f"simple units, d_m = {SIMPLE}": lambda units: wiring.at(start, units, SIMPLE),
+        f"published unit, d_m = {first.memory}": lambda units: published.at(start, units, first.memory),
+        "the paper's recipe, d_m ∝ √N": by_recipe,
+    }
+    rivals = []
+    for name, build in builds.items():
+        try:
+            network = budget.largest(build, limit.value, "N", limit.price, limit.kind)
+        except BudgetError:
+            continue
+        both = sizes([network, chosen])
+        regret = float(np.subtract(*law.loss(*both))) if comparable else float("nan")
+        interval = None
+        if worlds is not None and comparable:
+            losses = worlds.loss(*both)
+            low, high = np.quantile(losses[:, 0] - losses[:, 1], [0.025, 0.975])
+            interval = (float(low), float(high))
+        rivals.append(Rival(name, network, regret, interval))
+    return rivals
+
+
+# Which runs would tell most ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A run worth making."""
+
+    network: NetworkConfig
+    sd: float
+    """Standard deviation of L*(10 P) that is left once this run and those before it are known."""
+
+
+def design(known: Fit, start: NetworkConfig, limit: Limit, wiring: Wiring, count: int) -> tuple[float, list[Choice]]:
+    """The runs, within the budget, that together shrink the interval of L*(10 P) most; the last word on each is greedy.
+
+    Worlds are bootstrap fits in which also the constants vary that the runs so far cannot tell. Seeing a run's score
+    conditions the worlds linearly (an ensemble Kalman update with the noise of one run).
+
+    Args:
+        known: fit of the runs so far.
+        start: task's network.
+        limit: the largest budget of a new run, in parameters.
+        wiring: of the plan whose loss at ten times the budget is asked.
+        count: of runs.
+
+    Returns:
+        Standard deviation of L*(10 P) now, and the runs in the order of choice.
+    """
+    if count < 1:
+        raise TheoryError(f"--design must be at least 1, got {count}")
+    worlds = open_worlds(known)
+    target = worlds.loss(*sizes(candidates(start, Limit(10 * limit.value, limit.kind, limit.price), wiring))).min(1)
+    options = _options(start, limit, wiring)
+    losses = worlds.loss(*sizes(options))
+    before, choices = float(target.std()), []
+    for _ in range(count):
+        spread = losses - losses.mean(0)
+        gain = spread.T @ (target - target.mean()) / len(target) / (losses.var(0) + known.sd**2)
+        best = int(np.argmax(gain**2 * (losses.var(0) + known.sd**2)))
+        shared = spread.T @ spread[:, best] / len(target) / (losses[:, best].var() + known.sd**2)
+        # the mean is unknown, the spread is not: a deterministic (square-root) update of the deviations
+        shrink = 1 / (1 + known.sd / np.sqrt(losses[:, best].var() + known.sd**2))
+        seen = spread[:, best].copy()
+        target = target - shrink * gain[best] * seen
+        losses = losses - shrink * shared * seen[:, None]
+        choices.append(Choice(options[best], float(target.std())))
+    return before, choices
+
+
+def _options(start: NetworkConfig, limit: Limit, wiring: Wiring) -> list[NetworkConfig]:
+    """Networks at four budgets, three connectivities, and d_m spread over what fits."""
+    options: dict[NetworkConfig, None] = {}
+    for share in (1.0, 1 / 3, 1 / 10, 1 / 30):
+        for synapses in sorted({max(1, wiring.synapses // 3), wiring.synapses, 2 * wiring.synapses}):
+            less = Limit(share * limit.value, limit.kind, limit.price)
+            try:
+                found = candidates(start, less, Wiring(wiring.branches, synapses))
+            except BudgetError:
+                continue
+            memories = np.unique(np.geomspace(3, found[-1].layers[0].neuron.memory, 8).round())
+            options |= {n: None for n in found if n.layers[0].neuron.memory in memories}
+    return list(options)

@@ -1,0 +1,76 @@
+"""Finished runs as rows of a table, for fits."""
+
+from pathlib import Path
+
+from elmnet.errors import ConfigError, RunError, TheoryError
+from elmnet.theory.model import NATS
+from elmnet.theory.runs import Runs, table
+from elmnet.train.run import RunDirectory
+
+MEASURES = {"bpc": ("bpc", 1.0), "loss": ("nats", NATS), "error": ("accuracy", 1.0)}
+"""Score of a fit: what a result calls it, and the unit u."""
+
+
+def read_runs(directory: Path, score: str | None = None) -> tuple[Runs, dict[str, str]]:
+    """Every finished run below a directory, and why others were left out.
+
+    Args:
+        directory: searched for run directories.
+        score: `valid_bpc`, `test_bpc` (text), `valid_loss`, `test_loss` (nats), `valid_error`, `test_error` (classes);
+            None: the validation's own.
+
+    Raises:
+        TheoryError: no finished run; runs of several tasks or data; a score they do not have.
+    """
+    if not directory.is_dir():
+        raise TheoryError(f"{directory} is not a directory of runs (or published:TASK)")
+    skipped: dict[str, str] = {}
+    rows = []
+    for file in sorted(directory.rglob("config.yaml")):
+        name = str(file.parent.relative_to(directory)) if file.parent != directory else directory.name
+        try:
+            run = RunDirectory.open(file.parent)
+            config, _ = run.read_config()
+            result = run.read_result()
+        except (RunError, ConfigError) as error:
+            skipped[name] = str(error)
+            continue
+        if result is None:
+            skipped[name] = "not finished"
+        elif len(config.model.layers) != 1:
+            skipped[name] = f"{len(config.model.layers)} hidden layers; the model is of one"
+        else:
+            rows.append((name, config, result))
+    if not rows:
+        reasons = "".join(f"; {name}: {why}" for name, why in list(skipped.items())[:3])
+        raise TheoryError(f"{directory} holds no finished run{reasons}")
+    kinds = {(config.task, result["data"]) for _, config, result in rows}
+    if len(kinds) > 1:
+        raise TheoryError(
+            f"{directory} mixes {', '.join(f'{task} on {data}' for task, data in sorted(kinds))}; fit one"
+        )
+    score = score or ("valid_bpc" if "bpc" in rows[0][2]["valid"] else "valid_loss")
+    split, _, measure = score.partition("_")
+    name, unit = MEASURES.get(measure, ("", 1.0))
+    first = rows[0][2]
+    if split not in ("valid", "test") or name not in first[split]:
+        known = [f"{s}_{m}" for s in ("valid", "test") for m, (n, _) in MEASURES.items() if n in first[s]]
+        raise TheoryError(f"these runs have no score {score!r}; they have {', '.join(known)}")
+
+    def value(scores: dict[str, float]) -> float:
+        return 1 - scores[name] if measure == "error" else scores[name]
+
+    ignorance = max(value(baseline[split]) for baseline in first["baselines"].values())
+    steps = sorted({config.training.steps for _, config, _ in rows})
+    task, data = next(iter(kinds))
+    trained = f"{steps[0]:,} steps" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,} steps"
+    runs = table(
+        [config.model for _, config, _ in rows],
+        [value(result[split]) for _, _, result in rows],
+        names=[name for name, _, _ in rows],
+        source=f"{directory} ({len(rows)} runs of {task} on {data}, {trained})",
+        score=score,
+        H0=ignorance,
+        unit=unit,
+    )
+    return runs, skipped
