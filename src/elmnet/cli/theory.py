@@ -215,7 +215,7 @@ def _announce(files: Sequence[Path]) -> None:
 
 
 def plan(
-    task: Annotated[str, typer.Argument(help="enwik8, shd-adding or neuronio", metavar="TASK")],
+    task: Annotated[str, typer.Argument(help="enwik8, shd-adding or shd", metavar="TASK")],
     source: Annotated[
         str | None, typer.Option("--from", help="runs to learn from: a directory or published:TASK", metavar="RUNS")
     ] = None,
@@ -245,10 +245,9 @@ def plan(
     Learns from the published runs of the task unless --from names others; without any it tells how to allocate, not
     what the loss will be.
     """
-    from elmnet.config import NetworkConfig
     from elmnet.theory import planner
 
-    start = NetworkConfig.preset(task)
+    start = _start(task)
     wiring = _wiring(start, fixed, recipe)
     limits = _limits(start, budgets, flops, file_bytes, memory, latency, batch, steps)
     known = _known(task, source, score)
@@ -288,6 +287,17 @@ def plan(
 
         chosen, learned = plans[0], known
         _announce(save({**of_fit(learned), "plan": lambda: plan_curve(learned, chosen)}, figures))
+
+
+def _start(task: str) -> "NetworkConfig":
+    """The task's published network; SHD has that of SHD-Adding with an output for each of its 20 digits."""
+    from elmnet.config import NetworkConfig
+
+    if task == "shd":
+        return NetworkConfig.preset("shd-adding").replace(outputs=20)
+    if task not in ("enwik8", "shd-adding"):
+        raise ConfigError(f"plans are for the tasks enwik8, shd-adding and shd, got {task!r}")
+    return NetworkConfig.preset(task)
 
 
 def _wiring(start: "NetworkConfig", fixed: str | None, recipe: str | None) -> "Wiring":
@@ -456,11 +466,8 @@ def _predictions(known: "Fit", networks: "Sequence[NetworkConfig]") -> Table:
 def _write_run(task: str, preset: str, one: "Plan", path: Path) -> None:
     import yaml
 
-    from elmnet.tasks import TASKS
     from elmnet.train.config import compose
 
-    if task not in TASKS:
-        raise ConfigError(f"--out: {task} cannot be trained; tasks are {', '.join(TASKS)}")
     first = one.network.layers[0]
     unit = {name: getattr(first.neuron, name) for name in ("memory", "hidden", "branches", "synapses")}
     config = compose(task, preset=preset)

@@ -175,7 +175,9 @@ def surface(known: Fit, ax: "Axes | None" = None) -> "Axes":
     ax.figure.colorbar(filled, ax=ax, label=_score(known), format="%.3g")
     hidden = np.geomspace(N[0] * (k_e[0] + k_c), N[-1] * (k_e[-1] + k_c), 300)
     best = law.optimum(hidden, np.full_like(hidden, k_c))
-    ax.plot(best.units, best.complexity, color="white", linewidth=2.4, label="best N and k_e of each budget")
+    dark = [_outline(3)]
+    label = "best N and k_e of each budget"
+    ax.plot(best.units, best.complexity, color="white", linewidth=2.0, label=label, path_effects=dark)
     middle = _middle(known)
     for power in (-2, -1, 0, 1):
         total = middle * 10.0**power
@@ -183,16 +185,16 @@ def surface(known: Fit, ax: "Axes | None" = None) -> "Axes":
         inside = (line > k_e[0]) & (line < k_e[-1])
         if inside.sum() < 2:
             continue
-        ax.plot(N[inside], line[inside], "--", color="white", linewidth=0.9)
+        ax.plot(N[inside], line[inside], "--", color="white", linewidth=0.9, path_effects=[_outline(1.6)])
         at = int(np.flatnonzero(inside)[inside.sum() // 8])
-        ax.annotate(f"P' = {total:.2g}", (N[at], line[at]), color="white", fontsize=8, ha="left", va="bottom")
+        label = f"P' = {_powers_of_ten(total)}"
+        ax.annotate(label, (N[at], line[at]), (3, 3), textcoords="offset points", color="white", path_effects=dark)
     ax.plot(runs.N, runs.k_e, "o", color=ORANGE, markeredgecolor="white", markersize=5, label="runs")
     ax.set(xscale="log", yscale="log", xlim=(N[0], N[-1]), ylim=(k_e[0], k_e[-1]))
     ax.set_xlabel("units, N")
     ax.set_ylabel("parameters per unit besides synapses, k_e")
     ax.set_title(f"Predicted {runs.score}, k_c = {k_c:,.0f} synapses per unit\n{MODEL}")
-    legend = ax.legend(loc="lower right", labelcolor="white", facecolor="#222222", framealpha=0.6, frameon=True)
-    legend.get_frame().set_linewidth(0)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     return ax
 
 
@@ -216,7 +218,7 @@ def front(known: Fit, ax: "Axes | None" = None) -> "Axes":
     ax.set_xscale("log")
     ax.set_xlabel("parameters of the hidden layer, P' = N (k_e + k_c)")
     ax.set_ylabel(_score(known))
-    words = "" if "a" in known.free else "; one budget was seen, the exponent a = 1 is an assumption"
+    words = "" if "a" in known.free else f"; its exponent a = {known.law.a:g} is assumed"
     ax.set_title(f"What a budget buys{words}\n{runs.source}")
     ax.legend()
     return ax
@@ -227,15 +229,15 @@ def plan_curve(known: Fit, chosen: Plan, ax: "Axes | None" = None) -> "Axes":
     cost = chosen.cost
     ax = budget_curve(known, float(cost.hidden), ax)
     law, shown = known.law, []
-    for name, network, colour in (
-        ("the plan", chosen.network, GREEN),
-        *((rival.name, rival.network, GREY) for rival in chosen.rivals),
-    ):
+    shapes = [("the plan", chosen.network)] + [(rival.name, rival.network) for rival in chosen.rivals]
+    for (name, network), marker in zip(shapes, "Ds^P", strict=False):
         price = budget.cost(network)
         loss = float(law.loss(price.units, price.complexity, price.connectivity))
         d_m = network.layers[0].neuron.memory
         shown.append(loss)
-        ax.plot(d_m, loss, "D" if colour == GREEN else "s", color=colour, markersize=7, label=f"{name}: d_m {d_m}")
+        colour = GREEN if marker == "D" else GREY
+        label = name if f"d_m = {d_m}" in name else f"{name}: d_m = {d_m}"
+        ax.plot(d_m, loss, marker, color=colour, markersize=7, label=label)
     low, high = ax.get_ylim()
     ax.set_ylim(low, max(high, max(shown) + 0.05 * (max(shown) - low)))
     ax.legend()
@@ -250,6 +252,17 @@ def _unit(known: Fit) -> str:
     if known.runs.score.endswith("bpc"):
         return "bits per character"
     return "nats" if known.runs.unit != 1 else "share wrong"
+
+
+def _outline(width: float) -> Any:
+    from matplotlib.patheffects import withStroke
+
+    return withStroke(linewidth=width, foreground="#222222")
+
+
+def _powers_of_ten(value: float) -> str:
+    power = int(np.floor(np.log10(value)))
+    return f"{value / 10.0**power:.1f}·10$^{power}$"
 
 
 def _plain_ticks(ax: "Axes", values: tuple[int, ...]) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares, minimize_scalar
 
 from elmnet.errors import TheoryError
-from elmnet.theory.fit import fit, fit_plain
+from elmnet.theory.fit import fit_plain
 from elmnet.theory.model import memory_of
 from elmnet.theory.runs import Runs
 
@@ -196,13 +196,14 @@ class Profile(NamedTuple):
 
 
 def profile(runs: Runs, exponents: list[float]) -> list[Profile]:
-    """Fits with `a` held at each of several values (§7)."""
+    """Plain fits with `a` held at each of several values (§7)."""
     rows = []
     for a in exponents:
-        found = fit(runs, fixed={"a": a}, draws=0)
+        found = fit_plain(runs, a)
         spend, k_c = float(np.median(runs.hidden)), float(np.median(runs.k_c))
         here, there = found.law.optimum(spend, k_c), found.law.optimum(10 * spend, k_c)
         branches = runs.network.layers[0].neuron.branches
         d_m, tenfold = (float(memory_of(best.complexity, branches)) for best in (here, there))
-        rows.append(Profile(a, found.rmse, d_m, tenfold, float(there.loss)))
+        loss = float(found.law.loss_high_snr(there.units, there.complexity, k_c))
+        rows.append(Profile(a, found.rmse, d_m, tenfold, loss))
     return rows

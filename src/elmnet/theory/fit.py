@@ -311,7 +311,8 @@ class _Problem:
 
     def start(self, kappa_e: float, N_r: float) -> tuple[Array, float]:
         """A start with L_inf and D from linear least squares on X, and its root mean square error."""
-        guess = {"kappa_e": kappa_e, "N_r": N_r, "kappa_c": PRIOR["kappa_c"][0], "a": 1.0, **self.held}
+        guess = {**self.held, **{name: PRIOR[name][0] for name in self.logs}, "kappa_e": kappa_e, "N_r": N_r}
+        guess.pop("D")
         runs = self.runs
         trial = SNRR(L_inf=0.0, D=1.0, H0=runs.H0, **guess)
         X = trial.lost_bits(runs.N, runs.k_e, runs.k_c)
@@ -353,14 +354,15 @@ class Plain(NamedTuple):
     r2: float
 
 
-def fit_plain(runs: Runs) -> Plain:
-    """Least squares of L_inf + u·(D/2)·X at a = 1, κ_c = 0, without priors or bounds (§6, §10 F1, F2).
+def fit_plain(runs: Runs, a: float = 1.0) -> Plain:
+    """Least squares of L_inf + u·(D/2)·X at κ_c = 0 and a given a, without priors or bounds (§6, §10 F1, F2).
 
     (L_inf, D) enter linearly and are solved for exactly at every (κ_e, N_r).
     """
 
     def solved(z: Array) -> tuple[SNRR, Array]:
-        trial = SNRR(L_inf=0.0, D=1.0, kappa_e=float(np.exp(z[0])), N_r=float(np.exp(z[1])), H0=runs.H0, unit=runs.unit)
+        kappa_e, N_r = np.exp(z).tolist()
+        trial = SNRR(L_inf=0.0, D=1.0, kappa_e=kappa_e, N_r=N_r, a=a, H0=runs.H0, unit=runs.unit)
         X = trial.lost_bits(runs.N, runs.k_e, runs.k_c)
         (L_inf, slope), *_ = np.linalg.lstsq(np.stack([np.ones_like(X), X], 1), runs.y, rcond=None)
         law = replace(trial, L_inf=float(L_inf), D=max(float(2 * slope / runs.unit), 1e-12))

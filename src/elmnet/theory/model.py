@@ -181,7 +181,7 @@ class SNRR:
             k_e = math.exp(x)
             return float(self.lost_bits(budget / (k_e + k_c), k_e, k_c))
 
-        found = minimize_scalar(lost, bounds=(-3.0, math.log(budget)), method="bounded", options={"xatol": 1e-10})
+        found = minimize_scalar(lost, bounds=(-3.0, math.log(budget) + 7), method="bounded", options={"xatol": 1e-10})
         return math.exp(found.x)
 
     def near_optimal(self, budget: float, k_c: float, delta: float) -> tuple[float, float]:

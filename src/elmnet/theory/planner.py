@@ -174,10 +174,12 @@ def plan(start: NetworkConfig, limit: Limit, wiring: Wiring, known: Fit | None) 
 
     Raises:
         BudgetError: nothing fits.
-        ConfigError: the network has several hidden layers.
+        ConfigError: the network has several hidden layers, or no read-out.
     """
     if len(start.layers) != 1:
         raise ConfigError(f"a plan is for one hidden layer, the network has {len(start.layers)}")
+    if start.readout == "none":
+        raise ConfigError("without a read-out the outputs fix the number of units; there is nothing to plan")
     networks = candidates(start, limit, wiring)
     law, worlds = _models(known)
     losses = law.loss(*sizes(networks))

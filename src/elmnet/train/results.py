@@ -53,14 +53,20 @@ def read_runs(directory: Path, score: str | None = None) -> tuple[Runs, dict[str
     split, _, measure = score.partition("_")
     name, unit = MEASURES.get(measure, ("", 1.0))
     first = rows[0][2]
-    if split not in ("valid", "test") or name not in first[split]:
-        known = [f"{s}_{m}" for s in ("valid", "test") for m, (n, _) in MEASURES.items() if n in first[s]]
+    floors = list(first["baselines"].values())  # what a score is measured from
+    if split not in ("valid", "test") or not all(name in baseline[split] for baseline in floors):
+        known = [
+            f"{part}_{kind}"
+            for part in ("valid", "test")
+            for kind, (name, _) in MEASURES.items()
+            if all(name in baseline[part] for baseline in floors)
+        ]
         raise TheoryError(f"these runs have no score {score!r}; they have {', '.join(known)}")
 
     def value(scores: dict[str, float]) -> float:
         return 1 - scores[name] if measure == "error" else scores[name]
 
-    ignorance = max(value(baseline[split]) for baseline in first["baselines"].values())
+    ignorance = max(value(baseline[split]) for baseline in floors)
     steps = sorted({config.training.steps for _, config, _ in rows})
     task, data = next(iter(kinds))
     trained = f"{steps[0]:,} steps" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,} steps"

@@ -110,8 +110,8 @@ class Memory:
     """Large pieces of memory, used again and again: fresh pages cost as much as the arithmetic done in them.
 
     A piece is lent as a tensor and comes back by itself when the tensor and its views are gone. At most `keep` bytes
-    (a quarter of the machine's memory) lie idle. Lent memory is not cleared; with `poison` it is filled with NaN, which tests use to find reads of what
-    nobody wrote.
+    (None: a quarter of the machine's memory) lie idle. Lent memory is not cleared; with `poison` it is filled with NaN,
+    which tests use to find reads of what nobody wrote.
     """
 
     def __init__(self, keep: int | None = None) -> None:

@@ -34,7 +34,9 @@ def trained(tmp_path_factory, text_file):
     return path
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "generate", "params", "verify", "bench", "data", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["train", "eval", "generate", "params", "fit", "plan", "verify", "bench", "data", "doctor"]
+)
 def test_every_command_has_help(capsys, command):
     code, out, _ = run(capsys, command, "--help")
     assert code == 0

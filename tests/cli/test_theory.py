@@ -1,0 +1,246 @@
+"""elmnet fit, elmnet plan."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+from conftest import write_spikes
+
+from elmnet import budget
+from elmnet.cli import main
+from elmnet.errors import TheoryError
+from elmnet.train.config import load_config
+from elmnet.train.results import read_runs
+
+
+def run(capsys, *arguments):
+    """Exit code, standard output, standard error of one command; output in one line."""
+    code = 0
+    try:
+        main([str(a) for a in arguments])
+    except SystemExit as stop:
+        code = stop.code or 0
+    captured = capsys.readouterr()
+    return code, " ".join(captured.out.split()), " ".join(captured.err.split())
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, text_file):
+    """Six finished runs of tiny networks, one unfinished, one damaged."""
+    place = tmp_path_factory.mktemp("sweep")
+    for d_m, units in ((3, 16), (4, 14), (5, 12), (6, 10), (8, 8), (10, 6)):
+        settings = ["model.layers.0.neuron.branches=4", "model.layers.0.neuron.synapses=3", "options.chunk=10"]
+        settings += [f"model.layers.0.units={units}", "options.streams=4", "training.eval_every=5"]
+        settings += ["options.final_test_streams=32", "options.final_valid_streams=32"]
+        command = ["train", "enwik8", "--data", text_file, "--out", place / f"d{d_m}", "--steps", 5, "-q"]
+        command += ["--memory", d_m, "--threads", 1, *(part for s in settings for part in ("--set", s))]
+        with pytest.raises(SystemExit, match="0"):
+            main([str(part) for part in command])
+    shutil.copytree(place / "d3", place / "unfinished")
+    (place / "unfinished" / "result.json").unlink()
+    shutil.copytree(place / "d3", place / "damaged")
+    (place / "damaged" / "config.yaml").write_text("config: [")
+    return place
+
+
+def test_fit_published(capsys, tmp_path):
+    file = tmp_path / "fit.json"
+    code, out, _ = run(capsys, "fit", "published:enwik8", "--draws", 50, "--json", file)
+    assert code == 0
+    assert "valid_bpc" in out
+    assert "a is fixed at 1: the budgets P' span a factor 1" in out
+    assert "arXiv:2605.12049" in out
+    document = json.loads(file.read_text())
+    assert document["r2"] > 0.99
+    assert set(document["intervals"]) == {"L_inf", "D", "kappa_e", "N_r"}
+    assert document["constants"]["kappa_c"] == 0
+
+
+def test_fit_neurons(capsys, tmp_path):
+    code, out, _ = run(capsys, "fit", "published:neuronio", "--json", tmp_path / "fit.json")
+    assert code == 0
+    assert "488.7" in out
+    assert json.loads((tmp_path / "fit.json").read_text())[0]["kappa_e"] == pytest.approx(488.708, rel=1e-4)
+
+
+def test_fit_compares_with_naive_forms(capsys):
+    code, out, _ = run(capsys, "fit", "published:enwik8", "--score", "train_bpc", "--draws", 0, "--compare")
+    assert code == 0
+    assert "quadratic in ln d_m" in out
+    assert "profile over a" in out
+    assert "no intervals: no bootstrap was asked for" in out
+
+
+def test_fit_names_who_was_left_out(capsys):
+    code, out, _ = run(capsys, "fit", "published:shd-adding", "--draws", 20)
+    assert code == 0
+    assert "left out: d_m 2, N 155: d_m = 2 is below 3" in out
+
+
+def test_fit_a_directory_of_runs(capsys, runs):
+    table, skipped = read_runs(runs)
+    assert (len(table), table.score, table.unit) == (6, "valid_bpc", 1.0)
+    assert skipped.keys() == {"unfinished", "damaged"}
+    assert skipped["unfinished"] == "not finished"
+    want = [json.loads((runs / name / "result.json").read_text())["valid"]["bpc"] for name in table.names]
+    assert table.y.tolist() == want
+    assert table.P.tolist() == [budget.parameters(load_config(runs / n / "config.yaml").model) for n in table.names]
+    test, _ = read_runs(runs, "test_bpc")
+    assert test.y.tolist() != want
+    code, _, err = run(capsys, "fit", runs, "--draws", 0)
+    # five steps teach nothing: these runs are near the loss of knowing nothing, and the fit says so
+    assert code == 1
+    assert "a fit needs at least 5; left out: d" in err
+    assert "that of knowing nothing" in err
+
+
+@pytest.mark.parametrize(
+    ("score", "words"), [("valid_error", "no score"), ("train_bpc", "they have valid_bpc, test_bpc")]
+)
+def test_scores_that_runs_do_not_have(runs, score, words):
+    with pytest.raises(TheoryError, match=words):
+        read_runs(runs, score)
+
+
+def test_runs_of_several_kinds_are_not_mixed(capsys, runs, tmp_path):
+    both = tmp_path / "both"
+    shutil.copytree(runs / "d3", both / "text")
+    (tmp_path / "spikes").mkdir()
+    for part in ("train", "test"):
+        write_spikes(tmp_path / "spikes" / f"{part}.h5", count=40)
+    command = ["train", "shd", "--data", tmp_path / "spikes", "--out", both / "spikes", "--steps", 1, "-q"]
+    command += ["--threads", 1, "--set", "model.layers.0.units=3", "--set", "options.batch=4"]
+    code, _, err = run(capsys, *command)
+    assert code == 0, err
+    with pytest.raises(TheoryError, match=r"mixes enwik8 on .*, shd on"):
+        read_runs(both)
+    table, _ = read_runs(both / "spikes")
+    assert (table.score, table.H0) == ("valid_loss", pytest.approx(table.H0))
+    errors, _ = read_runs(both / "spikes", "test_error")
+    assert 0 <= errors.y[0] <= 1
+
+
+def test_plan(capsys, tmp_path):
+    file, document = tmp_path / "run.yaml", tmp_path / "plan.json"
+    code, out, _ = run(capsys, "plan", "enwik8", "--budget", "3516748", "--out", file, "--json", document)
+    assert code == 0
+    (chosen,) = json.loads(document.read_text())
+    assert 17 <= chosen["d_m"] <= 21
+    assert chosen["P"] <= 3_516_748
+    assert "simple units, d_m = 3" in out
+    assert "near-optimal" in out
+    config = load_config(file)
+    assert budget.parameters(config.model) == chosen["P"]
+    assert config.task == "enwik8"
+    assert yaml.safe_load(file.read_text())["preset"] == "paper"
+
+
+def test_a_plan_can_be_trained(capsys, tmp_path, text_file):
+    file = tmp_path / "run.yaml"
+    command = ["plan", "enwik8", "--budget", "300_000", "--fixed", "branches=8,synapses=3", "--preset", "tiny"]
+    assert run(capsys, *command, "--out", file)[0] == 0
+    command = ["train", "--config", file, "--data", text_file, "--steps", 1, "--out", tmp_path / "run", "-q"]
+    command += ["--set", "options.final_test_streams=32", "--set", "options.final_valid_streams=32"]
+    code, _, err = run(capsys, *command, "--threads", 1, "--set", "options.chunk=5")
+    assert code == 0, err
+
+
+def test_plans_for_several_budgets(capsys):
+    code, out, _ = run(capsys, "plan", "shd-adding", "--budget", "40e3,77e3", "--budget", "1e7", "--recipe", "paper")
+    assert code == 0
+    assert out.count("regret at") == 9
+    assert "1.4" not in out or "extrapolated: P'" in out
+
+
+def test_plan_without_runs_only_allocates(capsys):
+    code, out, _ = run(capsys, "plan", "shd", "--budget", "1e5")
+    assert code == 0
+    assert "priors alone, allocation only" in out
+    assert "regret" not in out
+
+
+@pytest.mark.parametrize("option", ["--flops=3e6", "--bytes=2e7", "--memory=1e9"])
+def test_other_budgets(capsys, option):
+    code, out, _ = run(capsys, "plan", "enwik8", option)
+    assert code == 0, out
+
+
+def test_latency_budget(capsys, monkeypatch):
+    from elmnet.bench import latency
+
+    monkeypatch.setattr(latency, "SIZES", [(16, 3), (64, 3), (16, 10), (64, 10)])
+    monkeypatch.setattr(latency, "measured", lambda network, seconds=0.0: 20 + 0.5 * network.layers[0].units)
+    code, out, _ = run(capsys, "plan", "shd-adding", "--latency-us", 100)
+    assert code == 0
+    assert "measured here" in out
+
+
+def test_design(capsys):
+    code, out, _ = run(capsys, "plan", "enwik8", "--budget", "1e6", "--design", 2)
+    assert code == 0
+    assert "runs that would tell most" in out
+
+
+def test_predictions_of_given_networks(capsys, tmp_path):
+    file = tmp_path / "networks.csv"
+    file.write_text("N,d_m,d_tree,d_s\n1024,15,50,15\n10,100,50,15\n100000,30,50,15\n")
+    code, out, _ = run(capsys, "plan", "enwik8", "--configs", file)
+    assert code == 0
+    assert "3,516,748" in out
+    assert "extrapolated" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["plan", "enwik8"], "name a budget"),
+        (["plan", "enwik8", "--budget", "100"], "4 units of d_m = 3 already take 233,080"),
+        (["plan", "enwik8", "--budget", "many"], "--budget: expected positive numbers separated by commas, got 'many'"),
+        (
+            ["plan", "enwik8", "--budget", "1e6", "--flops", "1e6"],
+            "one kind of budget at a time, got --budget, --flops",
+        ),
+        (["plan", "enwik8", "--flops", "-1"], "--flops must be positive, got -1"),
+        (["plan", "enwik8", "--budget", "1e6", "--fixed", "d_m=3"], "--fixed: expected branches=NUMBER"),
+        (["plan", "enwik8", "--budget", "1e6", "--recipe", "mine"], "--recipe knows only 'paper'"),
+        (["plan", "enwik8", "--budget", "1e6", "--recipe", "paper", "--fixed", "branches=3"], "leave branches out"),
+        (["plan", "enwik8", "--budget", "1e6,2e6", "--design", "2"], "--out and --design take one budget"),
+        (["plan", "enwik8", "--budget", "1e6", "--from", "published:mnist"], "no published runs of 'mnist'"),
+        (["plan", "enwik8", "--budget", "1e6", "--from", "nowhere"], "nowhere is not a directory of runs"),
+        (["plan", "shd", "--budget", "1e5", "--design", "1"], "--design needs runs"),
+        (["plan", "shd", "--budget", "1e5", "--configs", "x.csv"], "--configs needs runs"),
+        (["plan", "neuronio", "--budget", "1e5"], "plans are for the tasks enwik8, shd-adding and shd, got 'neuronio'"),
+        (["fit", "published:enwik8", "--score", "bpc"], "has no score 'bpc'"),
+        (["fit", "published:enwik8", "--fix", "a"], "--fix: expected NAME=NUMBER, got 'a'"),
+        (["fit", "published:enwik8", "--fix", "D=1"], "only kappa_c and a can be held"),
+        (["fit", "published:neuronio", "--compare"], "published:neuronio holds single neurons"),
+    ],
+)
+def test_bad_input(capsys, arguments, words):
+    code, _, err = run(capsys, *arguments)
+    assert code in (1, 2)
+    assert words in err
+
+
+def test_bad_csv(capsys, tmp_path):
+    file = tmp_path / "networks.csv"
+    for text, words in (
+        ("units,memory\n1,2\n", "expected a CSV file with columns N,d_m"),
+        ("N,d_m\n10,3\nten,3\n", "line 3"),
+        ("N,d_m\n0,3\n", "units must be at least 1, got 0"),
+    ):
+        file.write_text(text)
+        code, _, err = run(capsys, "plan", "enwik8", "--configs", file)
+        assert code in (1, 2)
+        assert words in err
+
+
+def test_a_plan_needs_no_torch():
+    code = "import sys\nfrom elmnet.cli import main\n"
+    code += (
+        "try: main(['plan', 'enwik8', '--budget', '1e6'])\nexcept SystemExit: pass\nsys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0

@@ -1,0 +1,71 @@
+"""Figures draw what they say, with axes and units, and write equal files twice."""
+
+import numpy as np
+import pytest
+
+from elmnet.config import NetworkConfig
+from elmnet.report import figures
+from elmnet.theory import Limit, Wiring, fit, plan, published
+
+plt = pytest.importorskip("matplotlib.pyplot", reason="needs matplotlib (extra `figures`)")
+
+
+@pytest.fixture(scope="module")
+def known():
+    figures._without_a_screen()
+    return fit(published("enwik8", "valid_bpc"), draws=20)
+
+
+@pytest.mark.parametrize("name", ["budget_curve", "mechanisms", "surface", "front"])
+def test_every_figure_has_axes_with_words(known, name):
+    ax = figures.of_fit(known)[name]()
+    assert len(ax.get_xlabel()) > 5
+    assert "(" in ax.get_ylabel() or "," in ax.get_ylabel()
+    assert ax.get_legend() is not None
+    assert any(words in ax.get_title() for words in ("arXiv:2605.12049", "published:enwik8"))
+    plt.close(ax.figure)
+
+
+def test_a_figure_draws_into_an_axis_of_yours(known):
+    own, ax = plt.subplots()
+    assert figures.budget_curve(known, ax=ax) is ax
+    points = next(line for line in ax.lines if line.get_label() == "runs")
+    assert np.array_equal(points.get_xdata(), known.runs.d_m)
+    assert np.array_equal(points.get_ydata(), known.runs.y)
+    plt.close(own)
+
+
+def test_the_plan_is_marked(known):
+    chosen = plan(NetworkConfig.preset("enwik8"), Limit(3_516_748), Wiring(50, 15), known)
+    ax = figures.plan_curve(known, chosen)
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    d_m = chosen.network.layers[0].neuron.memory
+    assert f"the plan: d_m = {d_m}" in labels
+    assert "simple units, d_m = 3" in labels
+    plt.close(ax.figure)
+
+
+def test_saved_twice_is_saved_alike(known, tmp_path):
+    drawn = {"curve": lambda: figures.budget_curve(known)}
+    first = figures.save(drawn, tmp_path / "a")
+    again = figures.save(drawn, tmp_path / "b")
+    assert [path.name for path in first] == ["curve.png", "curve.svg"]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(first, again, strict=True))
+    assert "d_m* =" in (tmp_path / "a" / "curve.svg").read_text()  # text stays text
+
+
+def test_without_matplotlib(monkeypatch, known, tmp_path):
+    import builtins
+
+    real = builtins.__import__
+
+    def missing(name, *rest):
+        if name.split(".")[0] == "matplotlib":
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(figures.ConfigError, match=r"pip install 'elmnet\[figures\]'"):
+        figures.save(figures.of_fit(known), tmp_path)
+    with pytest.raises(figures.ConfigError, match=r"pip install 'elmnet\[figures\]'"):
+        figures.front(known)

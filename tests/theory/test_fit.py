@@ -1,0 +1,234 @@
+"""Fits: the published runs' figures, the solver against SciPy's, what data cannot tell, coverage."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.optimize import least_squares
+
+from elmnet.config import NetworkConfig
+from elmnet.errors import TheoryError
+from elmnet.theory import SNRR, fit, fit_plain, fit_unit, memory_of, published, table
+from elmnet.theory.compare import judge, profile
+from elmnet.theory.fit import _Problem, open_worlds
+from elmnet.theory.model import NATS
+from elmnet.theory.runs import published_rows
+
+
+def best_memory(law, runs):
+    branches, hidden = runs.network.layers[0].neuron.branches, float(np.median(runs.hidden))
+    return memory_of(law.optimum(hidden, float(np.median(runs.k_c))).complexity, branches)
+
+
+@pytest.mark.parametrize("score", ["train_bpc", "valid_bpc"])
+def test_golden_plain_fits(shared, score):
+    import json
+
+    document = json.loads((shared / "golden" / "theory_vectors.json").read_text())
+    (want,) = [v["outputs"] for v in document["vectors"] if v["name"].endswith(score)]
+    found = fit_plain(published("enwik8", score))
+    got = {name: getattr(found.law, name) for name in ("kappa_e", "N_r", "D", "L_inf")} | {"rmse": found.rmse}
+    assert got == pytest.approx(want, rel=1e-3)
+    assert found.r2 >= {"train_bpc": 0.998, "valid_bpc": 0.99}[score]
+
+
+def test_golden_neurons():
+    rows = published_rows("neuronio")
+    explained = np.array([row["test_soma_explained_variance_percent"] for row in rows]) / 100
+    k_e = np.array([row["trainable_params"] for row in rows]) - 4500
+    found = fit_unit(k_e, explained / (1 - explained))
+    assert (found.eta_inf, found.kappa_e, found.rms) == pytest.approx((26.1790, 488.708, 0.032563), rel=1e-4)
+    free = fit_unit(k_e, explained / (1 - explained), free_exponent=True)
+    assert free.a == pytest.approx(1.11, abs=0.005)
+    assert free.error["a"] == pytest.approx(0.06, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("score", "low", "high", "r2"),
+    [("train_bpc", 17, 18, 0.998), ("valid_bpc", 19, 21, 0.99), ("test_bpc", 18, 21, 0.96)],
+)
+def test_published_optimum(score, low, high, r2):
+    found = fit(published("enwik8", score), draws=0)
+    assert low <= best_memory(found.law, found.runs) <= high
+    assert found.r2 >= r2
+
+
+@pytest.mark.parametrize(
+    ("score", "rmse", "memory"),
+    [("valid_loss", 0.060, 6), ("test_loss", 0.165, 9), ("valid_error", 0.021, 7), ("test_error", 0.029, 9)],
+)
+def test_published_shd(score, rmse, memory):
+    found = fit(published("shd-adding", score), draws=0)
+    assert found.rmse == pytest.approx(rmse, rel=0.05)
+    assert abs(best_memory(found.law, found.runs) - memory) <= 0.75
+    assert list(found.excluded) == ["d_m 2, N 155"]
+
+
+@pytest.mark.parametrize(("score", "limit"), [("train_bpc", 1.6), ("valid_bpc", 3.0), ("test_bpc", 6.5)])
+def test_prediction_from_the_ends_only(score, limit):
+    ours, *others = judge(published("enwik8", score), 10, 60)
+    assert ours.ends_rmse * 1000 <= limit
+    quadratic = next(row for row in others if row.name.startswith("quadratic"))
+    assert ours.aicc < quadratic.aicc
+    assert ours.left_out_rmse < quadratic.left_out_rmse
+
+
+def test_one_budget_does_not_tell_the_exponent():
+    rows = profile(published("enwik8", "valid_bpc"), [0.4, 1.0, 2.0])
+    assert 1.9e-3 < min(row.rmse for row in rows) < max(row.rmse for row in rows) < 2.25e-3
+    assert all(19.2 < row.d_m < 20.0 and 39.4 < row.d_m_tenfold < 42.1 for row in rows)
+    losses = [row.loss_tenfold for row in rows]
+    assert (min(losses), max(losses)) == pytest.approx((1.599, 1.648), abs=4e-3)
+
+
+def test_the_solver_finds_what_scipy_finds():
+    runs = published("enwik8", "valid_bpc")
+    problem = _Problem(runs, ("L_inf", "D", "kappa_e", "N_r"), {"kappa_c": 0.0, "a": 1.0})
+    start, sd = problem.start(30.0, 700.0)
+    z, cost = problem.minimise(start[None], runs.y[None], np.ones((1, len(runs))), sd)
+
+    def residuals(z):
+        loss, _ = problem.loss_and_slopes(z[None])
+        median, prior_sd = problem.prior
+        return np.concatenate([(loss[0] - runs.y) / sd, ((z - median) / prior_sd)[1:]])
+
+    found = least_squares(residuals, np.clip(start, 0.01, None), bounds=problem.bounds, x_scale="jac", xtol=1e-12)
+    assert cost[0] == pytest.approx(found.cost, rel=1e-6)
+    assert z[0] == pytest.approx(found.x, abs=1e-3)
+
+
+@pytest.mark.parametrize("free", [("L_inf", "D", "kappa_e", "N_r", "kappa_c", "a"), ("L_inf", "D", "kappa_e", "N_r")])
+def test_slopes(free):
+    runs = simulated([1e4, 1e6], [5, 15])
+    problem = _Problem(runs, free, {"kappa_c": 40.0, "a": 0.7})
+    rng = np.random.default_rng(0)
+    z = np.array([0.4, *(np.log([0.5, 200.0, 50.0, 30.0, 0.8])[: len(free) - 1] + rng.normal(0, 0.3, len(free) - 1))])
+    _, slopes = problem.loss_and_slopes(z[None])
+    for i in range(len(z)):
+        step = np.zeros_like(z)
+        step[i] = 1e-5
+        ends = [problem.loss_and_slopes((z + s * step)[None])[0][0] for s in (-1, 1)]
+        assert slopes[0, :, i] == pytest.approx((ends[1] - ends[0]) / 2e-5, rel=1e-4, abs=1e-8)
+
+
+TRUTH = SNRR(L_inf=1.6, D=0.3, kappa_e=250, N_r=65, kappa_c=40, a=0.8, H0=5.05)
+
+
+def simulated(budgets, synapses, *, noise=0.0, seed=0, law=TRUTH, memories=(3, 6, 10, 16, 25, 40), repeats=1):
+    """Synthetic runs of networks with 50 branches."""
+    start, rng, networks = NetworkConfig.preset("enwik8"), np.random.default_rng(seed), []
+    for budget in budgets:
+        for d_s in synapses:
+            for d_m in memories:
+                k_e = 4 * d_m**2 + 104 * d_m + 1
+                units = int(budget / (k_e + 50 * d_s))
+                if units >= 4:
+                    networks += [start.with_hidden(units=units, memory=d_m, synapses=d_s)] * repeats
+    runs = table(networks, [0.0] * len(networks), source="synthetic", score="valid_bpc", H0=law.H0, unit=law.unit)
+    return runs.with_scores(law.loss(runs.N, runs.k_e, runs.k_c) + noise * rng.standard_normal(len(runs)))
+
+
+def test_the_truth_is_recovered_where_the_design_allows():
+    runs = simulated([1e5, 1e6, 1e7], [4, 15, 40], noise=0.001)
+    found = fit(runs, draws=0)
+    assert set(found.free) == {"L_inf", "D", "kappa_e", "N_r", "kappa_c", "a"}
+    assert found.law.a == pytest.approx(TRUTH.a, abs=0.08)
+    assert found.law.L_inf == pytest.approx(TRUTH.L_inf, abs=0.02)
+    assert found.sd == pytest.approx(0.001, rel=0.4)
+
+
+def test_what_a_design_cannot_tell_is_held_and_said():
+    found = fit(simulated([1e6], [15], noise=0.002), draws=0)
+    assert set(found.fixed) == {"kappa_c", "a"}
+    assert "k_c varies by a factor 1" in found.fixed["kappa_c"]
+    assert "one budget" in found.fixed["a"]
+    assert fit(simulated([1e6], [15]), fixed={"a": 0.8}, draws=0).fixed["a"] == "held at 0.8"
+
+
+def test_an_outlier_does_not_decide():
+    runs = simulated([1e6], [15], noise=0.001, memories=(3, 4, 6, 8, 10, 13, 16, 20, 25, 32, 40))
+    y = runs.y.copy()
+    y[4] += 0.05
+    clean, spoilt = (best_memory(fit(r, draws=0).law, runs) for r in (runs, runs.with_scores(y)))
+    assert spoilt == pytest.approx(clean, rel=0.1)
+
+
+def test_seeds_give_the_noise():
+    runs = simulated([1e6], [15], noise=0.003, repeats=4)
+    found = fit(runs, draws=0)
+    assert found.sd == runs.seed_sd() == pytest.approx(0.003, rel=0.4)
+
+
+def test_collapsed_runs_are_left_out_and_named():
+    runs = simulated([1e6], [15], memories=(2, 3, 4, 6, 8, 10, 16, 25, 40))
+    y = runs.y.copy()
+    y[3], y[4] = 4.9, float("nan")
+    found = fit(runs.with_scores(y), draws=0)
+    assert len(found.runs) == len(runs) - 3
+    words = " ".join(found.excluded.values())
+    assert "below 3" in words
+    assert "knowing nothing" in words
+    assert "is nan" in words
+
+
+def test_intervals_need_enough_runs():
+    found = fit(simulated([1e6], [15], memories=(3, 6, 10, 16, 25)))
+    assert found.worlds is None
+    assert "at least 7 runs" in found.no_intervals
+    assert found.interval(lambda law: law.D) is None
+    _, low, high = found.predict(100, 100, 100)
+    assert np.isnan(low).all() and np.isnan(high).all()
+    with pytest.raises(TheoryError, match="4 usable runs, a fit needs at least 5"):
+        fit(simulated([1e6], [15], memories=(3, 6, 10, 16)))
+
+
+def test_intervals_shrink_with_less_noise_and_repeat_with_the_seed():
+    memories = (3, 4, 6, 8, 10, 16, 25, 40)
+    wide, narrow = (fit(simulated([1e6], [15], noise=noise, memories=memories), draws=60) for noise in (0.01, 0.001))
+    spans = [float(np.subtract(*found.interval(lambda law: law.L_inf)[::-1])) for found in (wide, narrow)]
+    assert spans[1] < spans[0]
+    again = fit(simulated([1e6], [15], noise=0.01, memories=memories), draws=60)
+    assert np.array_equal(again.worlds.D, wide.worlds.D)
+    _, low, high = narrow.predict(narrow.runs.N, narrow.runs.k_e, narrow.runs.k_c)
+    assert np.all(low <= high)
+
+
+def test_open_worlds_vary_what_is_held():
+    found = fit(simulated([1e6], [15], noise=0.002), draws=0)
+    worlds = open_worlds(found, draws=40)
+    assert worlds.a.std() > 0.1
+    assert worlds.kappa_c.std() > 10
+    errors = worlds.loss(found.runs.N, found.runs.k_e, found.runs.k_c) - found.runs.y
+    assert np.sqrt(np.mean(errors**2)) < 0.01  # all of them describe the runs
+
+
+def test_constants_that_cannot_be_held():
+    with pytest.raises(TheoryError, match="only kappa_c and a can be held, got D"):
+        fit(published("enwik8"), fixed={"D": 1.0})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "score", "noise"), [("enwik8", "valid_bpc", 0.003), ("shd-adding", "valid_loss", 0.06)]
+)
+def test_coverage_of_the_best_memory(task, score, noise):
+    """Synthetic: nominal 95 % intervals of d_m* hold the truth in at least 88 % of 200 simulated sweeps."""
+    runs = published(task, score)
+    runs = runs.at(runs.d_m >= 3)
+    truth = fit(runs, draws=0).law
+    exact, want = truth.loss(runs.N, runs.k_e, runs.k_c), float(best_memory(truth, runs))
+    rng, hits = np.random.default_rng(1), 0
+    for _ in range(200):
+        found = fit(runs.with_scores(exact + noise * rng.standard_normal(len(runs))), draws=200)
+        low, high = found.interval(lambda law: best_memory(law, runs))
+        hits += low <= want <= high
+    print(f"synthetic coverage, {task}: {hits / 200:.3f}")
+    assert hits / 200 >= 0.88
+
+
+def test_units():
+    bits = simulated([1e6], [15], noise=0.002)
+    nats = replace(bits, y=bits.y * NATS, H0=bits.H0 * NATS, unit=NATS)
+    a, b = fit(bits, draws=0).law, fit(nats, draws=0).law
+    assert (a.D, a.kappa_e, a.N_r) == pytest.approx((b.D, b.kappa_e, b.N_r), rel=1e-3)
+    assert b.L_inf == pytest.approx(a.L_inf * NATS, rel=1e-4)

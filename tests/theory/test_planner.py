@@ -1,0 +1,166 @@
+"""Plans: integer vectors, exact budgets, refusals, regrets, other kinds of budget, designs."""
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from elmnet import budget
+from elmnet.config import NetworkConfig
+from elmnet.errors import BudgetError, ConfigError, TheoryError
+from elmnet.theory import SNRR, Limit, Wiring, design, fit, plan, published
+from elmnet.theory.planner import candidates, file_bytes, flops, memory, prior_worlds, sizes
+
+ENWIK8 = NetworkConfig.preset("enwik8")
+PUBLISHED = Wiring(50, 15)
+
+
+@pytest.fixture(scope="module")
+def known():
+    return fit(published("enwik8", "valid_bpc"), draws=100)
+
+
+@pytest.mark.parametrize(("name", "wiring"), [("V9 ", Wiring(50, 15)), ("V10", Wiring(None, 15))])
+def test_golden_integer_plans(shared, name, wiring):
+    document = json.loads((shared / "golden" / "theory_vectors.json").read_text())
+    (vector,) = [v for v in document["vectors"] if v["name"].startswith(name)]
+    law = SNRR.from_dict(document["theta"][vector["inputs"]["theta"]])
+    networks = candidates(ENWIK8, Limit(vector["inputs"]["P"]), wiring)
+    losses = law.loss(*sizes(networks))
+    best = networks[int(losses.argmin())]
+    first, want = best.layers[0], vector["outputs"]
+    got = {"d_m": first.neuron.memory, "N": first.units, "P": budget.parameters(best), "L": losses.min()}
+    got["d_tree"] = first.neuron.branches
+    assert {key: got[key] for key in want} == pytest.approx(want, abs=1e-6)
+
+
+@pytest.mark.parametrize("score", ["train_bpc", "valid_bpc", "test_bpc"])
+def test_the_published_budget(score):
+    chosen = plan(ENWIK8, Limit(3_516_748), PUBLISHED, fit(published("enwik8", score), draws=100))
+    assert 17 <= chosen.network.layers[0].neuron.memory <= 21
+    assert chosen.near_optimal[0] <= chosen.network.layers[0].neuron.memory <= chosen.near_optimal[1]
+    low, high = chosen.best_memory
+    assert 15 <= low <= high <= 22
+    regrets = {rival.name: rival.regret for rival in chosen.rivals}
+    assert regrets["simple units, d_m = 3"] > 0.03
+    assert all(-1e-9 <= regret < 0.01 for name, regret in regrets.items() if "simple" not in name)
+
+
+@pytest.mark.parametrize("value", [240_000, 350_000, 1_000_000, 3_516_748, 20_000_000, 10**9])
+def test_a_plan_spends_its_budget_or_says_why(known, value):
+    chosen = plan(ENWIK8, Limit(value), PUBLISHED, known)
+    spent = budget.parameters(chosen.network)
+    assert spent == chosen.price <= value
+    assert spent >= 0.995 * value or "one unit more would take" in chosen.unused
+
+
+def test_an_impossible_budget_is_refused_with_the_least_possible(known):
+    with pytest.raises(BudgetError, match=r"4 units of d_m = 3 already take ([\d,]+)") as refused:
+        plan(ENWIK8, Limit(1000), PUBLISHED, known)
+    least = int(str(refused.value).rsplit(" ", 1)[1].replace(",", ""))
+    assert plan(ENWIK8, Limit(least), PUBLISHED, known).network.layers[0].units == 4
+    with pytest.raises(BudgetError):
+        plan(ENWIK8, Limit(least - 1), PUBLISHED, known)
+
+
+def test_a_loss_far_from_the_runs_is_an_extrapolation(known):
+    near, far = (plan(ENWIK8, Limit(value), PUBLISHED, known) for value in (5e6, 1e8))
+    assert near.extrapolated is None
+    low, high = near.interval
+    assert low <= near.loss <= high
+    assert far.interval is None
+    assert "a = 0.5" in far.extrapolated
+    assert "a = 1.5" in far.extrapolated
+
+
+def test_larger_budgets_want_more_and_more_complex_neurons(known):
+    plans = [plan(ENWIK8, Limit(value), PUBLISHED, known).network.layers[0] for value in (1e6, 1e7, 1e8)]
+    assert [layer.units for layer in plans] == sorted({layer.units for layer in plans})
+    assert [layer.neuron.memory for layer in plans] == sorted({layer.neuron.memory for layer in plans})
+
+
+def test_without_runs_a_plan_allocates_only():
+    chosen = plan(NetworkConfig.preset("shd-adding"), Limit(77_000), Wiring(30, 10), None)
+    assert chosen.loss is None
+    assert chosen.interval is None
+    assert all(np.isnan(rival.regret) for rival in chosen.rivals)
+    low, high = chosen.best_memory
+    assert low < chosen.network.layers[0].neuron.memory < high
+    worlds = prior_worlds(2000)
+    assert np.median(worlds.kappa_e) == pytest.approx(300, rel=0.1)
+    assert np.median(worlds.N_r) == pytest.approx(70, rel=0.1)
+
+
+def test_other_kinds_of_budget(known):
+    for limit in (flops(7.5e6), file_bytes(4e7), memory(5e9, batch=8, steps=100)):
+        chosen = plan(ENWIK8, limit, PUBLISHED, known)
+        assert 0.99 * limit.value < chosen.price <= limit.value
+        assert chosen.price == limit.price(chosen.network)
+    assert (
+        plan(ENWIK8, flops(7.5e6), PUBLISHED, known).price
+        == budget.cost(plan(ENWIK8, flops(7.5e6), PUBLISHED, known).network).flops
+    )
+
+
+def test_the_recipe_ties_branches_to_memory(known):
+    neuron = plan(ENWIK8, Limit(3_516_748), Wiring(None, 15), known).network.layers[0].neuron
+    assert neuron.branches == 4 * neuron.memory
+    assert neuron.mlp_widths[1] == 2 * neuron.memory
+
+
+def test_several_hidden_layers_are_refused(known):
+    deep = ENWIK8.replace(layers=ENWIK8.layers * 2)
+    with pytest.raises(ConfigError, match="one hidden layer, the network has 2"):
+        plan(deep, Limit(1e6), PUBLISHED, known)
+
+
+def test_outputs_that_fix_the_units_leave_nothing_to_plan(known):
+    with pytest.raises(ConfigError, match="nothing to plan"):
+        plan(NetworkConfig.preset("neuronio"), Limit(1e6), PUBLISHED, known)
+
+
+def test_a_design_shrinks_what_is_not_known(known):
+    before, choices = design(known, ENWIK8, Limit(1e6), PUBLISHED, 3)
+    left = [before, *(choice.sd for choice in choices)]
+    assert len(choices) == 3
+    assert all(after <= earlier + 1e-12 for earlier, after in pairwise(left))
+    assert left[-1] < 0.5 * before
+    assert all(budget.parameters(choice.network) <= 1e6 for choice in choices)
+    with pytest.raises(TheoryError, match="at least 1, got 0"):
+        design(known, ENWIK8, Limit(1e6), PUBLISHED, 0)
+
+
+def test_a_designed_run_tells_more_than_a_repeated_one(known):
+    """One budget was seen: other budgets must come first."""
+    _, choices = design(known, ENWIK8, Limit(3_516_748), PUBLISHED, 2)
+    hidden = [budget.cost(choice.network).hidden for choice in choices]
+    assert min(hidden) < 0.5 * float(np.median(known.runs.hidden))
+
+
+def test_a_budget_of_a_straight_price_takes_few_trials(known):
+    calls = 0
+
+    def price(network):
+        nonlocal calls
+        calls += 1
+        return budget.parameters(network)
+
+    limit = Limit(3_516_748, price=price)
+    assert len(candidates(ENWIK8, limit, PUBLISHED)) > 50
+    assert calls < 6 * 200
+
+
+def test_crooked_prices_are_searched_exactly():
+    def price(network):
+        return network.layers[0].units ** 1.7
+
+    network = budget.largest(lambda units: ENWIK8.with_hidden(units=units), 1000.0, "N", price)
+    assert network.layers[0].units == int(1000 ** (1 / 1.7))
+
+
+def test_ends_of_the_fitted_range(known):
+    low, high = known.fitted_range
+    assert (low, high) == (known.runs.hidden.min() / 3, known.runs.hidden.max() * 3)
+    assert replace(known, worlds=None).predict(100, 100, 100)[0].shape == (1,)

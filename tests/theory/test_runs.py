@@ -1,0 +1,68 @@
+"""Tables of runs: the published ones, and what is refused."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from elmnet import budget
+from elmnet.config import NetworkConfig
+from elmnet.errors import TheoryError
+from elmnet.theory import PUBLISHED, published, table
+from elmnet.theory.runs import published_rows
+
+
+@pytest.mark.parametrize(("task", "count"), [("enwik8", 14), ("shd-adding", 10), ("neuronio", 12)])
+def test_shipped_figures_are_those_published(shared, task, count):
+    rows = published_rows(task)
+    assert len(rows) == count
+    with (shared / "data" / "published" / PUBLISHED[task].file).open() as lines:
+        assert rows == [{name: float(value) for name, value in row.items()} for row in csv.DictReader(lines)]
+
+
+@pytest.mark.parametrize("task", ["enwik8", "shd-adding"])
+def test_counts_are_those_published(task):
+    runs, rows = published(task), published_rows(task)
+    assert runs.P.tolist() == [row["trainable_params"] for row in rows]
+    assert runs.d_m.tolist() == [row["num_memory"] for row in rows]
+    assert runs.P[3] == runs.hidden[3] + runs.readout[3]
+    assert budget.parameters(runs.network) in runs.P
+
+
+def test_scores():
+    runs = published("shd-adding", "test_error")
+    assert runs.y[0] == pytest.approx(1 - 0.1463125)
+    assert (runs.H0, runs.unit) == (0.9, 1.0)
+    assert published("shd-adding").unit == pytest.approx(np.log(2))
+    assert published("enwik8", "train_bpc").y[0] == pytest.approx(1.7544263815837244)
+    assert "one seed each" in runs.source
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("imagenet",), "no published runs of 'imagenet'; there are enwik8, shd-adding, neuronio"),
+        (("enwik8", "test_accuracy"), "no score 'test_accuracy'; it has valid_bpc, test_bpc, train_bpc"),
+        (("neuronio",), "single neurons"),
+    ],
+)
+def test_unknown_tables(arguments, words):
+    with pytest.raises(TheoryError, match=words):
+        published(*arguments)
+
+
+def test_only_one_hidden_layer_fits():
+    network = NetworkConfig.preset("enwik8")
+    about = {"source": "here", "score": "valid_bpc", "H0": 5.0, "unit": 1.0}
+    with pytest.raises(TheoryError, match="run 1 has 2 hidden layers"):
+        table([network, network.replace(layers=network.layers * 2)], [1.0, 1.0], **about)
+    with pytest.raises(TheoryError, match="here: no runs"):
+        table([], [], **about)
+
+
+def test_seed_noise_needs_repeats():
+    runs = published("enwik8")
+    assert runs.seed_sd() is None
+    index = np.repeat(np.arange(14), 2)
+    assert runs.at(index).seed_sd() == 0
+    assert runs.at(runs.d_m > 50).names == ("d_m 60, N 153", "d_m 70, N 118", "d_m 85, N 85", "d_m 100, N 64")
