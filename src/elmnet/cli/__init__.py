@@ -3,13 +3,13 @@
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from elmnet.bench.command import bench
-from elmnet.cli import data, inspect, runs, theory
+from elmnet.cli import data, inspect, runs, sweep, theory
 from elmnet.cli.output import out
 from elmnet.errors import ConfigError, ElmnetError
 
@@ -22,21 +22,30 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Data sources: what there is, getting it, what a source holds.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-for command in (
-    runs.train,
-    runs.generate,
-    theory.fit,
-    theory.plan,
-    inspect.params,
-    inspect.verify,
-    inspect.doctor,
-    bench,
-):
-    app.command()(command)
-app.command("eval")(runs.evaluate_)
-data_app.command("list")(data.list_)
-data_app.command("get")(data.get)
-data_app.command("info")(data.info)
+sweep_app = typer.Typer(help="Many runs: described in a few lines, run anywhere, one table.", no_args_is_help=True)
+app.add_typer(sweep_app, name="sweep")
+_COMMANDS: dict[str, Any] = {
+    "train": runs.train,
+    "eval": runs.evaluate_,
+    "generate": runs.generate,
+    "params": inspect.params,
+    "fit": theory.fit,
+    "plan": theory.plan,
+    "verify": inspect.verify,
+    "bench": bench,
+    "doctor": inspect.doctor,
+}
+_SWEEPS: dict[str, Any] = {
+    "plan": sweep.plan,
+    "run": sweep.run,
+    "status": sweep.status,
+    "collect": sweep.collect,
+    "query": sweep.query,
+}
+_DATA: dict[str, Any] = {"list": data.list_, "get": data.get, "info": data.info}
+for group, commands in ((app, _COMMANDS), (sweep_app, _SWEEPS), (data_app, _DATA)):
+    for name, function in commands.items():
+        group.command(name)(function)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

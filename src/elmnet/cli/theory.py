@@ -221,6 +221,7 @@ def plan(
     ] = None,
     score: Annotated[str | None, typer.Option(help="of those runs, e.g. test_bpc")] = None,
     budgets: Annotated[list[str] | None, typer.Option("--budget", help="P, trainable parameters; repeatable")] = None,
+    hidden: Annotated[list[str] | None, typer.Option(help="instead: P', of the hidden layer alone; repeatable")] = None,
     flops: Annotated[float | None, typer.Option(help="instead: forward FLOPs per time step")] = None,
     file_bytes: Annotated[float | None, typer.Option("--bytes", help="instead: bytes of the saved network")] = None,
     memory: Annotated[float | None, typer.Option(help="instead: bytes while training (see --batch, --steps)")] = None,
@@ -249,7 +250,7 @@ def plan(
 
     start = _start(task)
     wiring = _wiring(start, fixed, recipe)
-    limits = _limits(start, budgets, flops, file_bytes, memory, latency, batch, steps)
+    limits = _limits(start, budgets, hidden, flops, file_bytes, memory, latency, batch, steps)
     known = _known(task, source, score)
     if configs is not None:
         if known is None:
@@ -257,7 +258,7 @@ def plan(
         out.print(_predictions(known, _read_networks(start, configs)))
         return
     if not limits:
-        raise ConfigError("name a budget: --budget P, --flops, --bytes, --memory or --latency-us")
+        raise ConfigError("name a budget: --budget P, --hidden, --flops, --bytes, --memory or --latency-us")
     if len(limits) > 1 and (path is not None or design):
         raise ConfigError("--out and --design take one budget")
     plans = [planner.plan(start, limit, wiring, known) for limit in limits]
@@ -322,6 +323,7 @@ def _wiring(start: "NetworkConfig", fixed: str | None, recipe: str | None) -> "W
 def _limits(
     start: "NetworkConfig",
     budgets: list[str] | None,
+    hidden: list[str] | None,
     flops: float | None,
     file_bytes: float | None,
     memory: float | None,
@@ -333,10 +335,9 @@ def _limits(
 
     given = {"--flops": flops, "--bytes": file_bytes, "--memory": memory, "--latency-us": latency}
     others = {name: value for name, value in given.items() if value is not None}
-    if len(others) + bool(budgets) > 1:
-        raise ConfigError(
-            f"one kind of budget at a time, got {', '.join([*(['--budget'] if budgets else []), *others])}"
-        )
+    kinds = [name for name, texts in (("--budget", budgets), ("--hidden", hidden)) if texts] + list(others)
+    if len(kinds) > 1:
+        raise ConfigError(f"one kind of budget at a time, got {', '.join(kinds)}")
     for name, value in others.items():
         if not 0 < value < float("inf"):
             raise ConfigError(f"{name} must be positive, got {value}")
@@ -351,16 +352,18 @@ def _limits(
 
         with Console(stderr=True).status("measuring streamed steps on this machine"):
             return [planner.Limit(latency, "µs per streamed step", calibrate(start))]
-    return [planner.Limit(value) for text in budgets or [] for value in _numbers(text)]
+    if hidden:
+        return [planner.hidden(value) for text in hidden for value in _numbers("--hidden", text)]
+    return [planner.Limit(value) for text in budgets or [] for value in _numbers("--budget", text)]
 
 
-def _numbers(text: str) -> list[float]:
+def _numbers(option: str, text: str) -> list[float]:
     try:
         numbers = [float(item) for item in text.replace("_", "").split(",")]
     except ValueError:
         numbers = []
     if not numbers or not all(0 < number < float("inf") for number in numbers):
-        raise ConfigError(f"--budget: expected positive numbers separated by commas, got {text!r}")
+        raise ConfigError(f"{option}: expected positive numbers separated by commas, got {text!r}")
     return numbers
 
 
@@ -412,10 +415,18 @@ def _plan_remarks(one: "Plan", known: "Fit | None") -> list[str]:
         interval = "" if rival.interval is None else f" [{rival.interval[0]:+.4f}, {rival.interval[1]:+.4f}]"
         words.append(
             f"regret at {one.limit.value:,.10g} of {rival.name} (N {first.units:,}, d_m {first.neuron.memory}): "
-            f"{rival.regret:+.4f}{interval}"
+            f"{rival.regret:+.4f}{interval}{_wired_otherwise(rival.network, one, known)}"
         )
     words.append(f"near-optimal: predicted within {one.delta:.2g} of the least, the noise of one run")
     return words
+
+
+def _wired_otherwise(network: "NetworkConfig", one: "Plan", known: "Fit") -> str:
+    """A warning where a comparison rests on what the runs cannot tell."""
+    here, there = (n.layers[0].neuron.connectivity for n in (network, one.network))
+    if here == there or "kappa_c" in known.free:
+        return ""
+    return f" (k_c {here:,} instead of {there:,}: what synapses are worth, these runs cannot tell)"
 
 
 def _design_table(before: float, choices: "Sequence[Choice]", limit: "Limit") -> Table:

@@ -39,6 +39,11 @@ class Limit:
     """What a network takes of it; grows with N."""
 
 
+def hidden(value: float) -> Limit:
+    """A budget P' = N·(k_e + k_c) of the hidden layer alone."""
+    return Limit(value, "hidden-layer parameters", lambda network: float(budget.cost(network).hidden))
+
+
 def flops(value: float) -> Limit:
     """A budget of forward FLOPs per time step and sequence."""
     return Limit(value, "FLOPs per step", lambda network: float(budget.cost(network).flops))

@@ -35,5 +35,15 @@ class StopSignals:
 
     def check(self) -> None:
         """Raise StopRequested if a signal has come."""
+        self.number = self.number or _everywhere
         if self.number is not None:
             raise StopRequested
+
+
+_everywhere: int | None = None
+
+
+def stop_everywhere(number: int | None) -> None:
+    """Stop all training of this process as the signal would, also outside the main thread; None: no longer."""
+    global _everywhere
+    _everywhere = None if number is None else int(number)

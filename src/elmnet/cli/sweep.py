@@ -1,0 +1,271 @@
+"""Sweeps: plan, run, status, collect, query."""
+
+from collections import Counter
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from elmnet.cli.output import out
+from elmnet.errors import ConfigError
+
+if TYPE_CHECKING:
+    from elmnet.sweep.recipe import Trial
+    from elmnet.sweep.store import Seen
+
+Recipe_ = Annotated[Path, typer.Argument(help="a recipe file, or the name of a shipped one", metavar="RECIPE")]
+Sweep_ = Annotated[Path, typer.Argument(help="a sweep's directory", metavar="DIR")]
+Data_ = Annotated[str | None, typer.Option(help="data source, instead of the recipe's", metavar="SOURCE")]
+
+
+def run(
+    recipe: Recipe_,
+    directory: Annotated[Path | None, typer.Option("--out", help="the sweep's directory; default: sweeps/NAME")] = None,
+    data: Data_ = None,
+    workers: Annotated[int, typer.Option(help="processes, each training one trial; 0: cores / threads")] = 0,
+    threads: Annotated[int, typer.Option(help="CPU threads of each trial")] = 1,
+    scheduler: Annotated[str | None, typer.Option(help="a Dask scheduler, e.g. tcp://10.0.0.1:8786")] = None,
+    cluster: Annotated[str | None, typer.Option(help="slurm, pbs, lsf, sge or htcondor")] = None,
+    cluster_config: Annotated[Path | None, typer.Option(help="YAML: settings of a job", metavar="FILE")] = None,
+    resources: Annotated[list[str] | None, typer.Option("--resource", help="of a trial, e.g. GPU=0.5")] = None,
+    retry: Annotated[bool, typer.Option("--retry-failed", help="try again what failed")] = False,
+) -> None:
+    """Run a recipe's trials, or go on with them; the same trial is never trained twice.
+
+    Ctrl-C saves first. Workers and this driver may be killed at any moment: run the same command again.
+    """
+    from elmnet.sweep import execute
+    from elmnet.sweep.recipe import Recipe
+    from elmnet.sweep.store import Sweep
+
+    if scheduler and cluster:
+        raise ConfigError("--scheduler or --cluster, not both")
+    if threads < 1 or workers < 0:
+        raise ConfigError(f"--threads must be at least 1 and --workers at least 0, got {threads} and {workers}")
+    what = Recipe.read(recipe, data)
+    sweep = Sweep.create(directory or Path("sweeps") / what.name, what, what.expand())
+    todo = execute.jobs(sweep, threads=threads, retry=retry)
+    err = Console(stderr=True)
+    err.print(f"{sweep.path}: {len(todo)} trials to run", highlight=False, markup=False, soft_wrap=True)
+    count = workers or max(1, min(execute.cores() // threads, len(todo)))
+    opened: AbstractContextManager[Any] | None = None
+    if scheduler:
+        opened = execute.by_address(scheduler)
+    elif cluster:
+        opened = execute.queued(cluster, cluster_config, max(1, min(workers or len(todo), len(todo))))
+    elif count > 1 and todo:
+        opened = execute.local(count)
+    outcomes: Counter[str] = Counter()
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err) as progress:
+        bar = progress.add_task("trials", total=len(todo))
+
+        def note(trial: "Trial", outcome: str) -> None:
+            outcomes[outcome] += 1
+            progress.advance(bar)
+            reason = _reason(sweep.directory(trial)) if outcome == "failed" else ""
+            progress.console.print(
+                f"{outcome} {describe(trial)}{reason}", highlight=False, markup=False, soft_wrap=True
+            )
+
+        if opened is None:
+            ended = execute.in_process(todo, note)
+        else:
+            with opened as client:
+                ended = execute.on_cluster(client, todo, note, _resources(resources or []))
+    words = ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items())) or "nothing to do"
+    out.print(f"{sweep.path}: {words}", highlight=False, markup=False, soft_wrap=True)
+    if not ended:
+        out.print("stopped; run the same command to go on", highlight=False)
+        raise typer.Exit(130)
+    raise typer.Exit(1 if outcomes["failed"] else 0)
+
+
+def _reason(directory: Path) -> str:
+    from elmnet.sweep.trials import read_failure
+
+    return f": {read_failure(directory)}"
+
+
+def _resources(settings: list[str]) -> dict[str, float]:
+    found = {}
+    for setting in settings:
+        name, _, text = setting.partition("=")
+        try:
+            found[name] = float(text)
+        except ValueError:
+            raise ConfigError(f"--resource: expected NAME=NUMBER, got {setting!r}") from None
+    return found
+
+
+def describe(trial: "Trial") -> str:
+    """A trial in a line."""
+    layer, training = trial.network.layers[0], trial.config.training
+    shape = f"N {layer.units} d_m {layer.neuron.memory} wiring {layer.neuron.branches}×{layer.neuron.synapses}"
+    return f"{trial.name} {shape} seed {trial.config.seed} steps {training.steps:,}"
+
+
+def plan(
+    recipe: Recipe_,
+    data: Data_ = None,
+    workers: Annotated[int, typer.Option(help="for the estimate of time; 0: cores / threads")] = 0,
+    threads: Annotated[int, typer.Option(help="CPU threads of each trial")] = 1,
+    estimate: Annotated[bool, typer.Option("--estimate/--no-estimate", help="time a few training steps here")] = True,
+    limit: Annotated[int, typer.Option(help="trials listed; 0: all")] = 40,
+) -> None:
+    """Every trial of a recipe with its exact P, FLOPs and how long it would take here. Trains nothing."""
+    from elmnet import budget
+    from elmnet.sweep import execute
+    from elmnet.sweep.estimate import seconds_of
+    from elmnet.sweep.recipe import Recipe
+
+    what = Recipe.read(recipe, data)
+    trials = what.expand()
+    times: dict[Trial, float] = {}
+    if estimate:
+        with Console(stderr=True).status("timing a few training steps on this machine"):
+            times = seconds_of(trials, threads=threads)
+    table = _table(f"{what.name}: {len(trials)} trials", "trial", *SHAPE, "seed", "steps", "PFLOP", "time")
+    shown = trials[: limit or None]
+    for trial in shown:
+        cost, config = budget.cost(trial.network), trial.config
+        neuron = trial.network.layers[0].neuron
+        shape = (cost.units, neuron.memory, neuron.branches, neuron.synapses, cost.hidden, cost.parameters)
+        cells = [*shape, config.seed, config.training.steps]
+        took = _clock(times[trial]) if times else ""
+        table.add_row(trial.name, *(f"{number:,}" for number in cells), f"{trial.flops / 1e15:.3g}", took)
+    out.print(table)
+    if len(shown) < len(trials):
+        out.print(f"and {len(trials) - len(shown)} more (--limit 0)", highlight=False)
+    flops = sum(trial.flops for trial in trials)
+    words = f"{len(trials)} trials, {flops / 1e15:.3g} PFLOP in all"
+    if times:
+        count = workers or max(1, execute.cores() // threads)
+        took = _clock(sum(times.values()) / count)
+        words += f", about {took} of training on {count} workers here (evaluations come on top)"
+    out.print(words, highlight=False)
+
+
+SHAPE = ("N", "d_m", "d_tree", "d_s", "P'", "P")
+
+
+def status(
+    directory: Sweep_,
+    watch: Annotated[bool, typer.Option("--watch", help="again every few seconds, until all have ended")] = False,
+) -> None:
+    """What is done, running, failed and waiting, and the time left."""
+    import time
+
+    from rich.live import Live
+
+    from elmnet.sweep.store import Sweep
+
+    sweep = Sweep.open(directory)
+    if not watch:
+        out.print(_status(sweep.name, list(sweep.look())))
+        return
+    with Live(console=out, auto_refresh=False) as live:
+        while True:
+            seen = list(sweep.look())
+            live.update(_status(sweep.name, seen), refresh=True)
+            if all(one.state in ("done", "failed", "damaged") for one in seen):
+                return
+            time.sleep(5)
+
+
+def _status(name: str, seen: "list[Seen]") -> Table:
+    counts = Counter(one.state for one in seen)
+    words = ", ".join(f"{counts[state]} {state}" for state in ("done", "begun", "waiting", "failed", "damaged"))
+    spent = sum(one.result["wall_seconds"] for one in seen if one.result)
+    finished = sum(one.trial.flops for one in seen if one.result)
+    left = sum(one.trial.flops * (1 - one.step / one.trial.config.training.steps) for one in seen if not one.result)
+    if finished:
+        words += f"; about {_clock(left * spent / finished)} of one worker left"
+    table = _table(f"{name}: {words}", "trial", "", "step", "of", "score, or why")
+    for one in seen:
+        if one.state == "waiting":
+            continue
+        score = ""
+        if one.result:
+            score = "  ".join(f"{kind} {value:.4f}" for kind, value in one.result["valid"].items())
+        total = one.trial.config.training.steps
+        table.add_row(describe(one.trial), one.state, f"{one.step:,}", f"{total:,}", one.reason or score)
+    return table
+
+
+def collect(
+    directory: Sweep_,
+    file: Annotated[Path | None, typer.Option("--out", help="default: DIR/table.parquet", metavar="FILE")] = None,
+) -> None:
+    """Write one table of all trials (Parquet, or CSV by the file's ending), and print means over seeds."""
+    from elmnet.sweep.store import Sweep
+    from elmnet.sweep.table import aggregate, write
+
+    sweep = Sweep.open(directory)
+    target = file or sweep.table_file
+    rows = write(sweep, target)
+    means = aggregate(target)
+    score = next((name for name in ("valid_bpc", "valid_nats") if any(row[name] for row in rows)), "valid_nats")
+    table = _table(
+        f"{sweep.name}: means over seeds ± standard error",
+        *SHAPE,
+        "steps",
+        "seeds",
+        score,
+        score.replace("valid", "test"),
+    )
+    for one in means:
+        cells = [f"{one[name]:,}" for name in ("N", "d_m", "d_tree", "d_s", "hidden", "P", "steps", "seeds")]
+        shown = [_mean(one, name) for name in (score, score.replace("valid", "test"))]
+        table.add_row(*cells, *shown)
+    out.print(table)
+    lost = [row for row in rows if row["state"] in ("failed", "damaged")]
+    for row in lost:
+        out.print(f"{row['state']} {row['trial']}: {row['reason']}", highlight=False, markup=False, soft_wrap=True)
+    out.print(f"{target}: {len(rows)} trials", highlight=False, markup=False, soft_wrap=True)
+
+
+def _mean(row: "dict[str, Any]", name: str) -> str:
+    value, error = row[name], row[f"{name}_se"]
+    if value is None:
+        return ""
+    return f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"
+
+
+def query(
+    directory: Sweep_,
+    sql: Annotated[str, typer.Argument(help="of a table called trials", metavar="SQL")],
+) -> None:
+    """Ask the collected table in SQL: SELECT d_m, avg(valid_bpc) FROM trials GROUP BY d_m ORDER BY d_m."""
+    from elmnet.sweep.store import Sweep
+    from elmnet.sweep.table import ask, write
+
+    sweep = Sweep.open(directory)
+    if not sweep.table_file.exists():
+        write(sweep, sweep.table_file)
+    names, rows = ask(sweep.table_file, sql)
+    table = _table("", *names)
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row))
+    out.print(table)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(
+            column, justify="left" if column in ("trial", "", "score, or why") else "right", overflow="fold"
+        )
+    return table
+
+
+def _clock(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

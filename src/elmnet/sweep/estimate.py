@@ -1,0 +1,59 @@
+"""How long trials would take here, from a few timed training steps."""
+
+import statistics
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from elmnet.network import ELMNetwork
+from elmnet.sweep.recipe import Trial
+from elmnet.tasks import Task, open_task
+from elmnet.train.objective import cross_entropy
+
+PROBES = 4
+SECONDS = 0.5
+"""For each probe, at least two steps."""
+
+
+def seconds_of(trials: Sequence[Trial], *, threads: int = 1) -> dict[Trial, float]:
+    """Seconds of training of every trial, from steps of a few timed: linear in FLOPs per step between them.
+
+    Evaluations, which depend on the task's splits, are not in it.
+    """
+    torch.set_num_threads(threads)
+    step_flops = {trial: trial.flops / trial.config.training.steps for trial in trials}
+    ordered = sorted(trials, key=lambda trial: step_flops[trial])
+    chosen = {ordered[int(i)] for i in np.linspace(0, len(ordered) - 1, PROBES)}
+    tasks: dict[str, Task] = {}
+    points = []
+    for trial in chosen:
+        config = trial.config
+        if config.data not in tasks:
+            tasks[config.data] = open_task(config.task, config.options, config.data, seed=config.seed)
+        points.append((step_flops[trial], _seconds(trial, tasks[config.data])))
+    flops, seconds = np.array(sorted(points)).T
+    slope = seconds[-1] / flops[-1]
+    return {
+        trial: float(np.interp(f, flops, seconds) if f <= flops[-1] else f * slope) * trial.config.training.steps
+        for trial, f in step_flops.items()
+    }
+
+
+def _seconds(trial: Trial, task: Task) -> float:
+    """Of one training step: forward, backward, clipping, optimiser."""
+    network = ELMNetwork(trial.network, seed=0)
+    optimizer = torch.optim.Adam(p for p in network.parameters() if p.requires_grad)
+    batch = task.training_batch(0)
+    times: list[float] = []
+    end = time.perf_counter() + SECONDS
+    while len(times) < 2 or time.perf_counter() < end:
+        start = time.perf_counter()
+        out, _ = network(batch.x)
+        optimizer.zero_grad(set_to_none=True)
+        cross_entropy(*task.scored(out, batch.y), 0.0).backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])

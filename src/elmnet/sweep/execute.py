@@ -1,0 +1,223 @@
+"""Running a sweep: in this process, in local ones, or on any Dask cluster.
+
+Every worker process trains one trial at a time. A worker that dies loses what its trial did since its last
+checkpoint; the trial goes on elsewhere. The driver keeps nothing: it may die and be started again, and several may
+share a directory.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from elmnet.errors import ConfigError
+from elmnet.sweep.recipe import Trial
+from elmnet.sweep.store import Sweep
+from elmnet.sweep.trials import Job, Outcome, record_failure, run
+from elmnet.train import signals
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+Note = Callable[[Trial, Outcome], None]
+POLL_SECONDS = 5.0
+"""Between looks at trials that another driver trains."""
+DEATHS = 20
+"""Workers a trial may lose before it is taken for their cause."""
+CLUSTERS = {
+    "slurm": "SLURMCluster",
+    "pbs": "PBSCluster",
+    "lsf": "LSFCluster",
+    "sge": "SGECluster",
+    "htcondor": "HTCondorCluster",
+}
+
+
+def jobs(sweep: Sweep, *, threads: int, retry: bool = False) -> dict[Trial, Job]:
+    """What is left to do, costliest first, so that the sweep does not end with one worker busy for long."""
+    wanted = ("waiting", "begun", "damaged", *(("failed",) if retry else ()))
+    left = [seen.trial for seen in sweep.look() if seen.state in wanted]
+    left.sort(key=lambda trial: -trial.flops)
+    root = sweep.path.resolve()
+    return {
+        trial: Job(str(root / "trials" / trial.name), trial.config.to_dict(), threads, retry=retry) for trial in left
+    }
+
+
+def in_process(todo: Mapping[Trial, Job], note: Note) -> bool:
+    """One trial after another, here. Returns whether all ended; False: a signal stopped them."""
+    waiting = dict(todo)
+    while waiting:
+        for trial, job in list(waiting.items()):
+            outcome = run(job)
+            if outcome == "stopped":
+                return False
+            if outcome != "elsewhere":
+                del waiting[trial]
+                note(trial, outcome)
+        if waiting:
+            time.sleep(POLL_SECONDS)
+    return True
+
+
+def on_cluster(client: "Client", todo: Mapping[Trial, Job], note: Note, resources: Mapping[str, float]) -> bool:
+    """On the workers of a cluster, one trial at a time on each. Returns whether all ended."""
+    from distributed.scheduler import KilledWorker
+
+    waiting = dict(todo)
+    wanted = dict(resources) or None
+    with _first_signal() as stopping:
+        while waiting and not stopping:
+            futures = {
+                client.submit(run, job, pure=False, resources=wanted, priority=trial.flops): trial
+                for trial, job in waiting.items()
+            }
+            while futures and not stopping:
+                for future in [future for future in futures if future.done()]:
+                    trial, error = futures.pop(future), future.exception()
+                    outcome: Outcome = "failed"
+                    if isinstance(error, KilledWorker):
+                        words = f"{DEATHS} workers died while they trained it; out of memory?"
+                        record_failure(Path(waiting[trial].directory), RuntimeError(words))
+                    elif error is not None:
+                        raise error
+                    else:
+                        outcome = future.result()
+                    if outcome in ("done", "failed"):
+                        del waiting[trial]
+                        note(trial, outcome)
+                time.sleep(0.1)
+            if stopping:
+                _stop(client, list(futures))
+            elif waiting:
+                time.sleep(POLL_SECONDS)  # another driver trains what is left
+    return not waiting
+
+
+def _stop(client: "Client", futures: list[Any]) -> None:
+    """Let running trials save, and forget the others."""
+    client.run(signals.stop_everywhere, int(signal.SIGTERM), on_error="ignore")
+    running = {key for keys in client.processing().values() for key in keys}
+    client.cancel([future for future in futures if future.key not in running])
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not all(future.done() for future in futures if future.key in running):
+        time.sleep(0.1)
+
+
+@contextmanager
+def _first_signal() -> Iterator[list[int]]:
+    """A list that the first SIGINT or SIGTERM fills; the second acts as it always did."""
+    caught: list[int] = []
+    old: dict[int, Any] = {}
+
+    def catch(number: int, frame: object) -> None:
+        caught.append(number)
+        signal.signal(number, old[number])
+
+    old |= {int(n): signal.signal(n, catch) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def local(workers: int) -> Iterator["Client"]:
+    """Worker processes on this machine."""
+    distributed = _distributed()
+    _configure()
+    with (
+        distributed.LocalCluster(
+            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
+
+
+@contextmanager
+def by_address(address: str) -> Iterator["Client"]:
+    """A cluster that is there already.
+
+    Raises:
+        ConfigError: nobody answers.
+    """
+    distributed = _distributed()
+    _configure()
+    try:
+        client = distributed.Client(address, timeout="20s")
+    except (OSError, TimeoutError, ValueError) as error:
+        raise ConfigError(f"--scheduler {address}: no Dask scheduler answers ({error})") from error
+    with client:
+        yield client
+
+
+@contextmanager
+def queued(kind: str, config: Path | None, workers: int) -> Iterator["Client"]:
+    """Workers started by a batch system, through dask-jobqueue."""
+    distributed = _distributed()
+    _configure()
+    with job_queue(kind, config) as cluster, distributed.Client(cluster) as client:
+        cluster.scale(workers)
+        yield client
+
+
+def job_queue(kind: str, config: Path | None) -> Any:
+    """A dask-jobqueue cluster; its `job_script()` is what the batch system gets.
+
+    Raises:
+        ConfigError: no such batch system, an unreadable file, or the extra is missing.
+    """
+    try:
+        import dask_jobqueue
+    except ImportError:
+        raise ConfigError("--cluster needs dask-jobqueue: pip install 'elmnet[cluster]'") from None
+    if kind not in CLUSTERS:
+        raise ConfigError(f"--cluster must be one of {', '.join(CLUSTERS)}, got {kind!r}")
+    settings: dict[str, Any] = {}
+    if config is not None:
+        try:
+            settings = yaml.safe_load(config.read_text()) or {}
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"{config}: cannot be read as YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(settings, dict):
+            raise ConfigError(f"{config}: expected a mapping of settings of dask_jobqueue.{CLUSTERS[kind]}")
+    settings = {"cores": 1, "processes": 1, "memory": "4GB", **settings}  # one trial at a time in each process
+    try:
+        return getattr(dask_jobqueue, CLUSTERS[kind])(**settings)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{config or kind}: {error}") from error
+
+
+def _distributed() -> Any:
+    try:
+        import distributed
+    except ImportError:
+        raise ConfigError("several workers need Dask: pip install 'elmnet[sweep]'; or --workers 1") from None
+    return distributed
+
+
+def _configure() -> None:
+    import dask
+
+    dask.config.set(
+        {
+            "distributed.scheduler.allowed-failures": DEATHS,
+            "distributed.scheduler.work-stealing": False,
+            "distributed.worker.daemon": False,
+            "distributed.admin.tick.limit": "1h",  # training holds the interpreter for long: no warning
+            "distributed.comm.timeouts.tcp": "120s",
+            "distributed.scheduler.worker-ttl": "30 minutes",
+        }
+    )
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,243 @@
+"""A sweep in a few lines of YAML: which runs there are, worked out before anything runs.
+
+    name: enwik8-number-versus-complexity
+    task: enwik8
+    data: /data/enwik8.xz                       # default: the task's own
+    preset: small                               # what every run starts from
+    set: {training.learning_rate: 5e-3}         # settings of every run
+    trials:                                     # groups of runs, one after the other
+      - grid: {memory: [3, 6, 10], synapses: 15}     # every combination
+        budget: 120000                               # N follows: the largest that fits
+        of: hidden                                   # P' = N (k_e + k_c); or `parameters`: P
+        seeds: [0, 1, 2]
+        steps: 4000                                  # or `flops: 1e14`: steps follow, for the whole run
+      - list: [{units: 64, memory: 5}, {units: 128, memory: 5}]
+      - random: {count: 20, units: [16, 4096], memory: [3, 60]}   # log-uniform whole numbers
+        seed: 1
+
+A name is one of `units`, `memory`, `branches`, `synapses` (of the hidden layer; d_mlp stays 2·d_m), `recipe` (`paper`:
+d_tree = 4·d_m), `seed`, `steps`, or the dotted path of any setting.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+
+from elmnet import budget
+from elmnet.config import NetworkConfig
+from elmnet.errors import BudgetError, ConfigError
+from elmnet.strict import Config
+from elmnet.tasks import open_task
+from elmnet.train.config import RunConfig, amend, compose
+
+SHAPE = ("units", "memory", "branches", "synapses")
+IRRELEVANT = ("threads", "device", "backend", "preset")
+"""Settings that name no other run: how it is computed, not what."""
+BOOKKEEPING = ("log_every", "checkpoint_minutes", "keep")
+"""The same, of `training`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group(Config):
+    """Some of a sweep's runs."""
+
+    grid: Any = None
+    list: Any = None
+    random: Any = None
+    seed: int = 0
+    """Of the random draws."""
+    budget: float | None = None
+    of: Literal["hidden", "parameters"] = "parameters"
+    seeds: tuple[int, ...] = (0,)
+    steps: int | None = None
+    flops: float | None = None
+    """Of a whole training run (three forward passes a step, all sequences): the steps follow."""
+    set: Any = None
+    """Settings of these runs, as in the recipe."""
+
+    def _check(self) -> None:
+        given = [name for name in ("grid", "list", "random") if getattr(self, name) is not None]
+        self._require(len(given) <= 1, f"one of grid, list, random, got {', '.join(given)}")
+        self._require(self.grid is None or isinstance(self.grid, Mapping), "grid must map names to lists of values")
+        rows = self.list
+        self._require(
+            rows is None or (isinstance(rows, Sequence) and all(isinstance(row, Mapping) for row in rows)),
+            "list must be a list of settings",
+        )
+        self._require(self.set is None or isinstance(self.set, Mapping), "set must map settings to values")
+        self._require(self.steps is None or self.flops is None, "steps or flops, not both")
+        self._require(self.budget is None or self.budget > 0, f"budget must be positive, got {self.budget}")
+        self._require(len(self.seeds) > 0, "seeds must not be empty")
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """What varies in each run, seeds apart."""
+        if self.list is not None:
+            yield from (dict(row) for row in self.list)
+        elif self.random is not None:
+            yield from self._draws()
+        else:
+            grid = {name: value if isinstance(value, list) else [value] for name, value in (self.grid or {}).items()}
+            for values in product(*grid.values()):
+                yield dict(zip(grid, values, strict=True))
+
+    def _draws(self) -> Iterator[dict[str, Any]]:
+        ranges = dict(self.random) if isinstance(self.random, Mapping) else {}
+        count = ranges.pop("count", None)
+        self._require(isinstance(count, int) and count > 0, f"random.count must be a whole number, got {count!r}")
+        rng = np.random.default_rng(self.seed)
+        for name, ends in ranges.items():
+            good = isinstance(ends, list) and len(ends) == 2 and all(isinstance(end, int | float) for end in ends)
+            self._require(good and 0 < ends[0] <= ends[1], f"random.{name} must be [least, most], got {ends!r}")
+        for _ in range(count):
+            yield {
+                name: round(math.exp(rng.uniform(math.log(low), math.log(high))))
+                for name, (low, high) in ranges.items()
+            }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Config):
+    """A whole sweep."""
+
+    name: str
+    task: str
+    trials: tuple[Group, ...]
+    data: str | None = None
+    preset: str = "small"
+    set: Any = None
+    about: str = ""
+    """What it is for."""
+
+    def _check(self) -> None:
+        self._require(len(self.trials) > 0, "trials must hold at least one group")
+        self._require(self.set is None or isinstance(self.set, Mapping), "set must map settings to values")
+
+    @classmethod
+    def read(cls, path: Path, data: str | None = None) -> "Recipe":
+        """From a YAML file, or the name of a shipped recipe.
+
+        Raises:
+            ConfigError: the file cannot be read, or something in it is wrong.
+        """
+        path = shipped(path)
+        try:
+            document = yaml.safe_load(path.read_text())
+            recipe = cls.from_dict(document)
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from error
+        return recipe if data is None else recipe.replace(data=data)
+
+    def expand(self) -> "list[Trial]":
+        """Every run, in order, each once.
+
+        Raises:
+            ConfigError: a setting is wrong; the message names the group.
+        """
+        start = amend(compose(self.task, preset=self.preset, data=self.data), settings=_settings(self.set))
+        task = open_task(start.task, start.options, start.data, seed=start.seed)
+        start = start.replace(model=task.fit_model(start.model))
+        found: dict[str, Trial] = {}
+        for number, group in enumerate(self.trials, 1):
+            try:
+                for trial in self._of(group, start):
+                    found.setdefault(trial.name, trial)
+            except (ConfigError, BudgetError) as error:
+                raise ConfigError(f"{self.name}, group {number}: {error}") from error
+        return list(found.values())
+
+    def _of(self, group: Group, start: RunConfig) -> "Iterator[Trial]":
+        base = amend(start, settings=_settings(group.set))
+        for row in group.rows():
+            seeds = [row["seed"]] if "seed" in row else group.seeds
+            for seed in seeds:
+                yield Trial(_configure(base, group, row, int(seed)))
+
+
+def shipped(path: Path) -> Path:
+    """A recipe of this package by its name, unless there is such a file."""
+    if path.exists() or path.suffix or len(path.parts) != 1:
+        return path
+    here = Path(__file__).parent / "recipes"
+    if (here / f"{path}.yaml").exists():
+        return here / f"{path}.yaml"
+    names = ", ".join(sorted(file.stem for file in here.glob("*.yaml")))
+    raise ConfigError(f"no recipe {str(path)!r}: neither a file nor one of {names}")
+
+
+def _settings(values: Mapping[str, Any] | None) -> list[str]:
+    return [f"{name}={json.dumps(value)}" for name, value in (values or {}).items()]
+
+
+def _configure(base: RunConfig, group: Group, row: Mapping[str, Any], seed: int) -> RunConfig:
+    """The run of a row: shape, budget, length, other settings."""
+    rest = {name: value for name, value in row.items() if name not in (*SHAPE, "recipe", "seed", "steps")}
+    config = amend(base, settings=_settings(rest), seed=seed)
+    shape = {name: row[name] for name in SHAPE if name in row}
+    if row.get("recipe") not in (None, "paper"):
+        raise ConfigError(f"recipe must be 'paper', got {row['recipe']!r}")
+    if "recipe" in row:
+        memory = shape.get("memory", config.model.layers[0].neuron.memory)
+        shape["branches"] = 4 * memory
+    model = config.model.with_hidden(**shape)
+    if group.budget is not None:
+        if "units" in shape:
+            raise ConfigError("a budget decides units; leave them out")
+        model = budget.largest(lambda units: model.with_hidden(units=units), group.budget, "N", _price(group), group.of)
+    config = config.replace(model=model)
+    steps = row.get("steps", group.steps)
+    if group.flops is not None:
+        steps = max(1, round(group.flops / training_flops(config)))
+    return config if steps is None else config.replace(training=config.training.replace(steps=int(steps)))
+
+
+def _price(group: Group) -> Any:
+    if group.of == "parameters":
+        return budget.parameters
+    return lambda network: budget.cost(network).hidden
+
+
+def training_flops(config: RunConfig) -> float:
+    """Of one training step: three times the forward pass of all sequences and time steps."""
+    options = config.options.to_dict()
+    sequences = options.get("streams", options.get("batch", 1))
+    steps = options.get("chunk", 1000)
+    return float(3 * budget.cost(config.model).flops * sequences * steps)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a sweep."""
+
+    config: RunConfig
+
+    @cached_property
+    def name(self) -> str:
+        """Hash of everything that decides the result, and nothing else: equal names, equal runs."""
+        document = self.config.to_dict()
+        for key in IRRELEVANT:
+            document.pop(key)
+        for key in BOOKKEEPING:
+            document["training"].pop(key)
+        text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def network(self) -> NetworkConfig:
+        """Its network."""
+        return self.config.model
+
+    @property
+    def flops(self) -> float:
+        """Of the whole training."""
+        return training_flops(self.config) * self.config.training.steps

@@ -1,0 +1,103 @@
+"""The collected table: Parquet through DuckDB, asked in SQL."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from elmnet.errors import ConfigError, RunError
+from elmnet.sweep.store import Sweep, row
+
+SAME = ("task", "data", "N", "d_m", "d_tree", "d_s", "k_e", "k_c", "hidden", "P", "steps", "learning_rate")
+"""Columns that make two trials seeds of one configuration."""
+SCORES = tuple(f"{part}_{kind}" for part in ("valid", "test") for kind in ("bpc", "nats", "accuracy"))
+TEXT = ("trial", "state", "reason", "task", "data", "weights_sha256", "elmnet", "torch", "git")
+WHOLE = (
+    "seed",
+    "N",
+    "d_m",
+    "d_tree",
+    "d_s",
+    "k_e",
+    "k_c",
+    "hidden",
+    "readout",
+    "P",
+    "flops_per_step",
+    "steps",
+    "best_step",
+)
+
+
+def write(sweep: Sweep, target: Path) -> list[dict[str, Any]]:
+    """Collect every trial into a Parquet or CSV file, written aside first; returns the rows.
+
+    Raises:
+        ConfigError: the extra is missing, or the ending is neither .parquet nor .csv.
+        RunError: the file cannot be written.
+    """
+    duckdb = _duckdb()
+    forms = {".parquet": "parquet", ".csv": "csv, header"}
+    if target.suffix not in forms:
+        raise ConfigError(f"--out must end in .parquet or .csv, got {target}")
+    rows = [row(sweep, seen) for seen in sweep.look()]
+    kinds = {
+        name: "VARCHAR" if name in TEXT else "BIGINT" if name in WHOLE else "DOUBLE"
+        for name in (rows[0] if rows else SAME)
+    }
+    aside = target.with_name(f".{target.name}.tmp")
+    try:
+        with tempfile.TemporaryDirectory() as place:
+            lines = Path(place) / "rows.jsonl"
+            lines.write_text("".join(json.dumps(one) + "\n" for one in rows))
+            with duckdb.connect() as connection:
+                table = connection.read_json(str(lines), columns=kinds, format="newline_delimited")  # noqa: F841
+                connection.execute(f"COPY (FROM table) TO '{_quoted(aside)}' (FORMAT {forms[target.suffix]})")
+        aside.replace(target)
+    except (duckdb.Error, OSError) as error:
+        aside.unlink(missing_ok=True)
+        raise RunError(f"cannot write {target}: {' '.join(str(error).split())}") from error
+    return rows
+
+
+def aggregate(file: Path) -> list[dict[str, Any]]:
+    """Means and standard errors over seeds of finished trials, a row for every configuration."""
+    means = ", ".join(
+        f"avg({name}) AS {name}, "
+        f"CASE WHEN count({name}) > 1 THEN stddev_samp({name}) / sqrt(count({name})) END AS {name}_se"
+        for name in SCORES
+    )
+    key = ", ".join(SAME)
+    sql = f"SELECT {key}, count(*) AS seeds, {means} FROM trials WHERE state = 'done' GROUP BY {key} "
+    names, rows = ask(file, sql + "ORDER BY task, hidden, d_tree, d_s, steps, d_m")
+    return [dict(zip(names, values, strict=True)) for values in rows]
+
+
+def ask(file: Path, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Column names and rows of a query on the table `trials`.
+
+    Raises:
+        ConfigError: DuckDB does not understand it.
+    """
+    duckdb = _duckdb()
+    reader = "read_parquet" if file.suffix == ".parquet" else "read_csv"
+    try:
+        with duckdb.connect() as connection:
+            connection.execute(f"CREATE TABLE trials AS FROM {reader}('{_quoted(file)}')")
+            connection.execute("SET enable_external_access = false")  # a query reads the table and nothing else
+            answer = connection.execute(sql)
+            return [column[0] for column in answer.description or []], answer.fetchall()
+    except duckdb.Error as error:
+        raise ConfigError(f"query: {' '.join(str(error).split())}") from error
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace("'", "''")
+
+
+def _duckdb() -> Any:
+    try:
+        import duckdb
+    except ImportError:
+        raise ConfigError("tables need DuckDB: pip install 'elmnet[sweep]'") from None
+    return duckdb

@@ -1,0 +1,113 @@
+"""Running one trial, wherever: begin or continue it, and write down why if it cannot be done."""
+
+import json
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from elmnet.errors import ElmnetError, RunError
+from elmnet.files import write_atomic
+from elmnet.tasks import open_task
+from elmnet.train import loop
+from elmnet.train.config import RunConfig
+from elmnet.train.progress import Reporter
+from elmnet.train.run import RunDirectory
+
+Outcome = Literal["done", "failed", "elsewhere", "stopped"]
+FAILED = "failed.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker gets: plain values."""
+
+    directory: str
+    """Of the run."""
+    config: dict[str, Any]
+    threads: int
+    retry: bool = False
+    """Try again what failed before."""
+
+
+def run(job: Job) -> Outcome:
+    """Bring a trial to its end; never raises for what belongs to the trial alone.
+
+    A finished one is left alone, an interrupted one continues to the byte, one that another process trains is left to
+    it.
+    """
+    directory = Path(job.directory)
+    place = RunDirectory(directory)
+    if _finished(place):
+        return "done"
+    failure = directory / FAILED
+    if failure.exists():
+        if not job.retry:
+            return "failed"
+        _set_aside(directory)
+    config = RunConfig.from_dict(job.config).replace(threads=job.threads)
+    try:
+        if place.config_file.exists():
+            loop.resume(directory, reporter=Reporter(quiet=True))
+        else:
+            task = open_task(config.task, config.options, config.data, seed=config.seed)
+            loop.start(config, directory, task, reporter=Reporter(quiet=True))
+    except loop.Interrupted:
+        return "stopped"
+    except (ElmnetError, MemoryError, torch.OutOfMemoryError, OSError, RuntimeError) as error:
+        if isinstance(error, RunError) and _held(place):
+            return "elsewhere"
+        if isinstance(error, OSError) and not isinstance(error, ElmnetError):
+            raise  # a full disk, a lost file system: not this trial's fault
+        record_failure(directory, error)
+        return "failed"
+    return "done"
+
+
+def _finished(place: RunDirectory) -> bool:
+    try:
+        return place.read_result() is not None
+    except RunError:
+        return False
+
+
+def _held(place: RunDirectory) -> bool:
+    """Whether another process trains here."""
+    try:
+        place.lock().release()
+    except RunError:
+        return True
+    return False
+
+
+def record_failure(directory: Path, error: BaseException) -> None:
+    """Write down why a trial failed."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    trace = traceback.format_exception(error)
+    document = {"kind": type(error).__name__, "reason": words, "time": time.time(), "trace": "".join(trace)[-4000:]}
+    directory.mkdir(parents=True, exist_ok=True)
+    write_atomic(directory / FAILED, json.dumps(document, indent=2) + "\n")
+
+
+def read_failure(directory: Path) -> str | None:
+    """Why a trial failed; None: it has not."""
+    try:
+        document = json.loads((directory / FAILED).read_text())
+        return f"{document['kind']}: {document['reason']}"
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"unreadable {FAILED}: {error}"
+
+
+def _set_aside(directory: Path) -> None:
+    """Keep what a failed trial left behind, out of the way."""
+    for number in range(1, 1000):
+        aside = directory.with_name(f"{directory.name}.failed-{number}")
+        if not aside.exists():
+            directory.rename(aside)
+            return
+    raise RunError(f"{directory} failed a thousand times")
