@@ -75,6 +75,8 @@ def _plain(value: Any) -> Any:
 
 def _parse(hint: Any, value: Any, where: str) -> Any:
     """`value` as the annotated type, or a ConfigError that names the setting."""
+    if hint is Any:
+        return value
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return _parse_union(args, value, where)

@@ -129,7 +129,7 @@ def plan(
     if estimate:
         with Console(stderr=True).status("timing a few training steps on this machine"):
             times = seconds_of(trials, threads=threads)
-    table = _table(f"{what.name}: {len(trials)} trials", "trial", *SHAPE, "seed", "steps", "PFLOP", "time")
+    table = _table(f"{what.name}: {len(trials)} trials", "trial", *SHAPE, "seed", "steps", "TFLOP", "time")
     shown = trials[: limit or None]
     for trial in shown:
         cost, config = budget.cost(trial.network), trial.config
@@ -137,12 +137,12 @@ def plan(
         shape = (cost.units, neuron.memory, neuron.branches, neuron.synapses, cost.hidden, cost.parameters)
         cells = [*shape, config.seed, config.training.steps]
         took = _clock(times[trial]) if times else ""
-        table.add_row(trial.name, *(f"{number:,}" for number in cells), f"{trial.flops / 1e15:.3g}", took)
+        table.add_row(trial.name, *(f"{number:,}" for number in cells), f"{trial.flops / 1e12:.3g}", took)
     out.print(table)
     if len(shown) < len(trials):
         out.print(f"and {len(trials) - len(shown)} more (--limit 0)", highlight=False)
     flops = sum(trial.flops for trial in trials)
-    words = f"{len(trials)} trials, {flops / 1e15:.3g} PFLOP in all"
+    words = f"{len(trials)} trials, {flops / 1e12:,.0f} TFLOP in all"
     if times:
         count = workers or max(1, execute.cores() // threads)
         took = _clock(sum(times.values()) / count)

@@ -24,7 +24,6 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -40,7 +39,7 @@ from elmnet.tasks import open_task
 from elmnet.train.config import RunConfig, amend, compose
 
 SHAPE = ("units", "memory", "branches", "synapses")
-IRRELEVANT = ("threads", "device", "backend", "preset")
+IRRELEVANT = ("threads", "device", "backend", "preset", "data")
 """Settings that name no other run: how it is computed, not what."""
 BOOKKEEPING = ("log_every", "checkpoint_minutes", "keep")
 """The same, of `training`."""
@@ -146,22 +145,23 @@ class Recipe(Config):
         """
         start = amend(compose(self.task, preset=self.preset, data=self.data), settings=_settings(self.set))
         task = open_task(start.task, start.options, start.data, seed=start.seed)
-        start = start.replace(model=task.fit_model(start.model))
+        start, contents = start.replace(model=task.fit_model(start.model)), task.facts()["sha256"]
         found: dict[str, Trial] = {}
         for number, group in enumerate(self.trials, 1):
             try:
-                for trial in self._of(group, start):
-                    found.setdefault(trial.name, trial)
+                for config in self._of(group, start):
+                    name = name_of(config, contents)
+                    found.setdefault(name, Trial(name, config))
             except (ConfigError, BudgetError) as error:
                 raise ConfigError(f"{self.name}, group {number}: {error}") from error
         return list(found.values())
 
-    def _of(self, group: Group, start: RunConfig) -> "Iterator[Trial]":
+    def _of(self, group: Group, start: RunConfig) -> Iterator[RunConfig]:
         base = amend(start, settings=_settings(group.set))
         for row in group.rows():
             seeds = [row["seed"]] if "seed" in row else group.seeds
             for seed in seeds:
-                yield Trial(_configure(base, group, row, int(seed)))
+                yield _configure(base, group, row, int(seed))
 
 
 def shipped(path: Path) -> Path:
@@ -215,22 +215,25 @@ def training_flops(config: RunConfig) -> float:
     return float(3 * budget.cost(config.model).flops * sequences * steps)
 
 
+def name_of(config: RunConfig, data_sha256: Any) -> str:
+    """A trial's name. The data count by their content, wherever they lie."""
+    document = config.to_dict()
+    for key in IRRELEVANT:
+        document.pop(key)
+    for key in BOOKKEEPING:
+        document["training"].pop(key)
+    document["data"] = data_sha256
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 @dataclass(frozen=True)
 class Trial:
     """One run of a sweep."""
 
+    name: str
+    """Hash of everything that decides the result, and nothing else: equal names, equal runs."""
     config: RunConfig
-
-    @cached_property
-    def name(self) -> str:
-        """Hash of everything that decides the result, and nothing else: equal names, equal runs."""
-        document = self.config.to_dict()
-        for key in IRRELEVANT:
-            document.pop(key)
-        for key in BOOKKEEPING:
-            document["training"].pop(key)
-        text = json.dumps(document, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def network(self) -> NetworkConfig:

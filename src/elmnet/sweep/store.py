@@ -99,7 +99,7 @@ class Sweep:
             RunError: a configuration is damaged.
         """
         try:
-            return [Trial(RunConfig.from_dict(config)) for config in self._read()["trials"].values()]
+            return [Trial(name, RunConfig.from_dict(config)) for name, config in self._read()["trials"].items()]
         except ConfigError as error:
             raise RunError(f"{self.file}: {error}") from error
 
