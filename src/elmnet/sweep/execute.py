@@ -5,6 +5,7 @@ checkpoint; the trial goes on elsewhere. The driver keeps nothing: it may die an
 share a directory.
 """
 
+import inspect
 import os
 import signal
 import time
@@ -188,9 +189,21 @@ def job_queue(kind: str, config: Path | None) -> Any:
             raise ConfigError(f"{config}: cannot be read as YAML: {' '.join(str(error).split())}") from error
         if not isinstance(settings, dict):
             raise ConfigError(f"{config}: expected a mapping of settings of dask_jobqueue.{CLUSTERS[kind]}")
-    settings = {"cores": 1, "processes": 1, "memory": "4GB", **settings}  # one trial at a time in each process
+    # one trial at a time in each process; the dashboard on any free port
+    settings = {
+        "cores": 1,
+        "processes": 1,
+        "memory": "4GB",
+        "scheduler_options": {"dashboard_address": ":0"},
+        **settings,
+    }
+    cluster = getattr(dask_jobqueue, CLUSTERS[kind])
+    makers = [cluster.__init__, *(kind.__init__ for kind in cluster.job_cls.__mro__ if kind is not object)]
+    known = {name for maker in makers for name in inspect.signature(maker).parameters}
+    if unknown := sorted(set(settings) - known):  # asked here: a cluster that fails half-made leaves sockets open
+        raise ConfigError(f"{config}: {cluster.__name__} has no setting {', '.join(unknown)}")
     try:
-        return getattr(dask_jobqueue, CLUSTERS[kind])(**settings)
+        return cluster(**settings)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{config or kind}: {error}") from error
 

@@ -1,6 +1,6 @@
 """The collected table: Parquet through DuckDB, asked in SQL."""
 
-import json
+import csv
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -48,11 +48,14 @@ def write(sweep: Sweep, target: Path) -> list[dict[str, Any]]:
     aside = target.with_name(f".{target.name}.tmp")
     try:
         with tempfile.TemporaryDirectory() as place:
-            lines = Path(place) / "rows.jsonl"
-            lines.write_text("".join(json.dumps(one) + "\n" for one in rows))
+            lines = Path(place) / "rows.csv"
+            with lines.open("w", newline="") as file:
+                writer = csv.DictWriter(file, kinds)
+                writer.writeheader()
+                writer.writerows(rows)
             with duckdb.connect() as connection:
-                table = connection.read_json(str(lines), columns=kinds, format="newline_delimited")  # noqa: F841
-                connection.execute(f"COPY (FROM table) TO '{_quoted(aside)}' (FORMAT {forms[target.suffix]})")
+                connection.read_csv(str(lines), header=True, dtype=kinds).create("trials")
+                connection.execute(f"COPY trials TO '{_quoted(aside)}' (FORMAT {forms[target.suffix]})")
         aside.replace(target)
     except (duckdb.Error, OSError) as error:
         aside.unlink(missing_ok=True)
@@ -69,7 +72,7 @@ def aggregate(file: Path) -> list[dict[str, Any]]:
     )
     key = ", ".join(SAME)
     sql = f"SELECT {key}, count(*) AS seeds, {means} FROM trials WHERE state = 'done' GROUP BY {key} "
-    names, rows = ask(file, sql + "ORDER BY task, hidden, d_tree, d_s, steps, d_m")
+    names, rows = ask(file, sql + "ORDER BY task, d_tree, d_s, steps, d_m, N")
     return [dict(zip(names, values, strict=True)) for values in rows]
 
 

@@ -1,0 +1,362 @@
+"""Sweeps: recipes, names, running and stopping, failures, tables, the command line."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from elmnet import budget
+from elmnet.cli import main
+from elmnet.errors import ConfigError, RunError
+from elmnet.sweep import execute, table
+from elmnet.sweep.recipe import Recipe, Trial, name_of
+from elmnet.sweep.store import Sweep
+from elmnet.sweep.trials import Job, read_failure, run
+from elmnet.train import signals
+
+SETTINGS = {
+    "options.chunk": 10,
+    "options.streams": 4,
+    "options.final_test_streams": 32,
+    "options.final_valid_streams": 32,
+    "training.eval_every": 10,
+    "training.checkpoint_minutes": 0.01,
+}
+TRIALS = [{"grid": {"memory": [2, 3], "branches": 4, "synapses": 3}, "budget": 800, "of": "hidden", "seeds": [0, 1]}]
+
+
+def document(text_file, **changes):
+    base = {"name": "tiny", "task": "enwik8", "data": str(text_file), "preset": "tiny", "set": SETTINGS}
+    return {**base, "trials": [{**group, "steps": 20} for group in TRIALS], **changes}
+
+
+@pytest.fixture
+def recipe(tmp_path, text_file):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(document(text_file)))
+    return path
+
+
+def trials(text_file, **changes):
+    return Recipe.from_dict(document(text_file, **changes)).expand()
+
+
+def command(capsys, *arguments):
+    code = 0
+    try:
+        main(["sweep", *map(str, arguments)])
+    except SystemExit as stop:
+        code = stop.code or 0
+    captured = capsys.readouterr()
+    return code, " ".join(captured.out.split()), " ".join(captured.err.split())
+
+
+def test_a_recipe_says_every_run(text_file):
+    found = trials(text_file)
+    shapes = [(t.network.layers[0].neuron.memory, t.config.seed) for t in found]
+    assert shapes == [(2, 0), (2, 1), (3, 0), (3, 1)]
+    for trial in found:
+        spent = budget.cost(trial.network)
+        assert spent.hidden <= 800 < spent.hidden + spent.complexity + spent.connectivity
+        assert trial.config.training.steps == 20
+        assert trial.config.options.chunk == 10
+    assert len({trial.name for trial in found}) == 4
+
+
+def test_names_depend_on_what_decides_the_result_and_nothing_else(text_file, tmp_path):
+    first = trials(text_file)[0]
+    copy = tmp_path / "elsewhere.txt"
+    shutil.copy(text_file, copy)
+    assert trials(copy)[0].name == first.name
+    assert name_of(first.config.replace(threads=2, preset="paper"), "x") == name_of(first.config, "x")
+    assert name_of(first.config.replace(seed=7), "x") != name_of(first.config, "x")
+    assert name_of(first.config, "y") != name_of(first.config, "x")
+    assert trials(text_file, set={**SETTINGS, "training.log_every": 3})[0].name == first.name
+    assert trials(text_file, set={**SETTINGS, "training.learning_rate": 3e-3})[0].name != first.name
+
+
+def test_lists_random_draws_flops_and_repetitions(text_file):
+    groups = [
+        {"list": [{"units": 5, "memory": 2}, {"units": 5, "memory": 2}, {"units": 6, "steps": 7, "seed": 3}]},
+        {"random": {"count": 5, "units": [4, 64], "memory": [2, 8]}, "seed": 1, "flops": 1e9},
+        {"grid": {"units": 7, "memory": 3, "recipe": "paper", "training.learning_rate": [0.001, 0.002]}},
+    ]
+    found = trials(text_file, trials=groups)
+    assert len(found) == 2 + 5 + 2  # the repeated one once
+    assert (found[1].config.training.steps, found[1].config.seed) == (7, 3)
+    for trial in found[2:7]:
+        layer = trial.network.layers[0]
+        assert 4 <= layer.units <= 64 and 2 <= layer.neuron.memory <= 8
+        assert trial.flops == pytest.approx(1e9, rel=0.05)
+    assert found[7].network.layers[0].neuron.branches == 12
+    assert [trial.config.training.learning_rate for trial in found[7:]] == [0.001, 0.002]
+    assert trials(text_file, trials=groups)[3].name == found[3].name  # draws repeat
+
+
+@pytest.mark.parametrize(
+    ("group", "words"),
+    [
+        ({"grid": {"memory": [2]}, "list": []}, "one of grid, list, random, got grid, list"),
+        ({"grid": {"units": 5}, "budget": 900}, "a budget decides units"),
+        ({"budget": 3}, "N = 1 already takes"),
+        ({"grid": {"training.nothing": 1}}, "training has no setting 'nothing'"),
+        ({"random": {"units": [1, 2]}}, "random.count must be a whole number"),
+        ({"random": {"count": 2, "units": [5, 2]}}, r"random.units must be \[least, most\]"),
+        ({"steps": 3, "flops": 1e9}, "steps or flops"),
+        ({"seeds": []}, "seeds must not be empty"),
+        ({"grid": {"recipe": "mine"}}, "recipe must be 'paper'"),
+        ({"budgets": 3}, "unknown setting 'budgets'"),
+    ],
+)
+def test_recipes_that_make_no_sense(text_file, group, words):
+    with pytest.raises(ConfigError, match=words):
+        trials(text_file, trials=[group])
+
+
+def test_shipped_recipes_are_sound():
+    from elmnet.sweep import recipe as module
+
+    files = sorted((Path(module.__file__).parent / "recipes").glob("*.yaml"))
+    assert files
+    for file in files:
+        what = Recipe.read(Path(file.stem))
+        assert what.name == file.stem
+        assert what.about
+        found = what.expand()
+        assert len(found) == len({trial.name for trial in found}) > 3
+    with pytest.raises(ConfigError, match=f"neither a file nor one of .*{files[0].stem}"):
+        Recipe.read(Path("nonsense"))
+
+
+def test_the_same_trial_is_never_trained_twice(capsys, recipe, tmp_path):
+    out = tmp_path / "sweep"
+    code, words, _ = command(capsys, "run", recipe, "--out", out, "--workers", 1)
+    assert code == 0, words
+    assert "4 done" in words
+    results = {path: path.stat().st_mtime_ns for path in out.glob("trials/*/result.json")}
+    assert len(results) == 4
+    assert "nothing to do" in command(capsys, "run", recipe, "--out", out, "--workers", 1)[1]
+    assert {path: path.stat().st_mtime_ns for path in out.glob("trials/*/result.json")} == results
+
+    code, words, _ = command(capsys, "status", out)
+    assert "4 done, 0 begun, 0 waiting" in words
+    code, words, _ = command(capsys, "collect", out)
+    assert code == 0, words
+    assert "±" in words
+    code, words, _ = command(capsys, "query", out, "SELECT count(*) AS n, min(valid_bpc) > 0 AS good FROM trials")
+    assert "4 │ True" in words
+    code, words, _ = command(capsys, "collect", out, "--out", tmp_path / "table.csv")
+    assert len((tmp_path / "table.csv").read_text().splitlines()) == 5
+
+    rows = table.aggregate(out / "table.parquet")
+    assert [(row["d_m"], row["seeds"]) for row in rows] == [(2, 2), (3, 2)]
+    results = [json.loads(path.read_text()) for path in out.glob("trials/*/result.json")]
+    two = [result["valid"]["bpc"] for result in results if result["units"] == rows[0]["N"]]
+    assert rows[0]["valid_bpc"] == pytest.approx(sum(two) / 2)
+    assert rows[0]["valid_bpc_se"] == pytest.approx(abs(two[0] - two[1]) / 2)
+
+
+def test_recipes_add_up_in_one_directory(text_file, tmp_path):
+    first, second = trials(text_file)[:2], trials(text_file)[1:]
+    what = Recipe.from_dict(document(text_file))
+    Sweep.create(tmp_path, what, first)
+    sweep = Sweep.create(tmp_path, what, second)
+    assert [trial.name for trial in sweep.trials()] == [trial.name for trial in trials(text_file)]
+    assert all(seen.state == "waiting" for seen in sweep.look())
+
+
+def job(sweep, trial, **changes):
+    return Job(str(sweep.directory(trial)), trial.config.to_dict(), 1, **changes)
+
+
+def one(text_file, tmp_path, **changes):
+    (trial, *_) = trials(text_file, **changes)
+    return Sweep.create(tmp_path / "sweep", Recipe.from_dict(document(text_file)), [trial]), trial
+
+
+def test_a_failed_trial_is_recorded_and_tried_again_on_request(text_file, tmp_path):
+    sweep, trial = one(text_file, tmp_path, set={**SETTINGS, "training.learning_rate": 1e30})
+    assert run(job(sweep, trial)) == "failed"
+    assert "DivergedError: step" in read_failure(sweep.directory(trial))
+    (seen,) = sweep.look()
+    assert (seen.state, "DivergedError" in seen.reason) == ("failed", True)
+    assert run(job(sweep, trial)) == "failed"
+    assert execute.jobs(sweep, threads=1) == {}
+    assert list(execute.jobs(sweep, threads=1, retry=True)) == [trial]
+    assert run(job(sweep, trial, retry=True)) == "failed"
+    assert sweep.directory(trial).with_name(f"{trial.name}.failed-1").exists()
+
+
+def test_a_trial_out_of_memory_is_a_failure(text_file, tmp_path, monkeypatch):
+    sweep, trial = one(text_file, tmp_path)
+    from elmnet.train import loop
+
+    def start(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(loop, "start", start)
+    assert run(job(sweep, trial)) == "failed"
+    assert read_failure(sweep.directory(trial)) == "MemoryError: MemoryError"
+
+
+def test_a_full_disk_is_not_the_trials_fault(text_file, tmp_path, monkeypatch):
+    sweep, trial = one(text_file, tmp_path)
+    from elmnet.train import loop
+
+    def start(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(loop, "start", start)
+    with pytest.raises(OSError, match="No space"):
+        run(job(sweep, trial))
+    assert read_failure(sweep.directory(trial)) is None
+
+
+def test_a_stopped_trial_goes_on_to_the_same_bytes(text_file, tmp_path):
+    sweep, trial = one(text_file, tmp_path)
+    signals.stop_everywhere(signal.SIGTERM)
+    try:
+        assert run(job(sweep, trial)) == "stopped"
+    finally:
+        signals.stop_everywhere(None)
+    (seen,) = sweep.look()
+    assert (seen.state, seen.result) == ("begun", None)
+    assert run(job(sweep, trial)) == "done"
+    other = Job(str(tmp_path / "undisturbed"), trial.config.to_dict(), 1)
+    assert run(other) == "done"
+    metrics = [Path(j.directory, "metrics.jsonl").read_bytes() for j in (job(sweep, trial), other)]
+    assert metrics[0] == metrics[1]
+
+
+def test_what_another_process_trains_is_left_to_it(text_file, tmp_path):
+    sweep, trial = one(text_file, tmp_path)
+    assert run(job(sweep, trial)) == "done"
+    directory = sweep.directory(trial)
+    (directory / "result.json").unlink()
+    from elmnet.train.run import RunDirectory
+
+    lock = RunDirectory(directory).lock()
+    script = "import sys, json; from elmnet.sweep.trials import Job, run; print(run(Job(**json.load(sys.stdin))))"
+    given = json.dumps(job(sweep, trial).__dict__)
+    try:
+        done = subprocess.run([sys.executable, "-c", script], input=given, capture_output=True, text=True, check=True)
+    finally:
+        lock.release()
+    assert done.stdout == "elsewhere\n"
+    assert read_failure(directory) is None
+
+
+def test_damaged_directories(text_file, tmp_path):
+    sweep, trial = one(text_file, tmp_path)
+    directory = sweep.directory(trial)
+    directory.mkdir(parents=True)
+    (directory / "config.yaml").write_text("config: [")
+    assert run(job(sweep, trial)) == "failed"
+    assert "damaged" in read_failure(directory)
+    (directory / "failed.json").write_text("{")
+    assert "unreadable" in next(sweep.look()).reason
+    assert run(job(sweep, trial, retry=True)) == "done"
+    (directory / "result.json").write_text("{")
+    assert next(sweep.look()).state == "damaged"
+    sweep.file.write_text("{")
+    with pytest.raises(RunError, match="damaged"):
+        sweep.trials()
+    with pytest.raises(RunError, match="is not a sweep"):
+        Sweep.open(tmp_path / "nowhere")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_directory_that_cannot_be_written(text_file, tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(RunError, match="cannot write the sweep directory"):
+        Sweep.create(tmp_path / "sweep", Recipe.from_dict(document(text_file)), trials(text_file))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "nonsense"], "no recipe 'nonsense'"),
+        (["status", "nowhere"], "is not a sweep"),
+        (["run", "RECIPE", "--scheduler", "tcp://127.0.0.1:1", "--cluster", "slurm"], "--scheduler or --cluster"),
+        (["run", "RECIPE", "--threads", "0"], "--threads must be at least 1"),
+        (["run", "RECIPE", "--cluster", "abacus"], "--cluster must be one of slurm"),
+    ],
+)
+def test_bad_commands(capsys, recipe, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = command(capsys, *[str(recipe) if a == "RECIPE" else a for a in arguments])
+    assert code in (1, 2)
+    assert words in err
+
+
+def test_a_query_reads_the_table_and_nothing_else(capsys, recipe, tmp_path, text_file):
+    sweep = Sweep.create(tmp_path / "sweep", Recipe.read(recipe), trials(text_file))
+    code, words, _ = command(capsys, "query", sweep.path, "SELECT state, count(*) AS n FROM trials GROUP BY state")
+    assert "waiting │ 4" in words
+    code, _, err = command(capsys, "query", sweep.path, f"SELECT * FROM read_text('{recipe}')")
+    assert code == 2
+    assert "query:" in err
+
+
+def test_plan_prints_every_trial(capsys, recipe):
+    code, words, _ = command(capsys, "plan", recipe)
+    assert code == 0, words
+    assert "4 trials" in words
+    assert "of training on" in words
+
+
+def test_slurm_gets_one_trial_for_each_process(tmp_path):
+    pytest.importorskip("dask_jobqueue", reason="needs dask-jobqueue (extra `cluster`)")
+    settings = tmp_path / "slurm.yaml"
+    settings.write_text("{queue: cpu, cores: 4, processes: 4, memory: 8GB, walltime: '02:00:00', account: lab}")
+    with execute.job_queue("slurm", settings) as cluster:
+        script = cluster.job_script()
+    assert "#SBATCH -p cpu" in script
+    assert "#SBATCH -A lab" in script
+    assert "#SBATCH -t 02:00:00" in script
+    assert "--nworkers 4" in script
+    assert "--nthreads 1" in script
+    settings.write_text("[1]")
+    with pytest.raises(ConfigError, match="expected a mapping"):
+        execute.job_queue("slurm", settings)
+    settings.write_text("{colour: red}")
+    with pytest.raises(ConfigError, match="colour"):
+        execute.job_queue("slurm", settings)
+
+
+def test_a_thousand_trials_are_quick(text_file, tmp_path):
+    """Fabricated run directories, marked as such; the figure is printed, the limit is generous."""
+    groups = [{"grid": {"units": list(range(4, 104)), "memory": list(range(2, 12))}}]
+    start = time.monotonic()
+    found = trials(text_file, trials=groups)
+    planned = time.monotonic() - start
+    assert len(found) == 1000
+    sweep = Sweep.create(tmp_path / "sweep", Recipe.from_dict(document(text_file)), found)
+    scores = {"bpc": 2.0, "nats": 1.4, "accuracy": 0.5}
+    result = {"fabricated": True, "test": scores, "valid": scores, "baselines": {}, "parameters": 1, "steps": 20}
+    result |= {"wall_seconds": 1.0, "data": "fabricated"}
+    for trial in found:
+        best = sweep.directory(trial) / "best"
+        best.mkdir(parents=True)
+        (best / "model.safetensors").write_bytes(b"fabricated")
+        (best.parent / "result.json").write_text(json.dumps(result))
+        (best.parent / "config.yaml").write_text("environment: {elmnet: fabricated}")
+    start = time.monotonic()
+    assert sum(seen.state == "done" for seen in sweep.look()) == 1000
+    looked = time.monotonic() - start
+    start = time.monotonic()
+    assert len(table.write(sweep, sweep.table_file)) == 1000
+    collected = time.monotonic() - start
+    print(f"1,000 fabricated trials: plan {planned:.1f} s, status {looked:.1f} s, collect {collected:.1f} s")
+    assert max(planned, looked, collected) < 30
+
+
+def test_trials_are_values():
+    assert Trial("a", None) == Trial("a", None)
