@@ -175,10 +175,13 @@ def job_queue(kind: str, config: Path | None) -> Any:
     Raises:
         ConfigError: no such batch system, an unreadable file, or the extra is missing.
     """
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         import dask_jobqueue
     except ImportError:
         raise ConfigError("--cluster needs dask-jobqueue: pip install 'elmnet[cluster]'") from None
+    for number, handler in handlers.items():  # importing it makes Ctrl-C exit at once
+        signal.signal(number, handler)
     if kind not in CLUSTERS:
         raise ConfigError(f"--cluster must be one of {', '.join(CLUSTERS)}, got {kind!r}")
     settings: dict[str, Any] = {}
