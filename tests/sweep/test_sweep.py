@@ -127,6 +127,8 @@ def test_shipped_recipes_are_sound():
     assert files
     for file in files:
         what = Recipe.read(Path(file.stem))
+        if what.data == "official":
+            what = what.replace(data=None)  # not here; the shapes are the same
         assert what.name == file.stem
         assert what.about
         found = what.expand()

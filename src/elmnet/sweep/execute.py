@@ -135,7 +135,7 @@ def local(workers: int) -> Iterator["Client"]:
     _configure()
     with (
         distributed.LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
+            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", memory_limit=0
         ) as cluster,
         distributed.Client(cluster) as client,
     ):
@@ -152,7 +152,7 @@ def by_address(address: str) -> Iterator["Client"]:
     distributed = _distributed()
     _configure()
     try:
-        client = distributed.Client(address, timeout="20s")
+        client = distributed.Client(address, timeout="10s")
     except (OSError, TimeoutError, ValueError) as error:
         raise ConfigError(f"--scheduler {address}: no Dask scheduler answers ({error})") from error
     with client:

@@ -22,6 +22,7 @@ d_tree = 4·d_m), `seed`, `steps`, or the dotted path of any setting.
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -43,6 +44,15 @@ IRRELEVANT = ("threads", "device", "backend", "preset", "data")
 """Settings that name no other run: how it is computed, not what."""
 BOOKKEEPING = ("log_every", "checkpoint_minutes", "keep")
 """The same, of `training`."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads 1e5 as a number; YAML 1.1 alone wants 1.0e+5."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +139,7 @@ class Recipe(Config):
         """
         path = shipped(path)
         try:
-            document = yaml.safe_load(path.read_text())
+            document = yaml.load(path.read_text(), Loader=_Loader)
             recipe = cls.from_dict(document)
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise ConfigError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
