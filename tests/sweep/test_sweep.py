@@ -287,6 +287,7 @@ def test_a_directory_that_cannot_be_written(text_file, tmp_path):
         (["run", "nonsense"], "no recipe 'nonsense'"),
         (["status", "nowhere"], "is not a sweep"),
         (["run", "RECIPE", "--scheduler", "tcp://127.0.0.1:1", "--cluster", "slurm"], "--scheduler or --cluster"),
+        (["run", "RECIPE", "--resource", "GPU=1"], "--resource is for the workers of a --scheduler"),
         (["run", "RECIPE", "--threads", "0"], "--threads must be at least 1"),
         (["run", "RECIPE", "--cluster", "abacus"], "--cluster must be one of slurm"),
     ],
@@ -362,3 +363,27 @@ def test_a_thousand_trials_are_quick(text_file, tmp_path):
 
 def test_trials_are_values():
     assert Trial("a", None) == Trial("a", None)
+
+
+def test_early_stopping_marks_what_it_stops(capsys, recipe, tmp_path, text_file):
+    pytest.importorskip("optuna", reason="needs Optuna (extra `halving`)")
+    groups = [{"grid": {"memory": 2, "branches": 4, "synapses": 3, "units": 8, "training.learning_rate": RATES}}]
+    recipe.write_text(yaml.safe_dump(document(text_file, trials=[{**groups[0], "steps": 80}])))
+    out = tmp_path / "sweep"
+    code, words, _ = command(capsys, "run", recipe, "--out", out, "--workers", 1, "--early-stopping")
+    assert code == 0, words
+    seen = list(Sweep.open(out).look())
+    states = {one.state for one in seen}
+    assert states == {"done", "stopped early"}
+    early = [one for one in seen if one.state == "stopped early"]
+    assert all("lags behind" in one.reason and one.step < 80 for one in early)
+    assert max(one.trial.config.training.learning_rate for one in seen if one.state == "done") == max(RATES)
+    assert "nothing to do" in command(capsys, "run", recipe, "--out", out, "--workers", 1, "--early-stopping")[1]
+    from elmnet.train.results import read_runs
+
+    table, skipped = read_runs(out)
+    assert len(table) + len(skipped) == len(seen)
+    assert len(skipped) == len(early)
+
+
+RATES = [1e-2, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9]

@@ -15,7 +15,7 @@ from elmnet.errors import ConfigError
 
 if TYPE_CHECKING:
     from elmnet.sweep.recipe import Trial
-    from elmnet.sweep.store import Seen
+    from elmnet.sweep.store import Seen, State
 
 Recipe_ = Annotated[Path, typer.Argument(help="a recipe file, or the name of a shipped one", metavar="RECIPE")]
 Sweep_ = Annotated[Path, typer.Argument(help="a sweep's directory", metavar="DIR")]
@@ -31,8 +31,11 @@ def run(
     scheduler: Annotated[str | None, typer.Option(help="a Dask scheduler, e.g. tcp://10.0.0.1:8786")] = None,
     cluster: Annotated[str | None, typer.Option(help="slurm, pbs, lsf, sge or htcondor")] = None,
     cluster_config: Annotated[Path | None, typer.Option(help="YAML: settings of a job", metavar="FILE")] = None,
-    resources: Annotated[list[str] | None, typer.Option("--resource", help="of a trial, e.g. GPU=0.5")] = None,
+    resources: Annotated[list[str] | None, typer.Option("--resource", help="that a trial takes of a worker's, e.g. GPU=0.5")] = None,
     retry: Annotated[bool, typer.Option("--retry-failed", help="try again what failed")] = False,
+    halving: Annotated[
+        bool, typer.Option("--early-stopping", help="successive halving; biases fits, so what it stops enters none")
+    ] = False,
 ) -> None:
     """Run a recipe's trials, or go on with them; the same trial is never trained twice.
 
@@ -44,11 +47,17 @@ def run(
 
     if scheduler and cluster:
         raise ConfigError("--scheduler or --cluster, not both")
+    if resources and not scheduler:
+        raise ConfigError("--resource is for the workers of a --scheduler, which must offer it")
     if threads < 1 or workers < 0:
         raise ConfigError(f"--threads must be at least 1 and --workers at least 0, got {threads} and {workers}")
+    if halving:
+        from elmnet.sweep.halving import require
+
+        require()
     what = Recipe.read(recipe, data)
     sweep = Sweep.create(directory or Path("sweeps") / what.name, what, what.expand())
-    todo = execute.jobs(sweep, threads=threads, retry=retry)
+    todo = execute.jobs(sweep, threads=threads, retry=retry, halving=halving)
     err = Console(stderr=True)
     err.print(f"{sweep.path}: {len(todo)} trials to run", highlight=False, markup=False, soft_wrap=True)
     count = workers or max(1, min(execute.cores() // threads, len(todo)))
@@ -172,14 +181,18 @@ def status(
         while True:
             seen = list(sweep.look())
             live.update(_status(sweep.name, seen), refresh=True)
-            if all(one.state in ("done", "failed", "damaged") for one in seen):
+            if all(one.state not in ("begun", "waiting") for one in seen):
                 return
             time.sleep(5)
 
 
+STATES: "tuple[State, ...]" = ("done", "begun", "waiting", "failed", "damaged", "stopped early")
+
+
 def _status(name: str, seen: "list[Seen]") -> Table:
     counts = Counter(one.state for one in seen)
-    words = ", ".join(f"{counts[state]} {state}" for state in ("done", "begun", "waiting", "failed", "damaged"))
+    shown = [state for state in STATES if counts[state] or state in STATES[:3]]
+    words = ", ".join(f"{counts[state]} {state}" for state in shown)
     spent = sum(one.result["wall_seconds"] for one in seen if one.result)
     finished = sum(one.trial.flops for one in seen if one.result)
     left = sum(one.trial.flops * (1 - one.step / one.trial.config.training.steps) for one in seen if not one.result)

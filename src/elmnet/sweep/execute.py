@@ -39,14 +39,14 @@ CLUSTERS = {
 }
 
 
-def jobs(sweep: Sweep, *, threads: int, retry: bool = False) -> dict[Trial, Job]:
+def jobs(sweep: Sweep, *, threads: int, retry: bool = False, halving: bool = False) -> dict[Trial, Job]:
     """What is left to do, costliest first, so that the sweep does not end with one worker busy for long."""
     wanted = ("waiting", "begun", "damaged", *(("failed",) if retry else ()))
     left = [seen.trial for seen in sweep.look() if seen.state in wanted]
     left.sort(key=lambda trial: -trial.flops)
     root = sweep.path.resolve()
     return {
-        trial: Job(str(root / "trials" / trial.name), trial.config.to_dict(), threads, retry=retry) for trial in left
+        trial: Job(str(root / "trials" / trial.name), trial.config.to_dict(), threads, retry, halving) for trial in left
     }
 
 
@@ -89,7 +89,7 @@ def on_cluster(client: "Client", todo: Mapping[Trial, Job], note: Note, resource
                         raise error
                     else:
                         outcome = future.result()
-                    if outcome in ("done", "failed"):
+                    if outcome in ("done", "failed", "stopped early"):
                         del waiting[trial]
                         note(trial, outcome)
                 time.sleep(0.1)

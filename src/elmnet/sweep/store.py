@@ -18,12 +18,13 @@ from filelock import FileLock
 from elmnet import budget
 from elmnet.errors import ConfigError, RunError
 from elmnet.files import current_directory, write_atomic
+from elmnet.sweep import halving
 from elmnet.sweep.recipe import Recipe, Trial
 from elmnet.sweep.trials import read_failure
 from elmnet.train.config import RunConfig
 from elmnet.train.run import RunDirectory
 
-State = Literal["done", "failed", "damaged", "begun", "waiting"]
+State = Literal["done", "failed", "damaged", "stopped early", "begun", "waiting"]
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,9 @@ class Sweep:
         step = _last_step(run.metrics_file)
         if reason is not None:
             return Seen(trial, "failed", step, reason)
+        reason = halving.reason_of(directory)
+        if reason is not None:
+            return Seen(trial, "stopped early", step, reason)
         return Seen(trial, "begun" if run.config_file.exists() else "waiting", step)
 
 

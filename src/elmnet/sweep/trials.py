@@ -11,13 +11,14 @@ import torch
 
 from elmnet.errors import ElmnetError, RunError
 from elmnet.files import write_atomic
-from elmnet.tasks import open_task
+from elmnet.sweep import halving
+from elmnet.tasks import find_task, open_task
 from elmnet.train import loop
 from elmnet.train.config import RunConfig
 from elmnet.train.progress import Reporter
 from elmnet.train.run import RunDirectory
 
-Outcome = Literal["done", "failed", "elsewhere", "stopped"]
+Outcome = Literal["done", "failed", "stopped early", "elsewhere", "stopped"]
 FAILED = "failed.json"
 
 
@@ -31,6 +32,8 @@ class Job:
     threads: int
     retry: bool = False
     """Try again what failed before."""
+    halving: bool = False
+    """Stop what lags behind the others (`elmnet.sweep.halving`)."""
 
 
 def run(job: Job) -> Outcome:
@@ -43,20 +46,29 @@ def run(job: Job) -> Outcome:
     place = RunDirectory(directory)
     if _finished(place):
         return "done"
+    if halving.reason_of(directory) is not None:
+        return "stopped early"
     failure = directory / FAILED
     if failure.exists():
         if not job.retry:
             return "failed"
         _set_aside(directory)
     config = RunConfig.from_dict(job.config).replace(threads=job.threads)
+    reporter = Reporter(quiet=True)
     try:
+        if job.halving:
+            larger, every = find_task(config.task).larger_is_better, config.training.eval_every
+            reporter = halving.Halving(directory, every=every, larger_is_better=larger)
         if place.config_file.exists():
-            loop.resume(directory, reporter=Reporter(quiet=True))
+            loop.resume(directory, reporter=reporter)
         else:
             task = open_task(config.task, config.options, config.data, seed=config.seed)
-            loop.start(config, directory, task, reporter=Reporter(quiet=True))
+            loop.start(config, directory, task, reporter=reporter)
     except loop.Interrupted:
         return "stopped"
+    except halving.StoppedEarly as reason:
+        halving.stop(directory, reason)
+        return "stopped early"
     except (ElmnetError, MemoryError, torch.OutOfMemoryError, OSError, RuntimeError) as error:
         if isinstance(error, RunError) and _held(place):
             return "elsewhere"

@@ -222,6 +222,7 @@ class Trainer:
         self.evaluated = self.step
         self._write({"event": "valid", "step": self.step, **scores, "best": better})
         self.reporter.note(f"step {self.step}: validation {in_words(scores)}{'  (best)' if better else ''}")
+        self.reporter.validated(self.step, scores[self.task.metric])
 
     def _better(self, new: Scores, old: dict[str, Any]) -> bool:
         metric = self.task.metric

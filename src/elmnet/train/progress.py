@@ -72,6 +72,9 @@ class Reporter:
             left = _clock(self._rate.seconds_left())
             self.note(f"step {step}/{self._rate.total}  {words}  {self._rate.speed():,.0f} {unit}/s  {left} left")
 
+    def validated(self, step: int, score: float) -> None:
+        """After a validation, with the score that decides; what it raises ends the training."""
+
     @contextmanager
     def phase(self, name: str, total: int) -> Iterator[Callable[[], None]]:
         """Around an evaluation; yields what to call after each of its batches."""
