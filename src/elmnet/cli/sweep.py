@@ -31,7 +31,9 @@ def run(
     scheduler: Annotated[str | None, typer.Option(help="a Dask scheduler, e.g. tcp://10.0.0.1:8786")] = None,
     cluster: Annotated[str | None, typer.Option(help="slurm, pbs, lsf, sge or htcondor")] = None,
     cluster_config: Annotated[Path | None, typer.Option(help="YAML: settings of a job", metavar="FILE")] = None,
-    resources: Annotated[list[str] | None, typer.Option("--resource", help="that a trial takes of a worker's, e.g. GPU=0.5")] = None,
+    resources: Annotated[
+        list[str] | None, typer.Option("--resource", help="of a worker's, for a trial: GPU=0.5")
+    ] = None,
     retry: Annotated[bool, typer.Option("--retry-failed", help="try again what failed")] = False,
     halving: Annotated[
         bool, typer.Option("--early-stopping", help="successive halving; biases fits, so what it stops enters none")
