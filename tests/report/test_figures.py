@@ -7,12 +7,12 @@ from elmnet.config import NetworkConfig
 from elmnet.report import figures
 from elmnet.theory import Limit, Wiring, fit, plan, published
 
-plt = pytest.importorskip("matplotlib.pyplot", reason="needs matplotlib (extra `figures`)")
+plt = pytest.importorskip("matplotlib.pyplot", reason="needs matplotlib (extra `report`)")
 
 
 @pytest.fixture(scope="module")
 def known():
-    figures._without_a_screen()
+    figures.without_a_screen()
     return fit(published("enwik8", "valid_bpc"), draws=20)
 
 
@@ -65,7 +65,7 @@ def test_without_matplotlib(monkeypatch, known, tmp_path):
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(figures.ConfigError, match=r"pip install 'elmnet\[figures\]'"):
+    with pytest.raises(figures.ConfigError, match=r"pip install 'elmnet\[report\]'"):
         figures.save(figures.of_fit(known), tmp_path)
-    with pytest.raises(figures.ConfigError, match=r"pip install 'elmnet\[figures\]'"):
+    with pytest.raises(figures.ConfigError, match=r"pip install 'elmnet\[report\]'"):
         figures.front(known)

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from elmnet.bench.command import bench
-from elmnet.cli import data, inspect, runs, sweep, theory
+from elmnet.cli import data, inspect, report, runs, sweep, theory
 from elmnet.cli.output import out
 from elmnet.errors import ConfigError, ElmnetError
 
@@ -31,6 +31,7 @@ _COMMANDS: dict[str, Any] = {
     "params": inspect.params,
     "fit": theory.fit,
     "plan": theory.plan,
+    "report": report.report,
     "verify": inspect.verify,
     "bench": bench,
     "doctor": inspect.doctor,

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -101,7 +102,7 @@ def _fit_table(known: "Fit") -> Table:
         if name not in known.free:
             table.add_row(name, f"{value:g}", "[yellow]not fitted[/]", words)
             continue
-        interval = known.interval(lambda law, name=name: getattr(law, name))  # type: ignore[misc]
+        interval = known.interval(attrgetter(name))
         table.add_row(name, f"{value:.4g}", _interval(interval, ".4g"), words)
     return table
 
@@ -188,10 +189,7 @@ def _compare(known: "Fit") -> None:
 
 
 def _fit_document(known: "Fit", skipped: Mapping[str, str]) -> dict[str, Any]:
-    intervals = {
-        name: known.interval(lambda law, name=name: getattr(law, name))  # type: ignore[misc]
-        for name in known.free
-    }
+    intervals = {name: known.interval(attrgetter(name)) for name in known.free}
     return {
         "source": known.runs.source,
         "score": known.runs.score,

@@ -1,9 +1,10 @@
 """Figures of the theory, one function each: `figure(…, ax=None)` draws into your axis or a new one, and returns it.
 
 One restrained style; colours that colour-blind readers tell apart (Okabe and Ito) and different line styles beside
-them; axes with units. Needs matplotlib: pip install 'elmnet[figures]'.
+them; axes with units. Needs matplotlib: pip install 'elmnet[report]'.
 """
 
+import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,11 +42,16 @@ FORMATS = ("png", "svg")
 MODEL = "SNRR: elmnet's model of the two mechanisms of arXiv:2605.12049"
 
 
-def _axis(ax: "Axes | None") -> "Axes":
+def axis(ax: "Axes | None") -> "Axes":
+    """The given axis, or a new one.
+
+    Raises:
+        ConfigError: matplotlib is missing.
+    """
     try:
         from matplotlib import pyplot as plt
     except ImportError:
-        raise ConfigError("figures need matplotlib: pip install 'elmnet[figures]'") from None
+        raise ConfigError("figures need matplotlib: pip install 'elmnet[report]'") from None
     return plt.subplots()[1] if ax is None else ax
 
 
@@ -55,7 +61,7 @@ def save(figures: Mapping[str, Callable[[], "Axes"]], directory: Path) -> list[P
     Raises:
         ConfigError: matplotlib is missing.
     """
-    _without_a_screen()
+    without_a_screen()
     from matplotlib import pyplot as plt
 
     directory.mkdir(parents=True, exist_ok=True)
@@ -72,12 +78,30 @@ def save(figures: Mapping[str, Callable[[], "Axes"]], directory: Path) -> list[P
     return files
 
 
-def _without_a_screen() -> None:
+def without_a_screen() -> None:
+    """Draw into files, whatever display there is.
+
+    Raises:
+        ConfigError: matplotlib is missing.
+    """
     try:
         import matplotlib
     except ImportError:
-        raise ConfigError("figures need matplotlib: pip install 'elmnet[figures]'") from None
+        raise ConfigError("figures need matplotlib: pip install 'elmnet[report]'") from None
     matplotlib.use("agg")
+
+
+def svg(draw: Callable[[], "Axes"]) -> str:
+    """A figure as an <svg> element."""
+    without_a_screen()
+    from matplotlib import pyplot as plt
+
+    with plt.rc_context(STYLE):
+        figure: Any = draw().figure
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        plt.close(figure)
+    return buffer.getvalue()[buffer.getvalue().index("<svg") :]
 
 
 def of_fit(known: Fit) -> dict[str, Callable[[], "Axes"]]:
@@ -116,7 +140,7 @@ def _middle(known: Fit) -> float:
 
 def budget_curve(known: Fit, hidden: float | None = None, ax: "Axes | None" = None) -> "Axes":
     """Score against d_m at one budget: runs, the fitted law with its 95 % band, and the near-optimal interval."""
-    ax, hidden = _axis(ax), hidden or _middle(known)
+    ax, hidden = axis(ax), hidden or _middle(known)
     d_m, units, k_e, k_c = _along(known, hidden)
     loss, low, high = known.predict(units, k_e, np.full_like(units, k_c))
     runs = known.runs
@@ -131,19 +155,19 @@ def budget_curve(known: Fit, hidden: float | None = None, ax: "Axes | None" = No
     ax.plot(d_m[best], loss[best], "v", color=BLUE, markersize=7)
     ax.annotate(f"d_m* = {d_m[best]:.1f}", (d_m[best], loss[best]), (0, -16), textcoords="offset points", ha="center")
     ax.set_xscale("log")
-    _plain_ticks(ax, (2, 3, 5, 10, 20, 30, 50, 100))
+    decades(ax, (2, 3, 5, 10, 20, 30, 50, 100))
     spread = max(float(np.ptp(runs.y[here])), 5 * known.sd)
     ax.set_ylim(float(min(loss.min(), runs.y[here].min())) - 0.2 * spread, float(runs.y[here].max()) + 0.15 * spread)
     ax.set_xlabel("memory units per neuron, d_m (complexity)")
     ax.set_ylabel(_score(known))
-    ax.set_title(f"How to spend P' = {hidden:,.0f} parameters\n{runs.source}")
+    ax.set_title(f"How to spend P' = {hidden:,.0f} parameters\n{plain(runs.source)}")
     ax.legend()
     return ax
 
 
 def mechanisms(known: Fit, hidden: float | None = None, ax: "Axes | None" = None) -> "Axes":
     """What limits the network at one budget: loss due to SNR saturation and to redundancy, against d_m."""
-    ax, hidden = _axis(ax), hidden or _middle(known)
+    ax, hidden = axis(ax), hidden or _middle(known)
     d_m, units, k_e, k_c = _along(known, hidden)
     law, per_bit = known.law, known.law.unit * known.law.D / 2
     saturation, redundancy = law.saturation_bits(k_e, k_c), law.redundancy_bits(units)
@@ -151,7 +175,7 @@ def mechanisms(known: Fit, hidden: float | None = None, ax: "Axes | None" = None
     ax.plot(d_m, redundancy, "--", color=ORANGE, label="redundancy: too few units")
     ax.plot(d_m, saturation + redundancy, ":", color=GREY, label="both")
     ax.set_xscale("log")
-    _plain_ticks(ax, (2, 3, 5, 10, 20, 30, 50, 100))
+    decades(ax, (2, 3, 5, 10, 20, 30, 50, 100))
     ax.set_ylim(0, 1.3 * float((saturation + redundancy)[(d_m > 3)].max()))
     ax.set_xlabel("memory units per neuron, d_m (complexity)")
     ax.set_ylabel("signal-to-noise lost, bits")
@@ -165,7 +189,7 @@ def mechanisms(known: Fit, hidden: float | None = None, ax: "Axes | None" = None
 
 def surface(known: Fit, ax: "Axes | None" = None) -> "Axes":
     """Predicted score over N and k_e with lines of equal budget and the path of the optimum; k_c as in the runs."""
-    ax, runs, law = _axis(ax), known.runs, known.law
+    ax, runs, law = axis(ax), known.runs, known.law
     k_c = float(np.median(runs.k_c))
     N = np.geomspace(runs.N.min() / 2, runs.N.max() * 4, 160)
     k_e = np.geomspace(max(runs.k_e.min() / 2, 2), runs.k_e.max() * 3, 160)
@@ -187,7 +211,7 @@ def surface(known: Fit, ax: "Axes | None" = None) -> "Axes":
             continue
         ax.plot(N[inside], line[inside], "--", color="white", linewidth=0.9, path_effects=[_outline(1.6)])
         at = int(np.flatnonzero(inside)[inside.sum() // 8])
-        label = f"P' = {_powers_of_ten(total)}"
+        label = f"P' = {_two_digits(total)}"
         ax.annotate(label, (N[at], line[at]), (3, 3), textcoords="offset points", color="white", path_effects=dark)
     ax.plot(runs.N, runs.k_e, "o", color=ORANGE, markeredgecolor="white", markersize=5, label="runs")
     ax.set(xscale="log", yscale="log", xlim=(N[0], N[-1]), ylim=(k_e[0], k_e[-1]))
@@ -200,7 +224,7 @@ def surface(known: Fit, ax: "Axes | None" = None) -> "Axes":
 
 def front(known: Fit, ax: "Axes | None" = None) -> "Axes":
     """Least score of every budget, k_c as in the runs, with its band; dotted where it is extrapolated."""
-    ax, runs = _axis(ax), known.runs
+    ax, runs = axis(ax), known.runs
     k_c = float(np.median(runs.k_c))
     low, high = known.fitted_range
     hidden = np.geomspace(low / 10, high * 10, 200)
@@ -219,7 +243,7 @@ def front(known: Fit, ax: "Axes | None" = None) -> "Axes":
     ax.set_xlabel("parameters of the hidden layer, P' = N (k_e + k_c)")
     ax.set_ylabel(_score(known))
     words = "" if "a" in known.free else f"; its exponent a = {known.law.a:g} is assumed"
-    ax.set_title(f"What a budget buys{words}\n{runs.source}")
+    ax.set_title(f"What a budget buys{words}\n{plain(runs.source)}")
     ax.legend()
     return ax
 
@@ -260,12 +284,17 @@ def _outline(width: float) -> Any:
     return withStroke(linewidth=width, foreground="#222222")
 
 
-def _powers_of_ten(value: float) -> str:
-    power = int(np.floor(np.log10(value)))
-    return f"{value / 10.0**power:.1f}·10$^{power}$"
+def _two_digits(value: float) -> str:
+    return f"{float(f'{value:.1e}'):,.0f}"
 
 
-def _plain_ticks(ax: "Axes", values: tuple[int, ...]) -> None:
+def plain(text: str) -> str:
+    """Text in which a dollar sign begins no formula."""
+    return text.replace("$", r"\$")
+
+
+def decades(ax: "Axes", values: tuple[int, ...]) -> None:
+    """Plain numbers on a logarithmic x axis."""
     from matplotlib.ticker import FixedLocator, NullFormatter, ScalarFormatter
 
     ax.xaxis.set_major_locator(FixedLocator(values))

@@ -1,0 +1,151 @@
+"""Reports: self-contained, escaped, complete; what a sweep's pictures show."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+import yaml
+
+from elmnet.cli import main
+from elmnet.errors import ConfigError
+from elmnet.report import curves
+from elmnet.report.build import Section, Table, render, report
+
+pytest.importorskip("matplotlib", reason="needs matplotlib (extra `report`)")
+pytest.importorskip("duckdb", reason="needs DuckDB (extra `sweep`)")
+
+SETTINGS = {
+    "options.chunk": 10,
+    "options.streams": 4,
+    "options.final_test_streams": 32,
+    "options.final_valid_streams": 32,
+    "training.eval_every": 10,
+    "training.log_every": 5,
+}
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory, text_file):
+    """A small sweep over d_m and N, one trial failed."""
+    place = tmp_path_factory.mktemp("sweep")
+    base = {"branches": 4, "synapses": 3}
+    groups = [
+        {"grid": {**base, "memory": [2, 3, 4, 5], "units": 8}, "seeds": [0, 1], "steps": 10},
+        {"grid": {**base, "memory": 3, "units": [4, 8, 16, 32]}, "steps": 10},
+        {"grid": {**base, "memory": 3, "units": 5, "training.learning_rate": 1e30}, "steps": 40},
+    ]
+    document = {"name": "<b>bold</b>", "task": "enwik8", "data": str(text_file), "preset": "tiny", "set": SETTINGS}
+    (place / "recipe.yaml").write_text(yaml.safe_dump({**document, "trials": groups}))
+    with pytest.raises(SystemExit, match="1"):
+        main(["sweep", "run", str(place / "recipe.yaml"), "--out", str(place / "sweep"), "--workers", "1"])
+    return place / "sweep"
+
+
+class Outline(HTMLParser):
+    """Collects what a page is made of."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.links = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in ("meta", "link", "br", "img", "hr"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        while self.open and self.open.pop() != tag:
+            pass
+
+
+def outline(text):
+    parser = Outline()
+    parser.feed(text)
+    return parser.tags
+
+
+def test_a_report_of_everything(capsys, sweep, tmp_path):
+    run = next(path.parent for path in sweep.glob("trials/*/result.json"))
+    out, pictures = tmp_path / "report.html", tmp_path / "figures"
+    arguments = ["report", "published:enwik8", str(sweep), str(run), "--out", str(out), "--figures", str(pictures)]
+    with pytest.raises(SystemExit, match="0"):
+        main(arguments)
+    page = out.read_text()
+    assert len(page) < 5_000_000
+    tags = outline(page)
+    assert not [t for t, _ in tags if t in ("script", "link", "iframe", "img", "object")]  # nothing from elsewhere
+    assert not re.findall(r"(?:src|href)=[\"']https?:", re.sub(r"xmlns[^>]*", "", page))
+    headings = re.findall(r"<h2[^>]*>([^<]*)", page)
+    assert headings[0].startswith("What limits these networks: published:enwik8")
+    assert "&lt;b&gt;bold&lt;/b&gt;" in headings[1]
+    assert "<b>" not in page
+    assert headings[-1] == f"Run {run.name}"
+    roles = [attributes.get("aria-label") for tag, attributes in tags if attributes.get("role") == "img"]
+    assert len(roles) == page.count("<svg") == len(list(pictures.glob("*.svg"))) == len(list(pictures.glob("*.png")))
+    assert all(len(words) > 30 for words in roles)
+    assert "DivergedError" in page
+    assert "How to spend the next budget" in page
+
+
+def test_ids_are_unique_and_links_lead_somewhere(sweep):
+    page = render("two", report(["published:enwik8", str(sweep)]))
+    ids = re.findall(r"<h2 id=\"(\w+)\"", page)
+    links = re.findall(r"href=\"#(s\d+)\"", page)
+    assert len(ids) == len(set(ids))
+    assert links == ids
+
+
+def test_names_from_outside_are_escaped():
+    words = '<script>alert("x")</script> $\\frac{1}$'
+    page = render(words, [Section(words, [words], [Table(words, (words,), [(words,)])])])
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") >= 6
+
+
+def test_a_name_with_a_formula_in_it_is_drawn(sweep, tmp_path):
+    from dataclasses import replace
+
+    from elmnet.report import figures
+    from elmnet.theory import fit, published
+
+    runs = replace(published("enwik8"), source="runs/$\\frac{oops$")
+    known = fit(runs, draws=0)
+    assert "oops" in figures.svg(lambda: figures.budget_curve(known))
+
+
+def test_an_unfinished_run_and_one_with_a_torn_last_line(sweep, tmp_path):
+    run = next(path.parent for path in sweep.glob("trials/*/result.json"))
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    (copy / "result.json").unlink()
+    with (copy / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"event": "train", "st')
+    lines = curves.read_metrics(copy / "metrics.jsonl")
+    assert len(lines) == len((run / "metrics.jsonl").read_text().splitlines())
+    page = render("run", report([str(copy)]))
+    assert "not finished: no final scores" in page
+
+
+def test_learning_curves_show_the_metrics(sweep):
+    run = next(path.parent for path in sweep.glob("trials/*/result.json"))
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    ax = curves.learning_curve(lines)
+    training, validation = ax.lines
+    assert training.get_ydata().tolist() == [one["cross_entropy"] for one in lines if one["event"] == "train"]
+    assert validation.get_ydata().tolist() == [one["nats"] for one in lines if one["event"] == "valid"]
+
+
+def test_budgets_nearly_spent_are_one_curve():
+    shape = {"d_tree": 4, "d_s": 3, "steps": 10, "valid_bpc": 2.0}
+    rows = [{**shape, "d_m": d_m, "hidden": hidden} for d_m, hidden in ((2, 119_925), (3, 119_791), (28, 105_583))]
+    rows += [{**shape, "d_m": d_m, "hidden": 29_500} for d_m in (2, 3)]
+    ((key, group),) = curves.budgets(rows, "valid_bpc").items()
+    assert key == (120_000, 4, 3, 10)
+    assert [row["d_m"] for row in group] == [2, 3, 28]
+
+
+def test_what_is_no_source():
+    with pytest.raises(ConfigError, match="nowhere: neither a run, nor a sweep, nor published:TASK"):
+        report(["nowhere"])
