@@ -65,7 +65,7 @@ class NeuronConfig(Config):
     synapse_dropout: float = 0.0
     """Variational dropout of synapse activations, kept values scaled by 1/(1-p)."""
     surrogate_gain: float = 1.0
-    """g of the spike's surrogate gradient g/(100·|u|+1)²."""
+    """g of the spike's surrogate gradient `g/(100·|u|+1)²`."""
 
     def _check(self) -> None:
         for name in ("memory", "branches", "synapses", "outputs"):

@@ -1,0 +1,53 @@
+"""The documentation builds without warnings, its code runs, its links lead somewhere."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if "```python" in p.read_text()], ids=lambda page: page.stem)
+def test_code_runs(page):
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.S):
+        exec(compile(block, page.name, "exec"), names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+def test_every_command_that_is_named_exists():
+    from elmnet.cli import _COMMANDS, _DATA, _SWEEPS
+
+    known = {*_COMMANDS, "data", "sweep"}
+    for page in (p for p in PAGES if p.stem != "LOG"):
+        for name, rest in re.findall(r"`?\belmnet ([a-z]+)(?: ([a-z]+))?", "\n".join(_code(page.read_text()))):
+            assert name in known, f"{page.name}: elmnet {name}"
+            if name in ("data", "sweep") and rest:
+                assert rest in (_DATA if name == "data" else _SWEEPS), f"{page.name}: elmnet {name} {rest}"
+
+
+def _code(text):
+    """Code blocks, indented blocks and inline code."""
+    yield from re.findall(r"```sh\n(.*?)```", text, re.S)
+    yield from re.findall(r"^    (elmnet .*)$", text, re.M)
+    yield from re.findall(r"`(elmnet [^`]*)`", text)
+
+
+def test_the_site_builds_without_warnings(tmp_path):
+    pytest.importorskip("sphinx", reason="needs Sphinx (extra `docs`)")
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", str(DOCS), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "theory.html").read_text()
+    assert "SNR-redundancy" in page
+    assert "ELMLayer" in (tmp_path / "api.html").read_text()
