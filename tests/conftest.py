@@ -1,4 +1,4 @@
-"""What several tests share: the golden data's place, small configurations, small data files."""
+"""What several tests share: the golden data's place, small configurations, small data files, synthetic sweeps."""
 
 import os
 import random
@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from elmnet import LayerConfig, NetworkConfig, NeuronConfig
+from elmnet.theory import SNRR, table
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("ELMNET_SHARED", ROOT.parent / "shared"))
@@ -97,3 +98,20 @@ def spike_directory(tmp_path_factory) -> Path:
     write_spikes(directory / "small_train.h5", count=60)
     write_spikes(directory / "small_test.h5", count=20, seed=1)
     return directory
+
+
+TRUTH = SNRR(L_inf=1.6, D=0.3, kappa_e=250, N_r=65, kappa_c=40, a=0.8, H0=5.05)
+
+
+def simulated(budgets, synapses, *, noise=0.0, seed=0, law=TRUTH, memories=(3, 6, 10, 16, 25, 40), repeats=1):
+    """Synthetic runs of networks with 50 branches."""
+    start, rng, networks = NetworkConfig.preset("enwik8"), np.random.default_rng(seed), []
+    for budget in budgets:
+        for d_s in synapses:
+            for d_m in memories:
+                k_e = 4 * d_m**2 + 104 * d_m + 1
+                units = int(budget / (k_e + 50 * d_s))
+                if units >= 4:
+                    networks += [start.with_hidden(units=units, memory=d_m, synapses=d_s)] * repeats
+    runs = table(networks, [0.0] * len(networks), source="synthetic", score="valid_bpc", H0=law.H0, unit=law.unit)
+    return runs.with_scores(law.loss(runs.N, runs.k_e, runs.k_c) + noise * rng.standard_normal(len(runs)))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import simulated
 
 from elmnet.config import NetworkConfig
 from elmnet.report import figures
@@ -33,6 +34,13 @@ def test_a_figure_draws_into_an_axis_of_yours(known):
     assert np.array_equal(points.get_xdata(), known.runs.d_m)
     assert np.array_equal(points.get_ydata(), known.runs.y)
     plt.close(own)
+
+
+def test_the_front_shows_a_power_law_where_runs_span_two_decades():
+    wide = fit(simulated([3e4, 1e5, 3e5, 1e6, 3e6, 1e7], [5, 15], noise=0.003), draws=20)
+    labels = [text.get_text() for text in figures.front(wide).get_legend().get_texts()]
+    assert any("α = " in label for label in labels)
+    plt.close("all")
 
 
 def test_the_plan_is_marked(known):

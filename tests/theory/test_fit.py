@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import TRUTH, simulated
 from scipy.optimize import least_squares
 
-from elmnet.config import NetworkConfig
 from elmnet.errors import TheoryError
-from elmnet.theory import SNRR, fit, fit_plain, fit_unit, memory_of, published, table
+from elmnet.theory import fit, fit_plain, fit_unit, memory_of, published
 from elmnet.theory.compare import judge, profile
 from elmnet.theory.fit import _Problem, open_worlds
 from elmnet.theory.model import NATS
@@ -109,23 +109,6 @@ def test_slopes(free):
         step[i] = 1e-5
         ends = [problem.loss_and_slopes((z + s * step)[None])[0][0] for s in (-1, 1)]
         assert slopes[0, :, i] == pytest.approx((ends[1] - ends[0]) / 2e-5, rel=1e-4, abs=1e-8)
-
-
-TRUTH = SNRR(L_inf=1.6, D=0.3, kappa_e=250, N_r=65, kappa_c=40, a=0.8, H0=5.05)
-
-
-def simulated(budgets, synapses, *, noise=0.0, seed=0, law=TRUTH, memories=(3, 6, 10, 16, 25, 40), repeats=1):
-    """Synthetic runs of networks with 50 branches."""
-    start, rng, networks = NetworkConfig.preset("enwik8"), np.random.default_rng(seed), []
-    for budget in budgets:
-        for d_s in synapses:
-            for d_m in memories:
-                k_e = 4 * d_m**2 + 104 * d_m + 1
-                units = int(budget / (k_e + 50 * d_s))
-                if units >= 4:
-                    networks += [start.with_hidden(units=units, memory=d_m, synapses=d_s)] * repeats
-    runs = table(networks, [0.0] * len(networks), source="synthetic", score="valid_bpc", H0=law.H0, unit=law.unit)
-    return runs.with_scores(law.loss(runs.N, runs.k_e, runs.k_c) + noise * rng.standard_normal(len(runs)))
 
 
 def test_the_truth_is_recovered_where_the_design_allows():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from elmnet.errors import TheoryError
-from elmnet.theory.front import PowerLaw, near_front, pinball, power_law, power_law_worlds
+from elmnet.theory.front import PowerLaw, near_front, pinball, power_law, power_law_worlds, read_front
 
 TRUTH = PowerLaw(1.2, 0.4, 5e3, 1e4, 1e7)
 
@@ -53,6 +53,15 @@ def test_bootstrap_of_the_power_law():
     alphas = np.array([world.alpha for world in worlds])
     assert alphas.std() > 0
     assert np.quantile(alphas, 0.02) < 0.8 and np.quantile(alphas, 0.98) > 0.25
+
+
+def test_a_front_read_without_the_model():
+    P, y = sweep()
+    front = read_front(P, y, 0.004, draws=40)
+    assert front.near.sum() >= 8
+    low, high = front.alpha
+    assert low <= front.law.alpha <= high
+    assert read_front(P, y, 0.004, draws=0).alpha is None
 
 
 def test_pinball_leaves_a_tenth_below():

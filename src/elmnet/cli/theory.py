@@ -60,6 +60,8 @@ def fit(
     out.print(_fit_table(known))
     for words in _remarks(known, skipped):
         out.print(words, highlight=False, markup=False, soft_wrap=True)
+    if known.runs.hidden.max() >= 100 * known.runs.hidden.min():
+        _front(known, draws, seed)
     if compare:
         _compare(known)
     out.print(MODEL, style="dim", highlight=False, markup=False, soft_wrap=True)
@@ -158,6 +160,29 @@ def _unit_fit(file: Path | None) -> None:
     out.print(MODEL, style="dim", highlight=False, markup=False, soft_wrap=True)
     if file is not None:
         write_atomic(file, json.dumps([one._asdict() for one in fits], indent=2) + "\n")
+
+
+def _front(known: "Fit", draws: int, seed: int) -> None:
+    """The front of runs that span two decades, read without the model."""
+    from elmnet.errors import TheoryError
+    from elmnet.theory.front import read_front
+
+    runs = known.runs
+    try:
+        with Console(stderr=True).status("resampling the front"):
+            front = read_front(runs.hidden, runs.y, known.sd, draws=draws, seed=seed)
+    except TheoryError as error:
+        out.print(f"no power law: {error}", highlight=False, markup=False, soft_wrap=True)
+        return
+    law = front.law
+    lines = [
+        f"near the front: {int(front.near.sum())} of {len(runs)} runs",
+        f"effective power law over P' = {law.P_min:,.0f} to {law.P_max:,.0f}: L_inf {law.L_inf:.4f}, "
+        f"exponent {law.alpha:.3f} {_interval(front.alpha, '.3f')} (correlated with L_inf; do not extrapolate)",
+        f"pinball: a tenth of all runs lie below L_inf {front.quantile.L_inf:.4f}, exponent {front.quantile.alpha:.3f}",
+    ]
+    for line in lines:
+        out.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _compare(known: "Fit") -> None:

@@ -4,6 +4,7 @@ One restrained style; colours that colour-blind readers tell apart (Okabe and It
 them; axes with units. Needs matplotlib: pip install 'elmnet[report]'.
 """
 
+import contextlib
 import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elmnet import budget
-from elmnet.errors import ConfigError
+from elmnet.errors import ConfigError, TheoryError
 from elmnet.theory.fit import Fit
+from elmnet.theory.front import near_front, power_law
 from elmnet.theory.planner import Plan, Wiring
 
 if TYPE_CHECKING:
@@ -237,6 +239,12 @@ def front(known: Fit, ax: "Axes | None" = None) -> "Axes":
         ends = np.quantile(losses, [0.025, 0.975], axis=0)
         ax.fill_between(hidden[inside][::4], *ends, color=BLUE, alpha=0.2, linewidth=0, label="95 % of the law")
     ax.plot(runs.hidden, runs.y, "o", color=ORANGE, markersize=4, label="runs")
+    near = near_front(runs.hidden, runs.y, known.sd)
+    with contextlib.suppress(TheoryError):  # too few runs, or too near each other
+        law = power_law(runs.hidden[near], runs.y[near])
+        reach = np.geomspace(law.P_min, law.P_max, 100)
+        label = f"L_inf + (P_c/P')^α, α = {law.alpha:.2f} here"
+        ax.plot(reach, law.loss(reach), "--", color=GREEN, label=label)
     ax.axhline(known.law.L_inf, color=GREY, linewidth=0.8)
     ax.annotate("L_inf, this training's limit", (hidden[0], known.law.L_inf), (2, 3), textcoords="offset points")
     ax.set_xscale("log")

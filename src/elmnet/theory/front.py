@@ -95,6 +95,36 @@ def power_law_worlds(
     return worlds
 
 
+class Front(NamedTuple):
+    """What a sweep's runs say of the front without the model."""
+
+    near: NDArray[np.bool_]
+    """Near-front runs, (runs,)."""
+    law: PowerLaw
+    """Through the near-front runs."""
+    alpha: tuple[float, float] | None
+    """95 % interval of its exponent, over resampled runs; None without a bootstrap."""
+    quantile: PowerLaw
+    """A tenth of all runs lie below it."""
+
+
+def read_front(P: ArrayLike, y: ArrayLike, sd: float, *, draws: int = 300, seed: int = 0) -> Front:
+    """Near-front set, effective power law with its bootstrap, and the pinball check.
+
+    Raises:
+        TheoryError: too few runs, or they span too little (see `power_law`).
+    """
+    P, y = np.asarray(P, float), np.asarray(y, float)
+    near = near_front(P, y, sd)
+    law = power_law(P[near], y[near])
+    alphas = [world.alpha for world in power_law_worlds(P, y, sd, draws=draws, seed=seed)] if draws else []
+    interval = None
+    if len(alphas) >= 20:
+        low, high = np.quantile(alphas, [0.025, 0.975])
+        interval = (float(low), float(high))
+    return Front(near, law, interval, pinball(P, y))
+
+
 def pinball(P: ArrayLike, y: ArrayLike, quantile: float = 0.1) -> PowerLaw:
     """L_inf + (P_c/P)^α below which `quantile` of all runs lie (§9): a check on a surface's front, not to be
     extrapolated. Exact linear quantile regression at every exponent of a grid.
