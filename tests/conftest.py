@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from elmnet import LayerConfig, NetworkConfig, NeuronConfig
+from elmnet.cli import main
 from elmnet.theory import SNRR, table
 
 ROOT = Path(__file__).parents[1]
@@ -115,3 +116,14 @@ def simulated(budgets, synapses, *, noise=0.0, seed=0, law=TRUTH, memories=(3, 6
                     networks += [start.with_hidden(units=units, memory=d_m, synapses=d_s)] * repeats
     runs = table(networks, [0.0] * len(networks), source="synthetic", score="valid_bpc", H0=law.H0, unit=law.unit)
     return runs.with_scores(law.loss(runs.N, runs.k_e, runs.k_c) + noise * rng.standard_normal(len(runs)))
+
+
+def run(capsys, *arguments):
+    """Exit code, standard output, standard error of one command."""
+    code = 0
+    try:
+        main([str(a) for a in arguments])
+    except SystemExit as stop:
+        code = stop.code or 0
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import write_spikes
+from conftest import run, write_spikes
 
 from elmnet.cli import main
 
@@ -13,17 +13,6 @@ TINY_TEXT = [
     *("--set", "options.final_test_streams=32", "--set", "options.final_valid_streams=32"),
     *("--set", "training.eval_every=5", "--threads", "1"),
 ]
-
-
-def run(capsys, *arguments):
-    """Exit code, standard output, standard error of one command."""
-    code = 0
-    try:
-        main([str(a) for a in arguments])
-    except SystemExit as stop:
-        code = stop.code or 0
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 @pytest.fixture(scope="module")

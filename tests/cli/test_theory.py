@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 
+import conftest
 import pytest
 import yaml
 from conftest import write_spikes
@@ -17,14 +18,9 @@ from elmnet.train.results import read_runs
 
 
 def run(capsys, *arguments):
-    """Exit code, standard output, standard error of one command; output in one line."""
-    code = 0
-    try:
-        main([str(a) for a in arguments])
-    except SystemExit as stop:
-        code = stop.code or 0
-    captured = capsys.readouterr()
-    return code, " ".join(captured.out.split()), " ".join(captured.err.split())
+    """As in conftest, output in one line."""
+    code, out, err = conftest.run(capsys, *arguments)
+    return code, " ".join(out.split()), " ".join(err.split())
 
 
 @pytest.fixture(scope="module")

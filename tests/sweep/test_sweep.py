@@ -9,11 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+import conftest
 import pytest
 import yaml
 
 from elmnet import budget
-from elmnet.cli import main
 from elmnet.errors import ConfigError, RunError
 from elmnet.sweep import execute, table
 from elmnet.sweep.recipe import Recipe, Trial, name_of
@@ -49,13 +49,9 @@ def trials(text_file, **changes):
 
 
 def command(capsys, *arguments):
-    code = 0
-    try:
-        main(["sweep", *map(str, arguments)])
-    except SystemExit as stop:
-        code = stop.code or 0
-    captured = capsys.readouterr()
-    return code, " ".join(captured.out.split()), " ".join(captured.err.split())
+    """Exit code and output of one `elmnet sweep` command, in one line each."""
+    code, out, err = conftest.run(capsys, "sweep", *arguments)
+    return code, " ".join(out.split()), " ".join(err.split())
 
 
 def test_a_recipe_says_every_run(text_file):

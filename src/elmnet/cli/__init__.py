@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from elmnet.bench.command import bench
-from elmnet.cli import data, inspect, report, runs, sweep, theory
+from elmnet.cli import data, inspect, plan, report, runs, sweep, theory
 from elmnet.cli.output import out
 from elmnet.errors import ConfigError, ElmnetError
 
@@ -30,7 +30,7 @@ _COMMANDS: dict[str, Any] = {
     "generate": runs.generate,
     "params": inspect.params,
     "fit": theory.fit,
-    "plan": theory.plan,
+    "plan": plan.plan,
     "report": report.report,
     "verify": inspect.verify,
     "bench": bench,

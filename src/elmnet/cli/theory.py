@@ -1,8 +1,7 @@
-"""The theory: fit, plan."""
+"""The theory: fit."""
 
-import csv
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,9 +15,7 @@ from elmnet.errors import ConfigError
 from elmnet.files import write_atomic
 
 if TYPE_CHECKING:
-    from elmnet.config import NetworkConfig
     from elmnet.theory.fit import Fit
-    from elmnet.theory.planner import Choice, Limit, Plan, Wiring
     from elmnet.theory.runs import Runs
 
 MODEL = (
@@ -55,7 +52,7 @@ def fit(
             raise ConfigError("published:neuronio holds single neurons: no --score, --fix, --compare or --figures")
         _unit_fit(file)
         return
-    runs, skipped = _runs(source, score)
+    runs, skipped = runs_of(source, score)
     known = fit_runs(runs, draws=draws, fixed=_constants(fix or []), seed=seed)
     out.print(_fit_table(known))
     for words in _remarks(known, skipped):
@@ -70,10 +67,10 @@ def fit(
     if figures is not None:
         from elmnet.report.figures import of_fit, save
 
-        _announce(save(of_fit(known), figures))
+        announce(save(of_fit(known), figures))
 
 
-def _runs(source: str, score: str | None) -> "tuple[Runs, dict[str, str]]":
+def runs_of(source: str, score: str | None) -> "tuple[Runs, dict[str, str]]":
     from elmnet.theory.runs import published
 
     kind, _, task = source.partition(":")
@@ -105,7 +102,7 @@ def _fit_table(known: "Fit") -> Table:
             table.add_row(name, f"{value:g}", "[yellow]not fitted[/]", words)
             continue
         interval = known.interval(attrgetter(name))
-        table.add_row(name, f"{value:.4g}", _interval(interval, ".4g"), words)
+        table.add_row(name, f"{value:.4g}", interval_words(interval, ".4g"), words)
     return table
 
 
@@ -125,7 +122,7 @@ def _remarks(known: "Fit", skipped: Mapping[str, str]) -> list[str]:
     d_m = float(memory_of(best.complexity, branches))
     interval = known.interval(lambda law: memory_of(law.optimum(hidden, k_c).complexity, branches))
     words.append(
-        f"best split of the runs' median P' = {hidden:,.0f}: d_m* {d_m:.1f} {_interval(interval, '.1f')}, "
+        f"best split of the runs' median P' = {hidden:,.0f}: d_m* {d_m:.1f} {interval_words(interval, '.1f')}, "
         f"N* {float(best.units):.0f}, {runs.score} {float(best.loss):.4f}"
     )
     left = {**known.excluded, **skipped}
@@ -133,7 +130,7 @@ def _remarks(known: "Fit", skipped: Mapping[str, str]) -> list[str]:
     return words
 
 
-def _interval(interval: tuple[float, float] | None, form: str) -> str:
+def interval_words(interval: tuple[float, float] | None, form: str) -> str:
     return "" if interval is None else f"{interval[0]:{form}} … {interval[1]:{form}}"
 
 
@@ -141,7 +138,7 @@ def _unit_fit(file: Path | None) -> None:
     """NeuronIO: the law of a single neuron's signal-to-noise, measured directly."""
     import numpy as np
 
-    from elmnet.theory.fit import fit_unit
+    from elmnet.theory.plain import fit_unit
     from elmnet.theory.runs import published_rows
 
     rows = published_rows("neuronio")
@@ -178,7 +175,7 @@ def _front(known: "Fit", draws: int, seed: int) -> None:
     lines = [
         f"near the front: {int(front.near.sum())} of {len(runs)} runs",
         f"effective power law over P' = {law.P_min:,.0f} to {law.P_max:,.0f}: L_inf {law.L_inf:.4f}, "
-        f"exponent {law.alpha:.3f} {_interval(front.alpha, '.3f')} (correlated with L_inf; do not extrapolate)",
+        f"exponent {law.alpha:.3f} {interval_words(front.alpha, '.3f')} (correlated with L_inf; do not extrapolate)",
         f"pinball: a tenth of all runs lie below L_inf {front.quantile.L_inf:.4f}, exponent {front.quantile.alpha:.3f}",
     ]
     for line in lines:
@@ -229,326 +226,6 @@ def _fit_document(known: "Fit", skipped: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _announce(files: Sequence[Path]) -> None:
+def announce(files: Sequence[Path]) -> None:
     for path in files:
         out.print(str(path), highlight=False, markup=False, soft_wrap=True)
-
-
-# Planning ------------------------------------------------------------------------------------------------------------
-
-
-def plan(
-    task: Annotated[str, typer.Argument(help="enwik8, shd-adding or shd", metavar="TASK")],
-    source: Annotated[
-        str | None, typer.Option("--from", help="runs to learn from: a directory or published:TASK", metavar="RUNS")
-    ] = None,
-    score: Annotated[str | None, typer.Option(help="of those runs, e.g. test_bpc")] = None,
-    budgets: Annotated[list[str] | None, typer.Option("--budget", help="P, trainable parameters; repeatable")] = None,
-    hidden: Annotated[list[str] | None, typer.Option(help="instead: P', of the hidden layer alone; repeatable")] = None,
-    flops: Annotated[float | None, typer.Option(help="instead: forward FLOPs per time step")] = None,
-    file_bytes: Annotated[float | None, typer.Option("--bytes", help="instead: bytes of the saved network")] = None,
-    memory: Annotated[float | None, typer.Option(help="instead: bytes while training (see --batch, --steps)")] = None,
-    latency: Annotated[
-        float | None, typer.Option("--latency-us", help="instead: microseconds per streamed step, measured here")
-    ] = None,
-    fixed: Annotated[str | None, typer.Option(help="wiring, e.g. branches=50,synapses=15; default: the task's")] = None,
-    recipe: Annotated[str | None, typer.Option(help="paper: d_tree = 4 d_m instead of a fixed one")] = None,
-    configs: Annotated[
-        Path | None, typer.Option(help="CSV with N,d_m[,d_tree,d_s]: their loss", metavar="FILE")
-    ] = None,
-    design: Annotated[int, typer.Option(help="the n next runs that would tell most about ten times the budget")] = 0,
-    batch: Annotated[int, typer.Option(help="sequences, for --memory")] = 8,
-    steps: Annotated[int, typer.Option(help="time steps, for --memory")] = 100,
-    preset: Annotated[str, typer.Option(help="training settings of --out: tiny, small, paper")] = "paper",
-    path: Annotated[Path | None, typer.Option("--out", help="write YAML for `elmnet train --config`")] = None,
-    figures: Annotated[Path | None, typer.Option(help="write figures here, PNG and SVG", metavar="DIR")] = None,
-    file: Annotated[Path | None, typer.Option("--json", help="write the plans here", metavar="FILE")] = None,
-) -> None:
-    """Spend a budget best: N, d_m and wiring with the least predicted loss, and how sure that is.
-
-    Learns from the published runs of the task unless --from names others; without any it tells how to allocate, not
-    what the loss will be.
-    """
-    from elmnet.theory import planner
-
-    start = _start(task)
-    wiring = _wiring(start, fixed, recipe)
-    limits = _limits(start, budgets, hidden, flops, file_bytes, memory, latency, batch, steps)
-    known = _known(task, source, score)
-    if configs is not None:
-        if known is None:
-            raise ConfigError(f"--configs needs runs to learn from; there are none published of {task}: use --from")
-        out.print(_predictions(known, _read_networks(start, configs)))
-        return
-    if not limits:
-        raise ConfigError("name a budget: --budget P, --hidden, --flops, --bytes, --memory or --latency-us")
-    if len(limits) > 1 and (path is not None or design):
-        raise ConfigError("--out and --design take one budget")
-    plans = [planner.plan(start, limit, wiring, known) for limit in limits]
-    if latency is not None:
-        plans = [_fast_enough(plans[0], start, wiring, known)]
-    where = known.runs.source if known is not None else f"no runs of {task}: priors alone, allocation only"
-    Console(width=max(out.width, 150)).print(_plan_table(plans, where, known))
-    for one in plans:
-        for words in _plan_remarks(one, known):
-            out.print(words, highlight=False, markup=False, soft_wrap=True)
-    if latency is not None:
-        words = f"measured here: {plans[0].price:.0f} µs per streamed step, {latency:g} asked"
-        out.print(words, highlight=False, style=None if plans[0].price <= latency else "yellow")
-    if design:
-        if known is None:
-            raise ConfigError("--design needs runs to start from: use --from")
-        out.print(_design_table(*planner.design(known, start, limits[0], wiring, design), limits[0]))
-    out.print(MODEL, style="dim", highlight=False, markup=False, soft_wrap=True)
-    if path is not None:
-        _write_run(task, preset, plans[0], path)
-    if file is not None:
-        write_atomic(file, json.dumps([_plan_document(one) for one in plans], indent=2) + "\n")
-    if figures is not None:
-        if known is None:
-            raise ConfigError("--figures needs runs to learn from: use --from")
-        from elmnet.report.figures import of_fit, plan_curve, save
-
-        chosen, learned = plans[0], known
-        _announce(save({**of_fit(learned), "plan": lambda: plan_curve(learned, chosen)}, figures))
-
-
-def _start(task: str) -> "NetworkConfig":
-    """The task's published network; SHD has that of SHD-Adding with an output for each of its 20 digits."""
-    from elmnet.config import NetworkConfig
-
-    if task == "shd":
-        return NetworkConfig.preset("shd-adding").replace(outputs=20)
-    if task not in ("enwik8", "shd-adding"):
-        raise ConfigError(f"plans are for the tasks enwik8, shd-adding and shd, got {task!r}")
-    return NetworkConfig.preset(task)
-
-
-def _fast_enough(one: "Plan", start: "NetworkConfig", wiring: "Wiring", known: "Fit | None", tries: int = 4) -> "Plan":
-    """A plan whose network has been measured: where the prediction was too fast, it is corrected and planned again."""
-    from dataclasses import replace
-
-    from elmnet.bench.latency import measured
-    from elmnet.theory.planner import Limit, plan
-
-    limit, spent = one.limit, measured(one.network)
-    for _ in range(tries):
-        if spent <= limit.value:
-            break
-        factor = 1.02 * spent / limit.price(one.network)
-        limit = Limit(limit.value, limit.kind, _scaled(limit.price, factor))
-        one = plan(start, limit, wiring, known)
-        spent = measured(one.network)
-    return replace(one, price=spent)
-
-
-def _scaled(price: "Callable[[NetworkConfig], float]", factor: float) -> "Callable[[NetworkConfig], float]":
-    return lambda network: factor * price(network)
-
-
-def _wiring(start: "NetworkConfig", fixed: str | None, recipe: str | None) -> "Wiring":
-    from elmnet.theory.planner import Wiring
-
-    neuron = start.layers[0].neuron
-    values = {"branches": neuron.branches, "synapses": neuron.synapses}
-    if recipe not in (None, "paper"):
-        raise ConfigError(f"--recipe knows only 'paper', got {recipe!r}")
-    for item in (fixed or "").split(","):
-        name, _, text = item.partition("=")
-        if not item:
-            continue
-        if name not in values or not text.isdigit() or int(text) < 1:
-            raise ConfigError(f"--fixed: expected branches=NUMBER,synapses=NUMBER, got {item!r}")
-        if recipe and name == "branches":
-            raise ConfigError("--recipe paper sets branches to 4 d_m; leave branches out of --fixed")
-        values[name] = int(text)
-    return Wiring(None if recipe else values["branches"], values["synapses"])
-
-
-def _limits(
-    start: "NetworkConfig",
-    budgets: list[str] | None,
-    hidden: list[str] | None,
-    flops: float | None,
-    file_bytes: float | None,
-    memory: float | None,
-    latency: float | None,
-    batch: int,
-    steps: int,
-) -> "list[Limit]":
-    from elmnet.theory import planner
-
-    given = {"--flops": flops, "--bytes": file_bytes, "--memory": memory, "--latency-us": latency}
-    others = {name: value for name, value in given.items() if value is not None}
-    kinds = [name for name, texts in (("--budget", budgets), ("--hidden", hidden)) if texts] + list(others)
-    if len(kinds) > 1:
-        raise ConfigError(f"one kind of budget at a time, got {', '.join(kinds)}")
-    for name, value in others.items():
-        if not 0 < value < float("inf"):
-            raise ConfigError(f"{name} must be positive, got {value}")
-    if flops is not None:
-        return [planner.flops(flops)]
-    if file_bytes is not None:
-        return [planner.file_bytes(file_bytes)]
-    if memory is not None:
-        return [planner.memory(memory, batch, steps)]
-    if latency is not None:
-        from elmnet.bench.latency import calibrate
-
-        with Console(stderr=True).status("measuring streamed steps on this machine"):
-            return [planner.Limit(latency, "µs per streamed step", calibrate(start))]
-    if hidden:
-        return [planner.hidden(value) for text in hidden for value in _numbers("--hidden", text)]
-    return [planner.Limit(value) for text in budgets or [] for value in _numbers("--budget", text)]
-
-
-def _numbers(option: str, text: str) -> list[float]:
-    try:
-        numbers = [float(item) for item in text.replace("_", "").split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or not all(0 < number < float("inf") for number in numbers):
-        raise ConfigError(f"{option}: expected positive numbers separated by commas, got {text!r}")
-    return numbers
-
-
-def _known(task: str, source: str | None, score: str | None) -> "Fit | None":
-    from elmnet.theory.fit import fit as fit_runs
-    from elmnet.theory.runs import PUBLISHED
-
-    if source is None and (task not in PUBLISHED or not PUBLISHED[task].ignorance):
-        return None
-    runs, _ = _runs(source or f"published:{task}", score)
-    return fit_runs(runs)
-
-
-def _plan_table(plans: "Sequence[Plan]", where: str, known: "Fit | None") -> Table:
-    score = "loss" if known is None else known.runs.score
-    table = Table(title=f"learned from {where}", title_justify="left")
-    for name in ("budget", "N", "d_m", "d_tree", "d_s", "P", "FLOPs/step", score, "95 % of the law", "best d_m, 95 %"):
-        table.add_column(name, justify="right")
-    table.add_column("near-optimal d_m", justify="right")
-    for one in plans:
-        first = one.network.layers[0]
-        loss = "" if one.loss is None else f"{one.loss:.4f}"
-        table.add_row(
-            f"{one.limit.value:,.10g}",
-            f"{first.units:,}",
-            str(first.neuron.memory),
-            str(first.neuron.branches),
-            str(first.neuron.synapses),
-            f"{one.cost.parameters:,}",
-            f"{one.cost.flops:,}",
-            loss + (" extrapolated" if one.extrapolated else ""),
-            _interval(one.interval, ".4f"),
-            "" if one.best_memory is None else "{} … {}".format(*one.best_memory),
-            "{} … {}".format(*one.near_optimal),
-        )
-    return table
-
-
-def _plan_remarks(one: "Plan", known: "Fit | None") -> list[str]:
-    words = []
-    if one.unused:
-        words.append(f"budget {one.limit.value:,.10g} {one.limit.kind}: {one.unused}")
-    if one.extrapolated:
-        words.append(f"extrapolated: {one.extrapolated}")
-    if known is None:
-        return words
-    for rival in one.rivals:
-        first = rival.network.layers[0]
-        interval = "" if rival.interval is None else f" [{rival.interval[0]:+.4f}, {rival.interval[1]:+.4f}]"
-        words.append(
-            f"regret at {one.limit.value:,.10g} of {rival.name} (N {first.units:,}, d_m {first.neuron.memory}): "
-            f"{rival.regret:+.4f}{interval}{_wired_otherwise(rival.network, one, known)}"
-        )
-    words.append(f"near-optimal: predicted within {one.delta:.2g} of the least, the noise of one run")
-    return words
-
-
-def _wired_otherwise(network: "NetworkConfig", one: "Plan", known: "Fit") -> str:
-    """A warning where a comparison rests on what the runs cannot tell."""
-    here, there = (n.layers[0].neuron.connectivity for n in (network, one.network))
-    if here == there or "kappa_c" in known.free:
-        return ""
-    return f" (k_c {here:,} instead of {there:,}: what synapses are worth, these runs cannot tell)"
-
-
-def _design_table(before: float, choices: "Sequence[Choice]", limit: "Limit") -> Table:
-    title = f"runs that would tell most about the best loss at {10 * limit.value:,.10g}: its sd is {before:.4f} now"
-    table = Table("", "N", "d_m", "d_tree", "d_s", "P", "sd after it", title=title, title_justify="left")
-    from elmnet import budget
-
-    for i, choice in enumerate(choices, 1):
-        first = choice.network.layers[0]
-        neuron = first.neuron
-        numbers = (i, first.units, neuron.memory, neuron.branches, neuron.synapses, budget.parameters(choice.network))
-        table.add_row(*(f"{number:,}" for number in numbers), f"{choice.sd:.4f}")
-    return table
-
-
-def _read_networks(start: "NetworkConfig", path: Path) -> "list[NetworkConfig]":
-    names = {"N": "units", "d_m": "memory", "d_tree": "branches", "d_s": "synapses"}
-    with path.open(newline="") as lines:
-        rows = list(csv.DictReader(lines))
-    if not rows or not {"N", "d_m"} <= set(rows[0]) or not set(rows[0]) <= set(names):
-        raise ConfigError(f"{path}: expected a CSV file with columns N,d_m and perhaps d_tree,d_s")
-    networks = []
-    for number, row in enumerate(rows, 2):
-        try:
-            networks.append(start.with_hidden(**{names[name]: int(text) for name, text in row.items()}))
-        except (TypeError, ValueError) as error:  # ConfigError is a ValueError
-            raise ConfigError(f"{path}, line {number}: {error}") from None
-    return networks
-
-
-def _predictions(known: "Fit", networks: "Sequence[NetworkConfig]") -> Table:
-    from elmnet import budget
-    from elmnet.theory.planner import sizes
-
-    table = Table(title=f"predicted by a fit to {known.runs.source}", title_justify="left")
-    for name in ("N", "d_m", "d_tree", "d_s", "P", known.runs.score, "95 % of the law", ""):
-        table.add_column(name, justify="right")
-    low, high = known.fitted_range
-    for network, *predicted in zip(networks, *known.predict(*sizes(networks)), strict=True):
-        cost, first = budget.cost(network), network.layers[0]
-        interval = "" if known.worlds is None else _interval((predicted[1], predicted[2]), ".4f")
-        far = "" if low <= cost.hidden <= high else "extrapolated"
-        shape = (first.units, first.neuron.memory, first.neuron.branches, first.neuron.synapses, cost.parameters)
-        table.add_row(*(f"{number:,}" for number in shape), f"{predicted[0]:.4f}", "" if far else interval, far)
-    return table
-
-
-def _write_run(task: str, preset: str, one: "Plan", path: Path) -> None:
-    import yaml
-
-    from elmnet.train.config import compose
-
-    first = one.network.layers[0]
-    unit = {name: getattr(first.neuron, name) for name in ("memory", "hidden", "branches", "synapses")}
-    config = compose(task, preset=preset)
-    config = config.replace(model=config.model.with_hidden(units=first.units, **unit))
-    write_atomic(path, yaml.safe_dump(config.to_dict(), sort_keys=False, width=120))
-    out.print(f"train it: elmnet train --config {path}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _plan_document(one: "Plan") -> dict[str, Any]:
-    first, cost = one.network.layers[0], one.cost
-    return {
-        "budget": one.limit.value,
-        "kind": one.limit.kind,
-        "price": one.price,
-        "N": first.units,
-        "d_m": first.neuron.memory,
-        "d_tree": first.neuron.branches,
-        "d_s": first.neuron.synapses,
-        "P": cost.parameters,
-        "flops_per_step": cost.flops,
-        "loss": one.loss,
-        "interval": one.interval,
-        "extrapolated": one.extrapolated,
-        "best_d_m": one.best_memory,
-        "near_optimal_d_m": one.near_optimal,
-        "regret": {rival.name: rival.regret for rival in one.rivals if rival.regret == rival.regret},
-        "unused": one.unused,
-    }

@@ -8,8 +8,9 @@ The model is this project's own (docs/theory.md). The problem, the two mechanism
 the published runs are from Spieler, Martius, Levina (arXiv:2605.12049).
 """
 
-from elmnet.theory.fit import Fit, fit, fit_plain, fit_unit
+from elmnet.theory.fit import Fit, fit
 from elmnet.theory.model import SNRR, Optimum, memory_of
+from elmnet.theory.plain import fit_plain, fit_unit
 from elmnet.theory.planner import Limit, Plan, Wiring, design, plan
 from elmnet.theory.runs import PUBLISHED, Runs, published, table
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares, minimize_scalar
 
 from elmnet.errors import TheoryError
-from elmnet.theory.fit import fit_plain
 from elmnet.theory.model import memory_of
+from elmnet.theory.plain import fit_plain
 from elmnet.theory.runs import Runs
 
 Array = NDArray[np.float64]
