@@ -151,6 +151,14 @@ def test_plans_for_several_budgets(capsys):
     assert "1.4" not in out or "extrapolated: P'" in out
 
 
+def test_runs_may_say_the_task(capsys, tmp_path, text_file):
+    code, out, _ = run(capsys, "plan", "--from", "published:enwik8", "--budget", 3516748, "--out", tmp_path / "p.yaml")
+    assert code == 0 and "742" in out
+    assert yaml.safe_load((tmp_path / "p.yaml").read_text())["task"] == "enwik8"
+    code, _, err = run(capsys, "plan", "--budget", 3516748)
+    assert code == 2 and "name a task" in err
+
+
 def test_plan_without_runs_only_allocates(capsys):
     code, out, _ = run(capsys, "plan", "shd", "--budget", "1e5")
     assert code == 0

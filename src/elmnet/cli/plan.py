@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 
 def plan(
-    task: Annotated[str, typer.Argument(help="enwik8, shd-adding or shd", metavar="TASK")],
+    task: Annotated[
+        str | None, typer.Argument(help="enwik8, shd-adding or shd; default: that of the runs", metavar="[TASK]")
+    ] = None,
     source: Annotated[
         str | None, typer.Option("--from", help="runs to learn from: a directory or published:TASK", metavar="RUNS")
     ] = None,
@@ -50,15 +52,15 @@ def plan(
 ) -> None:
     """Spend a budget best: N, d_m and wiring with the least predicted loss, and how sure that is.
 
-    Learns from the published runs of the task unless --from names others; without any it tells how to allocate, not
-    what the loss will be.
+    Learns from the published runs of the task unless --from names others, which then may also say the task; without
+    any it tells how to allocate, not what the loss will be.
     """
     from elmnet.theory import planner
 
-    start = _start(task)
+    known = _known(task, source, score)
+    start, task = _start(task, known)
     wiring = _wiring(start, fixed, recipe)
     limits = _limits(start, budgets, hidden, flops, file_bytes, memory, latency, batch, steps)
-    known = _known(task, source, score)
     if configs is not None:
         if known is None:
             raise ConfigError(f"--configs needs runs to learn from; there are none published of {task}: use --from")
@@ -97,15 +99,20 @@ def plan(
         announce(save({**of_fit(learned), "plan": lambda: plan_curve(learned, chosen)}, figures))
 
 
-def _start(task: str) -> "NetworkConfig":
-    """The task's published network; SHD has that of SHD-Adding with an output for each of its 20 digits."""
+def _start(task: str | None, known: "Fit | None") -> "tuple[NetworkConfig, str]":
+    """A network to vary, and its task: that of the runs, or the task's published one.
+
+    SHD has that of SHD-Adding with an output for each of its 20 digits.
+    """
     from elmnet.config import NetworkConfig
 
+    if task is None and known is not None and known.runs.task is not None:
+        return known.runs.network, known.runs.task
     if task == "shd":
-        return NetworkConfig.preset("shd-adding").replace(outputs=20)
-    if task not in ("enwik8", "shd-adding"):
+        return NetworkConfig.preset("shd-adding").replace(outputs=20), task
+    if task is None or task not in ("enwik8", "shd-adding"):
         raise ConfigError(f"plans are for the tasks enwik8, shd-adding and shd, got {task!r}")
-    return NetworkConfig.preset(task)
+    return NetworkConfig.preset(task), task
 
 
 def _fast_enough(one: "Plan", start: "NetworkConfig", wiring: "Wiring", known: "Fit | None", tries: int = 4) -> "Plan":
@@ -196,10 +203,12 @@ def _numbers(option: str, text: str) -> list[float]:
     return numbers
 
 
-def _known(task: str, source: str | None, score: str | None) -> "Fit | None":
+def _known(task: str | None, source: str | None, score: str | None) -> "Fit | None":
     from elmnet.theory.fit import fit as fit_runs
     from elmnet.theory.runs import PUBLISHED
 
+    if source is None and task is None:
+        raise ConfigError("name a task (enwik8, shd-adding, shd), or runs to learn from: --from RUNS")
     if source is None and (task not in PUBLISHED or not PUBLISHED[task].ignorance):
         return None
     runs, _ = runs_of(source or f"published:{task}", score)

@@ -33,6 +33,8 @@ class Runs:
     """u: 1 for bits (and error rates, where the link is empirical), ln 2 for nats."""
     network: NetworkConfig
     """A network of the kind that was run; the plan varies its hidden layer."""
+    task: str | None
+    """What they were trained on, where that is known."""
     names: tuple[str, ...]
     d_m: NDArray[np.float64]
     N: NDArray[np.float64]
@@ -97,6 +99,7 @@ def table(
     scores: Sequence[float],
     *,
     names: Sequence[str] | None = None,
+    task: str | None = None,
     source: str,
     score: str,
     H0: float,
@@ -125,7 +128,8 @@ def table(
     arrays: dict[str, Any] = {name: np.asarray(column, float) for name, column in columns.items()}
     labels = names or [f"d_m {m}, N {cost.units}" for m, cost in zip(memory, costs, strict=True)]
     network = networks[len(networks) // 2]
-    return Runs(source=source, score=score, H0=H0, unit=unit, network=network, names=tuple(labels), **arrays)
+    facts: dict[str, Any] = {"source": source, "score": score, "H0": H0, "unit": unit, "task": task}
+    return Runs(**facts, network=network, names=tuple(labels), **arrays)
 
 
 @dataclass(frozen=True)
@@ -198,6 +202,7 @@ def published(task: str, score: str | None = None) -> Runs:
     return table(
         networks,
         scores,
+        task=task,
         source=f"published:{task} ({len(rows)} runs of arXiv:2605.12049, one seed each)",
         score=score,
         H0=next(value for name, value in kind.ignorance.items() if name == measure),

@@ -74,6 +74,7 @@ def read_runs(directory: Path, score: str | None = None) -> tuple[Runs, dict[str
         [config.model for _, config, _ in rows],
         [value(result[split]) for _, _, result in rows],
         names=[name for name, _, _ in rows],
+        task=task,
         source=f"{directory} ({len(rows)} runs of {task} on {data}, {trained})",
         score=score,
         H0=ignorance,
