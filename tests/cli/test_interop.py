@@ -44,7 +44,7 @@ def test_export_to_onnx_checks_what_it_wrote(capsys, tmp_path, saved):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--format", "nir"], "NIR has no multiplication of signals"),
+        (["--format", "nir"], "NIR's primitives hold no"),
         (["--format", "torch-export", "--sequence"], "give --steps"),
         (["--format", "onnx", "--sequence", "--steps", "3"], "--steps goes with"),
         (["--format", "eqx", "--sequence"], "leave out --sequence"),

@@ -23,7 +23,7 @@ def import_(
     source: Annotated[Path, typer.Argument(help=".pt, .pth or .eqx beside its model_config.json", metavar="SOURCE")],
     path: Annotated[Path, typer.Option("--out", help="directory for the network", metavar="DIR")],
 ) -> None:
-    """A checkpoint of another implementation as a network of elmnet's: the first ELM neuron, the authors' ELM Network."""
+    """Read the checkpoint of another implementation: the first ELM neuron, the authors' ELM Network."""
     from elmnet.interop import import_checkpoint
 
     if path.exists() and (not path.is_dir() or any(path.iterdir())):

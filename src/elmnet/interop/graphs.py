@@ -1,8 +1,8 @@
 """Networks as graphs for other runtimes: ONNX and `torch.export`, for streaming and for whole sequences.
 
-A streaming graph is one step: input and state in, output and new state out. In ONNX a whole sequence is a `Scan` of that
-step, so batch and length stay free; `torch.export` has no public loop yet, so there a sequence is unrolled for one
-length. Both are the reference backend's operations with the effective weights folded in: no dropout, no lengths, no
+A streaming graph is one step: input and state in, output and new state out. In ONNX a whole sequence is a `Scan` of
+that step, so batch and length stay free; `torch.export` has no public loop yet, so there a sequence is unrolled for
+one length. Both are the reference backend's operations with the effective weights folded in: no dropout, no lengths, no
 gradient meant. ONNX needs onnx, onnxscript and, to check, onnxruntime: pip install 'elmnet[interop]'.
 """
 
@@ -93,7 +93,7 @@ def metadata(network: ELMNetwork, *, sequence: bool) -> dict[str, str]:
         "graph": "sequence" if sequence else "step",
         "inputs": f"{x}; then the state, zeros at the beginning: {', '.join(step.inputs[1:])}",
         "outputs": f"out (batch{time}, {config.outputs}); then the new state: {', '.join(step.outputs[1:])}",
-        "units": f"input, output and state have none; a step lasts dt = {dt} (layer by layer), in the unit of every tau",
+        "units": f"values have none; one step lasts dt = {dt} (layer by layer), in the unit of every tau",
         "config": json.dumps(config.to_dict()),
     }
 
