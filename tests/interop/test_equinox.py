@@ -160,7 +160,11 @@ def test_a_configuration_of_another_network_is_refused_before_anything_is_built(
         last_layer_override={"neuron_config": {"memory_tau_max": "long"}}
     )
     assert "layer_config must be a JSON object, got [1]" in refusal(layer_config=[1])
-    assert "num_layers must be a whole number of at least 1, got 0" in refusal(num_layers=0)
+    assert "layers must hold at least one layer" in refusal(num_layers=0, output_embedding=None)
+    assert "num_layers must be a whole number from 0 to 100, got 1000000000" in refusal(num_layers=10**9)
+    assert "num_branch must be a whole number from 1 to 2147483648, got {}" in refusal(
+        last_layer_override={"neuron_config": {"num_branch": {}}}
+    )
 
 
 def test_a_connectome_out_of_range_is_refused(tmp_path):
@@ -177,9 +181,7 @@ def test_what_an_eqx_file_cannot_say_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="layer 0 has unconnected synapses"):
         equinox.write_network(network, tmp_path / "best.eqx")
     with pytest.raises(CheckpointError, match="one output each, these have 2"):
-        equinox.write_network(
-            build(outputs=3).__class__(NetworkConfig.preset("neuronio"), seed=0), tmp_path / "best.eqx"
-        )
+        equinox.write_network(ELMNetwork(NetworkConfig.preset("neuronio"), seed=0), tmp_path / "best.eqx")
     assert list(tmp_path.iterdir()) == []
 
 

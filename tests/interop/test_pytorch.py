@@ -164,7 +164,7 @@ def changed(**changes):
         (changed(input_to_synapse_indices=torch.full((20,), 12)), {}, r"names inputs outside 0\.\.11"),
         (changed(valid_indices_mask=torch.ones(3)), {}, "valid_indices_mask must hold 20 values"),
         (changed(), {"num_memory": 10**9}, r"the configuration says"),
-        (changed(), {"num_memory": "3"}, "num_memory must be a whole number of at least 1, got '3'"),
+        (changed(), {"num_memory": "3"}, "num_memory must be a whole number from 1 to 2147483648, got '3'"),
         (changed(), {"mlp_activation": "gelu"}, "mlp_activation must be one of relu, silu to be imported, got 'gelu'"),
         (changed(), {"input_to_synapse_routing": None}, "12 inputs need as many synapses, got 20"),
         (changed(), {"memory_tau_min": 100.0}, "tau_min 100.0 exceeds tau_max 60.0"),

@@ -43,9 +43,7 @@ def export(
 ) -> None:
     """A network for other runtimes: ONNX (checked in ONNX Runtime), torch.export, the authors' Equinox file."""
     if format_ is Format.nir:
-        raise ConfigError(
-            "NIR has no multiplication of signals, tanh or ReLU² to build the neuron from: docs/interop.md"
-        )
+        raise ConfigError("NIR's primitives hold no ReLU² and no tanh to build the neuron from: see docs/interop.md")
     if sequence and format_ is Format.torch_export and steps is None:
         raise ConfigError("torch-export unrolls sequences of one length: give --steps")
     if steps is not None and not (sequence and format_ is Format.torch_export):

@@ -79,19 +79,20 @@ class Settings:
     def __getitem__(self, name: str) -> Any:
         return self._values[name]
 
-    def count(self, name: str) -> int:
-        """A whole number of at least 1, small enough to be one (2^31)."""
-        return self._number(name, 1)
-
-    def _number(self, name: str, least: int) -> int:
-        value = self[name]
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
-            raise CheckpointError(f"{self.where}: {name} must be a whole number of at least {least}, got {value!r}")
-        return value
+    def count(self, name: str, default: int | None = None) -> int:
+        """A whole number from 1 to 2^31; the default where the file has null."""
+        return default if default is not None and self[name] is None else self._number(name, 1, 2**31)
 
     def layers(self, name: str) -> int:
-        """A whole number of at least 0."""
-        return self._number(name, 0)
+        """A whole number from 0 to 100."""
+        return self._number(name, 0, 100)
+
+    def _number(self, name: str, least: int, most: int) -> int:
+        value = self[name]
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            words = f"must be a whole number from {least} to {most}, got {value!r}"
+            raise CheckpointError(f"{self.where}: {name} {words}")
+        return value
 
     def choice(self, name: str, meanings: Mapping[Any, Any]) -> Any:
         """What one of a few values means here."""

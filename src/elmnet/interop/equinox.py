@@ -166,9 +166,7 @@ def config_of(settings: Mapping[str, Any], where: str) -> NetworkConfig:
         CheckpointError: a setting is wrong, or elmnet's network cannot express it.
     """
     said = Settings(settings, _NETWORK, where)
-    count, outputs = said.count("num_layers"), said.count("num_output")
-    if count > 1000:
-        raise CheckpointError(f"{where}: num_layers {count} is beyond what elmnet reads")
+    count, outputs = said.layers("num_layers"), said.count("num_output")
     general = said.mapping("layer_config")
     first, last = said.mapping("first_layer_override"), said.mapping("last_layer_override")
     try:
@@ -217,8 +215,8 @@ def _neuron(settings: Mapping[str, Any], where: str) -> NeuronConfig:
     said = Settings(settings, _NEURON, where)
     said.choice("dtype", {"float32": None, "float64": None})
     memory, hidden_layers = said.count("num_memory"), said.layers("mlp_num_hidden_layer")
-    hidden = said["mlp_num_hidden_units"] or 2 * memory
-    branches = said["num_branch"] or (2 * hidden if hidden_layers else 4 * memory)
+    hidden = said.count("mlp_num_hidden_units", 2 * memory)
+    branches = said.count("num_branch", 2 * hidden if hidden_layers else 4 * memory)
     start, spike_bias = said["neuronio_synapse_init"], said["neuronio_spike_bias"]
     rectified = {None: start is not None, "identity": False, "relu": True}
     if spike_bias is not None:
@@ -226,7 +224,7 @@ def _neuron(settings: Mapping[str, Any], where: str) -> NeuronConfig:
     return NeuronConfig(
         memory=memory,
         branches=branches,
-        synapses=said["num_synapse_per_branch"] or branches,
+        synapses=said.count("num_synapse_per_branch", branches),
         hidden=None if hidden == 2 * memory or hidden_layers == 0 else hidden,
         hidden_layers=hidden_layers,
         mlp_activation=said.choice("mlp_hidden_act", _ACTIVATIONS),

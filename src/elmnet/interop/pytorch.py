@@ -94,13 +94,13 @@ def neuron_of(config: Mapping[str, Any], state: Mapping[str, Tensor], *, where: 
     """
     said = Settings(config, _ARGUMENTS, where)
     tau_branch, per_synapse = _filter(state, where)
-    inputs, branches = said.count("num_input"), said["num_branch"] or said["num_input"]
+    inputs = said.count("num_input")
     try:
         neuron = NeuronConfig(
             memory=said.count("num_memory"),
-            branches=branches,
+            branches=said.count("num_branch", inputs),
             synapses=said.count("num_synapse_per_branch"),
-            hidden=said["mlp_hidden_size"] or None,
+            hidden=said.count("mlp_hidden_size", 2 * said.count("num_memory")),
             hidden_layers=said.layers("mlp_num_layers"),
             mlp_activation=said.choice("mlp_activation", {"relu": "relu", "silu": "silu"}),
             outputs=said.count("num_output"),
