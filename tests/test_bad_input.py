@@ -4,6 +4,7 @@
 """
 
 import os
+import pickle
 import re
 import shutil
 
@@ -63,6 +64,15 @@ CASES = [
     ("unknown dataset", "data get imagenet", "no dataset 'imagenet'"),
     ("numbers expected", "params enwik8 --memory a,b", "expected whole numbers separated by commas, got 'a,b'"),
     ("zero units", "params enwik8 --neurons 0", "units must be at least 1, got 0"),
+    (
+        "modules without units",
+        TRAIN + " --set model.layers.0.wiring=modular --set model.layers.0.units=3",
+        "4 modules of",
+    ),
+    ("giant safetensors header", "eval {headrun}", "cannot be read as safetensors weights"),
+    ("malicious pickle", "import {dir}/evil.pt --out {new}", "refused: it holds objects other than tensors"),
+    ("no configuration beside it", "import {dir}/alone/x.eqx --out {new}", "model_config.json: cannot be read"),
+    ("not an Equinox file", "import {dir}/zip.eqx --out {new}", "leaf 'layers[0].ensemble._w_s' at byte 0"),
 ]
 
 
@@ -80,6 +90,12 @@ def places(tmp_path_factory, text_file, spike_directory):
     shutil.copytree(run, names["cutrun"])
     weights = names["cutrun"] / "best" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-64])
+    names["headrun"] = shutil.copytree(run, directory / "headrun")
+    weights = names["headrun"] / "best" / "model.safetensors"
+    weights.write_bytes((2**62).to_bytes(8, "little") + weights.read_bytes()[8:])
+    (directory / "model_config.json").write_text('{"num_input": 2, "num_output": 1, "num_hidden": 1}')
+    (directory / "evil.pt").write_bytes(pickle.dumps({"w_s": print}))
+    (directory / "zip.eqx").write_bytes(b"PK\x03\x04" + bytes(10_000))
     text = text_file.read_bytes()
     (directory / "short.txt").write_bytes(text[:500])
     (directory / "empty.txt").touch()

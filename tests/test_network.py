@@ -5,6 +5,7 @@ import torch
 from conftest import network_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from elmnet import ELMNetwork, NetworkConfig
 from elmnet.errors import CheckpointError, ShapeError
@@ -128,6 +129,29 @@ def damaged(directory, how):
         settings_ = json.loads((directory / "config.json").read_text())
         settings_["layers"][0]["units"] += 1
         (directory / "config.json").write_text(json.dumps(settings_))
+    elif how == "huge":
+        settings_ = json.loads((directory / "config.json").read_text())
+        settings_["layers"][0]["units"] = 10**12
+        (directory / "config.json").write_text(json.dumps(settings_))
+    elif how == "header beyond the file":
+        weights.write_bytes((2**63 - 1).to_bytes(8, "little") + data[8:])
+    elif how == "header of 200 MB":
+        weights.write_bytes((2 * 10**8).to_bytes(8, "little") + data[8:])
+    elif how in ("lying offsets", "overlapping tensors"):
+        count = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + count])
+        first, second = [entry for name, entry in header.items() if name != "__metadata__"][:2]
+        if how == "lying offsets":
+            first["data_offsets"][1] += 2**40
+        else:
+            second["data_offsets"] = first["data_offsets"]
+        text = json.dumps(header).encode()
+        weights.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + count :])
+    elif how in ("integers", "complex"):
+        tensors = load_file(weights)
+        name = "layers.0.neurons.w_s"
+        tensors[name] = tensors[name].to(torch.int64 if how == "integers" else torch.complex64)
+        save_file(tensors, weights)
     elif how == "connectome":
         network = ELMNetwork.from_pretrained(directory)
         network.layers[0].connectome[0, 0] = 10**6
@@ -142,6 +166,13 @@ def damaged(directory, how):
         ("pickle", "cannot be read as safetensors"),
         ("config", "cannot be read as a network configuration"),
         ("other", r"connectome is \(5, 8\), the configuration says \(6, 8\)"),
+        ("huge", r"config.json describes .* parameters, the file has .* bytes"),
+        ("header beyond the file", "cannot be read as safetensors"),
+        ("header of 200 MB", "cannot be read as safetensors"),
+        ("lying offsets", "cannot be read as safetensors"),
+        ("overlapping tensors", "cannot be read as safetensors"),
+        ("integers", r"layers.0.neurons.w_s is torch.int64, not floating point"),
+        ("complex", r"layers.0.neurons.w_s is torch.complex64, not floating point"),
         ("connectome", r"layer 0's connectome names sources outside -1..10"),
     ],
 )

@@ -9,9 +9,10 @@ Networks of Expressive Neurons" (arXiv:2605.12049, 2026).
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 from elmnet.errors import ConfigError
 from elmnet.strict import Config
@@ -106,6 +107,80 @@ class NeuronConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WiringConfig(Config):
+    """A wiring that has settings; those that have none are written as their name alone (`elmnet.wiring`)."""
+
+    name: str = ""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The wiring that `name` says."""
+        if cls is not WiringConfig or not isinstance(data, Mapping):
+            return super().from_dict(data)
+        name = data.get("name")
+        if name not in WIRINGS_WITH_SETTINGS:
+            known = ", ".join(WIRINGS_WITH_SETTINGS)
+            raise ConfigError(f"name must be a wiring that has settings ({known}), got {name!r}")
+        return cast(Self, WIRINGS_WITH_SETTINGS[name].from_dict(data))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopographicWiring(WiringConfig):
+    """Receptive fields in order along the input axis; recurrent sources at random."""
+
+    name: Literal["topographic"] = "topographic"
+    fields: int | None = 16
+    """F, receptive fields; unit i of N has field ⌊i·F/N⌋. None: every unit reads all inputs."""
+    overlap: float = 0.2
+    """Part of a field that the next one shares."""
+
+    def _check(self) -> None:
+        self._require(self.fields is None or self.fields >= 1, f"fields must be at least 1, got {self.fields}")
+        self._require(0 <= self.overlap < 1, f"overlap must lie in [0, 1), got {self.overlap}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModularWiring(TopographicWiring):
+    """Modules of neighbouring units that mostly read their own kind."""
+
+    name: Literal["modular"] = "modular"  # type: ignore[assignment]
+    fields: int | None = None
+    modules: int = 4
+    """M; unit i of N belongs to module ⌊i·M/N⌋."""
+    outside: float = 0.1
+    """Probability that a recurrent synapse reads another module."""
+
+    def _check(self) -> None:
+        super()._check()
+        self._require(self.modules >= 2, f"modules must be at least 2, got {self.modules}")
+        self._require(0 <= self.outside <= 1, f"outside must lie in [0, 1], got {self.outside}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallWorldWiring(TopographicWiring):
+    """A ring whose recurrent synapses read near units, but for a few that were rewired (Watts and Strogatz 1998)."""
+
+    name: Literal["small-world"] = "small-world"  # type: ignore[assignment]
+    fields: int | None = None
+    neighbours: int = 4
+    """k, units on either side that count as near."""
+    rewire: float = 0.1
+    """Probability that a recurrent synapse reads any other unit instead."""
+
+    def _check(self) -> None:
+        super()._check()
+        self._require(self.neighbours >= 1, f"neighbours must be at least 1, got {self.neighbours}")
+        self._require(0 <= self.rewire <= 1, f"rewire must lie in [0, 1], got {self.rewire}")
+
+
+WIRINGS_WITH_SETTINGS: dict[str, type[WiringConfig]] = {
+    "topographic": TopographicWiring,
+    "modular": ModularWiring,
+    "small-world": SmallWorldWiring,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
 class LayerConfig(Config):
     """N neurons with their own weights, wired by a fixed connectome."""
 
@@ -113,12 +188,17 @@ class LayerConfig(Config):
     neuron: NeuronConfig = NeuronConfig()
     recurrent_connect: float | None = None
     """ρ, probability that a synapse's source is a unit of this layer; None: N/(n_in+N)."""
-    wiring: str = "random"
-    """Name in the registry `elmnet.wiring`."""
+    wiring: str | WiringConfig = "random"
+    """Name in the registry `elmnet.wiring`; where that wiring has settings, the name stands for their defaults."""
     input_dropout: float = 0.0
     """Variational dropout of the layer's input channels, kept values scaled by 1/(1-p)."""
     recurrent_dropout: float = 0.0
     """The same for the layer's own activity."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.wiring, str) and self.wiring in WIRINGS_WITH_SETTINGS:
+            object.__setattr__(self, "wiring", WIRINGS_WITH_SETTINGS[self.wiring]())
+        super().__post_init__()
 
     def _check(self) -> None:
         self._require(self.units >= 1, f"units must be at least 1, got {self.units}")
@@ -127,6 +207,11 @@ class LayerConfig(Config):
         for name in ("input_dropout", "recurrent_dropout"):
             value = getattr(self, name)
             self._require(0 <= value < 1, f"{name} must lie in [0, 1), got {value}")
+
+    @property
+    def wiring_name(self) -> str:
+        """Name of the wiring, with settings or without."""
+        return self.wiring if isinstance(self.wiring, str) else self.wiring.name
 
     @property
     def outputs(self) -> int:

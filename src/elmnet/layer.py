@@ -132,7 +132,7 @@ class ELMLayer(nn.Module):
         return state
 
     def extra_repr(self) -> str:
-        return f"inputs={self.inputs}, wiring={self.config.wiring!r}, backend={self.backend!r}"
+        return f"inputs={self.inputs}, wiring={self.config.wiring_name!r}, backend={self.backend!r}"
 
 
 class ELM(nn.Module):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from elmnet import ops
+from elmnet.budget import cost
 from elmnet.config import NetworkConfig
 from elmnet.errors import CheckpointError, ConfigError, ShapeError
 from elmnet.files import write_atomic
@@ -233,8 +234,15 @@ class ELMNetwork(nn.Module):
             config = NetworkConfig.from_dict(json.loads(path.read_text()))
         except (OSError, ValueError, ConfigError) as error:
             raise CheckpointError(f"{path}: cannot be read as a network configuration: {error}") from error
+        weights = directory / "model.safetensors"
+        needed = cost(config).parameters  # at least a byte for each
+        if weights.is_file() and needed > weights.stat().st_size:
+            size = weights.stat().st_size
+            raise CheckpointError(
+                f"{weights}: {path.name} describes {needed:,} parameters, the file has {size:,} bytes"
+            )
         network = cls(config, seed=0, backend=backend)
-        network.load_weights(directory / "model.safetensors")
+        network.load_weights(weights)
         return network.eval()
 
     def load_weights(self, path: Path) -> None:
@@ -250,11 +258,13 @@ class ELMNetwork(nn.Module):
         own = self.state_dict()
         wrong = [f"missing {name}" for name in own if name not in tensors]
         wrong += [f"unknown {name}" for name in tensors if name not in own]
-        wrong += [
-            f"{name} is {tuple(tensors[name].shape)}, the configuration says {tuple(tensor.shape)}"
-            for name, tensor in own.items()
-            if name in tensors and tensors[name].shape != tensor.shape
-        ]
+        for name, tensor in own.items():
+            got = tensors.get(name, tensor)
+            if got.shape != tensor.shape:
+                wrong.append(f"{name} is {tuple(got.shape)}, the configuration says {tuple(tensor.shape)}")
+            elif got.is_floating_point() != tensor.is_floating_point() or got.is_complex() or got.dtype == torch.bool:
+                kind = "floating point" if tensor.is_floating_point() else "integer"
+                wrong.append(f"{name} is {got.dtype}, not {kind}")
         if wrong:
             raise CheckpointError(f"{path}: does not fit its configuration: {'; '.join(wrong[:5])}")
         for i, layer in enumerate(self._elm_layers):

@@ -17,14 +17,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from elmnet import wiring
 from elmnet.config import LayerConfig, NetworkConfig, NeuronConfig
-from elmnet.errors import BackendError, DataError
-from elmnet.layer import ELM, ELMLayer
+from elmnet.errors import BackendError, CheckpointError, DataError
+from elmnet.interop.pytorch import neuron_of
+from elmnet.layer import ELMLayer
 from elmnet.network import ELMNetwork
 from elmnet.ops import Masks
 from elmnet.train.objective import cross_entropy, mlp_magnitude, population_activity
 
 Arrays = Mapping[str, NDArray[Any]]
+
+_DAMAGE = (CheckpointError, OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError, zipfile.BadZipFile)
 
 OUTPUT_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
 GRADIENT_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -61,7 +65,7 @@ def verify_file(path: Path, *, backend: str = "auto", dtype: torch.dtype = torch
         return run(config, arrays, backend, dtype)
     except BackendError:
         raise
-    except (OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise DataError(f"{path}: not a readable golden file: {type(error).__name__}: {error}") from error
 
 
@@ -162,40 +166,17 @@ def _verify_neuron(config: dict[str, Any], arrays: Arrays, backend: str, dtype: 
 
     Its outputs were recorded in float32, so no dtype can agree with them beyond float32's tolerance.
     """
-    filters = np.unique(arrays["tau_s"])
-    if len(filters) != 1:
-        raise DataError(f"the neuron has {len(filters)} synaptic timescales; only one for all synapses is supported")
-    neuron = NeuronConfig(
-        memory=config["num_memory"],
-        branches=config["num_branch"],
-        synapses=config["num_synapse_per_branch"],
-        outputs=config["num_output"],
-        mlp_activation="relu",
-        activation="identity",
-        tau_min=config["memory_tau_min"],
-        tau_max=config["memory_tau_max"],
-        tau_branch=float(filters[0]),
-        timescale_ratio=float(arrays["lambda_value"]),
-        lambda_as_timescale_ratio=False,
-        nonnegative_synapses=True,
-    )
-    elm = ELM(neuron, config["num_input"], wiring="neuronio", seed=0, backend=backend).to(dtype)
-    own = elm.layer.neurons
+    state = {
+        name.removeprefix("state."): torch.from_numpy(arrays[name]) for name in arrays if name.startswith("state.")
+    }
+    elm = neuron_of(config, state, where="state", backend=backend).to(dtype)
     with torch.no_grad():
-        own.set_timescales(torch.from_numpy(arrays["tau_m"]))
-        _copy(own.w_s, arrays["state._proto_w_s"])
-        for i, name in enumerate(("state.mlp.network.0", "state.mlp.network.2")):
-            _copy(own.get_parameter(f"mlp.{i}.weight"), arrays[f"{name}.weight"])
-            _copy(own.get_parameter(f"mlp.{i}.bias"), arrays[f"{name}.bias"])
-        _copy(own.readout, arrays["state.w_y.weight"])
-        _copy(own.bias, arrays["state.w_y.bias"])
         out, _ = elm(torch.from_numpy(arrays["input"]).to(dtype))
     final = torch.stack([torch.sigmoid(out[..., 0]), out[..., 1] * 10], -1)  # spike probability, soma voltage
-    routing = arrays["state.input_to_synapse_indices"], arrays["state.valid_indices_mask"]
-    connectome = torch.from_numpy(np.where(routing[1], routing[0], -1)).double()
+    drawn = wiring.draw(elm.layer.config, elm.layer.inputs)
     tolerance = OUTPUT_TOLERANCE[torch.float32]
     return [
-        _check("routing", elm.layer.connectome.double(), connectome.numpy(), 0.0),
+        _check("routing", drawn.double(), elm.layer.connectome.double().numpy(), 0.0),
         _check("output", out, arrays["output"], tolerance),
         _check("eval_output", final, arrays["eval_output"], tolerance),
     ]

@@ -25,7 +25,10 @@ def trained(tmp_path_factory, text_file):
 
 @pytest.mark.parametrize(
     "command",
-    ["train", "eval", "generate", "params", "fit", "plan", "report", "sweep", "verify", "bench", "data", "doctor"],
+    [
+        *("train", "eval", "generate", "params", "fit", "plan", "report", "sweep", "import", "export"),
+        *("verify", "bench", "data", "doctor"),
+    ],
 )
 def test_every_command_has_help(capsys, command):
     code, out, _ = run(capsys, command, "--help")

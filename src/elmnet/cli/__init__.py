@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from elmnet.bench.command import bench
-from elmnet.cli import data, inspect, plan, report, runs, sweep, theory
+from elmnet.cli import data, inspect, interop, plan, report, runs, sweep, theory
 from elmnet.cli.output import out
 from elmnet.errors import ConfigError, ElmnetError
 
@@ -32,6 +32,8 @@ _COMMANDS: dict[str, Any] = {
     "fit": theory.fit,
     "plan": plan.plan,
     "report": report.report,
+    "import": interop.import_,
+    "export": interop.export,
     "verify": inspect.verify,
     "bench": bench,
     "doctor": inspect.doctor,

@@ -57,7 +57,7 @@ def step(
     if masks.recurrent is not None:
         activity = activity * masks.recurrent
 
-    silence = x_t.new_zeros(len(x_t), 1, dtype=dtype)
+    silence = x_t.new_zeros(x_t.shape[0], 1, dtype=dtype)  # `len` would freeze B in an exported graph
     table = torch.cat([x_t.to(dtype), activity.to(dtype), silence], 1)  # (B, n_in + N·n_y + 1)
     synapses = table.index_select(1, sources).view(-1, *weights.synapse.shape)  # (B, N, d_tree, d_s)
     if masks.synapse is not None:

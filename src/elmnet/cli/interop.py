@@ -1,0 +1,79 @@
+"""Import and export."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from elmnet.cli.output import out
+from elmnet.errors import CheckpointError, ConfigError
+
+
+class Format(StrEnum):
+    """What `elmnet export` can write."""
+
+    onnx = "onnx"
+    torch_export = "torch-export"
+    eqx = "eqx"
+    nir = "nir"
+
+
+def import_(
+    source: Annotated[Path, typer.Argument(help=".pt, .pth or .eqx beside its model_config.json", metavar="SOURCE")],
+    path: Annotated[Path, typer.Option("--out", help="directory for the network", metavar="DIR")],
+) -> None:
+    """Read the checkpoint of another implementation: the first ELM neuron, the authors' ELM Network."""
+    from elmnet.interop import import_checkpoint
+
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise CheckpointError(f"{path} is not an empty directory; choose another --out")
+    network = import_checkpoint(source)
+    network.save_pretrained(path)
+    layers = ", ".join(f"{layer.units} × d_m {layer.neuron.memory}" for layer in network.config.stack)
+    out.print(f"{path}: {layers}, P {network.count_parameters():,}", highlight=False, markup=False, soft_wrap=True)
+
+
+def export(
+    source: Annotated[Path, typer.Argument(help="a run, or a directory with a saved network", metavar="RUN|DIR")],
+    path: Annotated[Path, typer.Option("--out", help="the file", metavar="FILE")],
+    format_: Annotated[Format, typer.Option("--format", help="of the file")] = Format.onnx,
+    sequence: Annotated[bool, typer.Option("--sequence", help="whole sequences instead of single steps")] = False,
+    steps: Annotated[int | None, typer.Option(help="torch-export: length of the sequences")] = None,
+) -> None:
+    """A network for other runtimes: ONNX (checked in ONNX Runtime), torch.export, the authors' Equinox file."""
+    if format_ is Format.nir:
+        raise ConfigError("NIR's primitives hold no ReLU² and no tanh to build the neuron from: see docs/interop.md")
+    if sequence and format_ is Format.torch_export and steps is None:
+        raise ConfigError("torch-export unrolls sequences of one length: give --steps")
+    if steps is not None and not (sequence and format_ is Format.torch_export):
+        raise ConfigError("--steps goes with --format torch-export --sequence")
+    if sequence and format_ is Format.eqx:
+        raise ConfigError("an .eqx file holds weights, no graph: leave out --sequence")
+    network = _network(source)
+    note = ""
+    if format_ is Format.onnx:
+        from elmnet.interop.graphs import check_onnx, export_onnx
+
+        export_onnx(network, path, sequence=sequence)
+        note = f", differs from elmnet by at most {check_onnx(network, path):.1e} in ONNX Runtime (20 random steps)"
+    elif format_ is Format.torch_export:
+        from elmnet.interop.graphs import export_torch
+
+        export_torch(network, path, steps=steps)
+    else:
+        from elmnet.interop.equinox import write_network
+
+        write_network(network, path)
+        note = f" and {path.with_name('model_config.json')}"
+    out.print(f"{path}{note}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _network(source: Path) -> Any:
+    """A run's best network, or the one saved in a directory."""
+    from elmnet.network import ELMNetwork
+    from elmnet.train.run import RunDirectory
+
+    if (source / "config.yaml").is_file():
+        return RunDirectory.open(source).best_network()
+    return ELMNetwork.from_pretrained(source)

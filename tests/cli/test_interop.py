@@ -1,0 +1,63 @@
+import pytest
+import torch
+from conftest import network_config, run
+
+from elmnet import ELMNetwork
+from elmnet.interop.equinox import write_network
+
+
+@pytest.fixture
+def saved(tmp_path):
+    ELMNetwork(network_config(), seed=0).save_pretrained(tmp_path / "net")
+    return tmp_path / "net"
+
+
+def test_an_eqx_file_goes_out_and_comes_in(capsys, tmp_path, saved):
+    code, out, _ = run(capsys, "export", saved, "--format", "eqx", "--out", tmp_path / "theirs.eqx")
+    assert code == 0
+    assert "theirs.eqx and " in out
+    code, out, _ = run(capsys, "import", tmp_path / "theirs.eqx", "--out", tmp_path / "own")
+    assert code == 0
+    assert "own: 5 × d_m 3, 3 × d_m 3, P " in out
+    one, other = (ELMNetwork.from_pretrained(place) for place in (saved, tmp_path / "own"))
+    x = torch.randn(1, 4, 6)
+    assert torch.equal(one(x)[0], other(x)[0])
+
+
+def test_import_overwrites_nothing(capsys, tmp_path, saved):
+    write_network(ELMNetwork.from_pretrained(saved), tmp_path / "theirs.eqx")
+    before = (saved / "model.safetensors").read_bytes()
+    code, _, err = run(capsys, "import", tmp_path / "theirs.eqx", "--out", saved)
+    assert code == 1
+    assert "is not an empty directory" in err
+    assert (saved / "model.safetensors").read_bytes() == before
+
+
+def test_export_to_onnx_checks_what_it_wrote(capsys, tmp_path, saved):
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime (extra `interop`)")
+    code, out, _ = run(capsys, "export", saved, "--out", tmp_path / "net.onnx")
+    assert code == 0
+    assert "differs from elmnet by at most " in out
+    assert float(out.split("at most ")[1].split()[0]) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--format", "nir"], "NIR's primitives hold no"),
+        (["--format", "torch-export", "--sequence"], "give --steps"),
+        (["--format", "onnx", "--sequence", "--steps", "3"], "--steps goes with"),
+        (["--format", "eqx", "--sequence"], "leave out --sequence"),
+    ],
+)
+def test_what_a_format_cannot_do_is_said(capsys, tmp_path, saved, arguments, words):
+    code, _, err = run(capsys, "export", saved, *arguments, "--out", tmp_path / "x")
+    assert code == 2
+    assert words in err
+    assert not (tmp_path / "x").exists()
+
+
+def test_export_of_nothing_is_refused(capsys, tmp_path):
+    code, _, err = run(capsys, "export", tmp_path, "--out", tmp_path / "x.onnx")
+    assert code == 1
+    assert "cannot be read as a network configuration" in err
