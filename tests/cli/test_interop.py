@@ -61,3 +61,13 @@ def test_export_of_nothing_is_refused(capsys, tmp_path):
     code, _, err = run(capsys, "export", tmp_path, "--out", tmp_path / "x.onnx")
     assert code == 1
     assert "cannot be read as a network configuration" in err
+
+
+def test_an_export_that_computes_something_else_is_not_passed_on(monkeypatch, capsys, tmp_path, saved):
+    from elmnet.interop import graphs
+
+    monkeypatch.setattr(graphs, "export_onnx", lambda network, path, sequence: None)
+    monkeypatch.setattr(graphs, "check_onnx", lambda network, path: float("nan"))
+    code, _, err = run(capsys, "export", saved, "--out", tmp_path / "net.onnx")
+    assert code == 1
+    assert "do not use it" in err

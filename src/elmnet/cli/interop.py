@@ -9,6 +9,9 @@ import typer
 from elmnet.cli.output import out
 from elmnet.errors import CheckpointError, ConfigError
 
+TOLERANCE = 1e-4
+"""Largest difference of an exported network's outputs, float32, that passes."""
+
 
 class Format(StrEnum):
     """What `elmnet export` can write."""
@@ -56,7 +59,10 @@ def export(
         from elmnet.interop.graphs import check_onnx, export_onnx
 
         export_onnx(network, path, sequence=sequence)
-        note = f", differs from elmnet by at most {check_onnx(network, path):.1e} in ONNX Runtime (20 random steps)"
+        difference = check_onnx(network, path)
+        if not difference < TOLERANCE:
+            raise CheckpointError(f"{path} differs from elmnet by {difference:.1e} in ONNX Runtime: do not use it")
+        note = f", differs from elmnet by at most {difference:.1e} in ONNX Runtime (20 random steps)"
     elif format_ is Format.torch_export:
         from elmnet.interop.graphs import export_torch
 
