@@ -55,8 +55,8 @@ _TAU_MEMBRANE, _TAU_SYNAPSE = 1e-3, 5e-4  # s
 _REFRACTORY = RATE // 1000  # steps, of fibres and cell: 1 ms
 _WEIGHT = 13e3 / _FIBRES
 
-_KNOTS_PER_OCTAVE = 64
-_NEGLIGIBLE = 1e-7  # of a channel's largest response
+_KNOTS_PER_OCTAVE = 48
+_NEGLIGIBLE = 1e-6  # of a channel's largest response
 _BLOCK = 1 << 21  # samples of all channels handled at once
 
 
@@ -96,61 +96,57 @@ def _shaped(sound: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     return shaped
 
 
-def transfer(frequency: NDArray[np.float64], place: float) -> NDArray[np.complex128]:
-    """The membrane's velocity at a place for unit pressure at the stapes; the shallow-water model's closed form.
+def transfer(frequency: NDArray[np.float64], places: NDArray[np.float64]) -> NDArray[np.complex128]:
+    """The membrane's velocity at some places for unit pressure at the stapes; the shallow-water model's closed form.
 
-    With u = exp(αx/2) and A = a + mω², impedance ξ(u)·u² = C0 - iωru - Au² =: Q(u) and wave number g = ω√(ρ/hξ); the
-    phase integral G(x) = 2g(0)/α + ∫₀ˣ g dx is elementary, the pressure is √(G/g)·H₀⁽¹⁾(G).
+    With u = exp(αx/2) and A = a + mω², the impedance ξ has ξ(u)·u² = C0 - iωru - Au² =: Q(u), the wave number is
+    g = ω√(ρ/hξ); the phase integral G(x) = 2g(0)/α + ∫₀ˣ g dx is elementary, the pressure √(G/g)·H₀⁽¹⁾(G).
 
     Args:
         frequency: (K,) Hz, positive.
-        place: x, 0 to 3.5 cm.
+        places: (P,) x, 0 to 3.5 cm.
+
+    Returns:
+        (P, K).
     """
     omega = 2 * math.pi * frequency
     total = _STIFFNESS_OFFSET + _MASS * omega**2
     resistance = _DAMPING * math.sqrt(_STIFFNESS * _MASS)
 
-    def impedance(u: float) -> Any:
+    def impedance(u: Any) -> Any:
         return _STIFFNESS / u**2 - total - 1j * omega * resistance / u
 
-    def wave_number(u: float) -> Any:
+    def wave_number(u: Any) -> Any:
         return omega * np.sqrt(_DENSITY / (_HEIGHT * impedance(u)))
 
-    def primitive(u: float) -> Any:  # ∫ du/√Q(u) is i/√A times its logarithm
+    def primitive(u: Any) -> Any:  # ∫ du/√Q(u) is i/√A times its logarithm
         return 1j * (2 * total * u + 1j * omega * resistance) / (2 * np.sqrt(total)) - u * np.sqrt(impedance(u))
 
-    def pressure(phase: Any, u: float) -> Any:
+    def pressure(phase: Any, u: Any) -> Any:
         return np.sqrt(phase / wave_number(u)) * scipy.special.hankel1(0, phase)
 
-    u = math.exp(_ALPHA * place / 2)
+    u = np.exp(_ALPHA * places[:, None] / 2)
     at_stapes = 2 * wave_number(1.0) / _ALPHA
     path = np.log(primitive(1.0) / primitive(u))
     phase = at_stapes - 2j * omega / (_ALPHA * np.sqrt(_HEIGHT * total)) * path
     s = 2 * omega / _ALPHA * math.sqrt(2 / (_HEIGHT * _STIFFNESS))
     source = 1j * math.sqrt(2 * _STIFFNESS / _HEIGHT) * scipy.special.hankel2(0, s) / scipy.special.hankel2(1, s)
-    response: NDArray[np.complex128] = (
-        2 * omega / impedance(u) * source * pressure(phase, u) / pressure(at_stapes, 1.0)
-    )
+    response: NDArray[np.complex128] = 2 * omega / impedance(u) * source * pressure(phase, u) / pressure(at_stapes, 1.0)
     return response
 
 
 @cache
 def _table() -> tuple[NDArray[np.complex128], NDArray[np.int64]]:
-    """Cubic pieces of `transfer` over ln f, (channels, knots, 4), and the last piece of each that is not negligible."""
+    """Cubic pieces of `transfer` over log₂ f, (channels, pieces, 4), and the last of each that is not negligible."""
     knots = np.arange(_KNOTS_PER_OCTAVE * math.ceil(math.log2(RATE)) + 1)
-    frequency = 2.0 ** (knots / _KNOTS_PER_OCTAVE)
-    pieces = np.empty((CHANNELS, len(knots) - 1, 4), dtype=np.complex128)
-    ends = np.empty(CHANNELS, dtype=np.int64)
-    for channel, place in enumerate(np.linspace(0, _LENGTH, CHANNELS)):
-        response = transfer(frequency, place)
-        spline = scipy.interpolate.CubicSpline(knots, response)
-        pieces[channel] = np.moveaxis(spline.c, 0, -1)
-        size = np.abs(response)
-        ends[channel] = np.flatnonzero(size > _NEGLIGIBLE * size.max())[-1]
-    return pieces, ends
+    response = transfer(2.0 ** (knots / _KNOTS_PER_OCTAVE), np.linspace(0, _LENGTH, CHANNELS))
+    pieces = np.moveaxis(scipy.interpolate.CubicSpline(knots, response, axis=1).c, (0, 2), (2, 0))
+    size = np.abs(response)
+    matters = size > _NEGLIGIBLE * size.max(1, keepdims=True)
+    return np.ascontiguousarray(pieces), len(knots) - 1 - matters[:, ::-1].argmax(1)
 
 
-def _membrane(spectrum: NDArray[np.complex128], channels: range) -> NDArray[np.float64]:
+def _membrane(spectrum: NDArray[np.complex128], channels: range) -> NDArray[np.float32]:
     """Velocity (channels, steps) at `RATE`: the real part of the inverse transform of the positive half spectrum.
 
     As in the public encoder its bins stand for frequencies from 1 Hz to `RATE`, and what lies above `RATE`/2 folds
@@ -161,7 +157,7 @@ def _membrane(spectrum: NDArray[np.complex128], channels: range) -> NDArray[np.f
     place = np.log2(np.linspace(1, RATE, size)) * _KNOTS_PER_OCTAVE
     chosen = slice(channels.start, channels.stop)
     half = _filter(spectrum, place, pieces[chosen], ends[chosen])
-    velocity: NDArray[np.float64] = scipy.fft.irfft(half, n=size, axis=1, overwrite_x=True)
+    velocity: NDArray[np.float32] = scipy.fft.irfft(half, n=size, axis=1, overwrite_x=True)
     return velocity
 
 
@@ -171,10 +167,10 @@ def _filter(
     place: NDArray[np.float64],
     pieces: NDArray[np.complex128],
     ends: NDArray[np.int64],
-) -> NDArray[np.complex128]:
+) -> NDArray[np.complex64]:
     """Spectrum times transfer function, folded so that its inverse real transform is Re(ifft(product))."""
     size = len(spectrum)
-    folded = np.zeros((len(pieces), size // 2 + 1), dtype=np.complex128)
+    folded = np.zeros((len(pieces), size // 2 + 1), dtype=np.complex64)
     for row in range(len(pieces)):
         for k in range(size):
             piece = min(int(place[k]), pieces.shape[1] - 1)
@@ -195,9 +191,7 @@ def _filter(
 
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _fire(
-    velocity: NDArray[np.float64], uniform: NDArray[np.float32]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _fire(velocity: NDArray[np.float32], uniform: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Hair cell, fibres and bushy cell of every row of velocity (rows, steps): steps and rows of the spikes.
 
     uniform: numbers in [0, 1), of velocity's shape.
