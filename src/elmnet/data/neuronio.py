@@ -159,9 +159,8 @@ def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
-        opened: Any = gzip.open(path) if packed else path.open("rb")
-        with opened as file:
-            data: bytes = file.read(MAX_BYTES + 1)
+        with gzip.open(path) if packed else path.open("rb") as opened:
+            data = opened.read(MAX_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: damaged or unreadable: {error}") from error
     if len(data) > MAX_BYTES:
