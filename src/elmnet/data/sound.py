@@ -151,8 +151,6 @@ def parse_wav(data: bytes, where: str) -> tuple[int, NDArray[np.float64]]:
             rate, samples = wavfile.read(io.BytesIO(data))
     except (ValueError, TypeError, struct.error, ZeroDivisionError, OverflowError, EOFError) as error:
         raise DataError(f"{where}: not a WAV file that can be read: {' '.join(str(error).split())}") from error
-    if not RATES[0] <= rate <= RATES[1]:
-        raise DataError(f"{where}: {rate:,} samples a second, outside {RATES[0]:,} to {RATES[1]:,}")
     seconds = len(samples) / rate
     if seconds > MAX_SECONDS:
         raise DataError(f"{where}: lasts {seconds:,.0f} s, more than {MAX_SECONDS:.0f}; cut it into pieces")
@@ -191,7 +189,9 @@ def _check_header(data: bytes, where: str) -> None:
 def _check_format(chunk: bytes, where: str) -> None:
     if len(chunk) < 16:
         raise DataError(f"{where}: its b'fmt ' chunk has {len(chunk)} bytes, at least 16 are needed")
-    code, channels, _, _, align, bits = struct.unpack_from("<HHIIHH", chunk)
+    code, channels, rate, _, align, bits = struct.unpack_from("<HHIIHH", chunk)
+    if not RATES[0] <= rate <= RATES[1]:
+        raise DataError(f"{where}: {rate:,} samples a second, outside {RATES[0]:,} to {RATES[1]:,}")
     if code == 0xFFFE and len(chunk) >= 26:  # extensible: the true code begins the sub-format
         (code,) = struct.unpack_from("<H", chunk, 24)
     known = {1: (8, 16, 24, 32), 3: (32, 64)}

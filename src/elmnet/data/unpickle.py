@@ -1,6 +1,6 @@
 """Reading pickles that hold nothing but data: dictionaries, lists, numbers, texts and NumPy arrays.
 
-A pickle is a program. This reader hands it four harmless functions of its own in the place of NumPy's, and refuses
+A pickle is a program. This reader hands it a few harmless functions of its own in the place of NumPy's, and refuses
 every other name; no constructor or `__setstate__` of NumPy ever sees the file's arguments.
 """
 
@@ -90,6 +90,8 @@ class _Reader(pickle.Unpickler):
             return "ndarray"
         if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes for Python 2
             return self._encode
+        if module in ("builtins", "__builtin__") and name == "bytes":
+            return self._no_bytes
         raise DataError(
             f"{self._where}: refused: this pickle names {module}.{name}; "
             "only dictionaries, lists, numbers, texts and plain NumPy arrays are read"
@@ -111,6 +113,10 @@ class _Reader(pickle.Unpickler):
         box = ArrayBox()
         box.__setstate__((shape, kind, order == "F", raw))
         return box
+
+    def _no_bytes(self) -> bytes:
+        """How Python 3 writes empty bytes for Python 2."""
+        return b""
 
     def _encode(self, text: Any, encoding: Any = "latin1") -> bytes:
         if encoding != "latin1" or not isinstance(text, str):

@@ -30,10 +30,11 @@ NEURON = NeuronConfig(
     tau_max=60.0,
     tau_branch=5.0,
     nonnegative_synapses=True,
-    synapse_init=0.5,
+    synapse_init=2.0,
 )
-_RATES = (0.6, 2.0)  # spikes per second and channel, slowly changing between these
-_SEGMENT = 200  # ms for which a rate holds
+_RATES = (1.0, 6.0)  # spikes per second and channel, slowly changing between these
+_SEGMENT = 100  # ms for which a rate holds
+_SETTLING = 300  # ms that are run first and not kept
 _SPREAD = 5.0  # mV, standard deviation of the soma
 _NOISE = 0.5  # mV, of what no neuron can predict
 _SPIKE_RATE = 0.006  # of 1 ms bins
@@ -81,6 +82,7 @@ def _write(path: Path) -> None:
     neuron = hidden_neuron()
     drawn = {part: _poisson(rng, count) for part, count in COUNTS.items()}
     outputs = {part: _run(neuron, inputs) for part, inputs in drawn.items()}
+    drawn = {part: inputs[:, _SETTLING:] for part, inputs in drawn.items()}
     centre = outputs["train"].mean((0, 1))
     spread = outputs["train"].std((0, 1))
     drive = _SHARPNESS * (outputs["train"][..., 0] - centre[0]) / spread[0]
@@ -103,16 +105,20 @@ def _write(path: Path) -> None:
 
 
 def _poisson(rng: np.random.Generator, count: int) -> NDArray[np.bool_]:
-    """(count, STEPS, CHANNELS): excitatory and inhibitory halves, each with a common rate that changes in steps."""
-    rates = rng.uniform(*_RATES, (count, -(-STEPS // _SEGMENT), 2)) / 1000
-    chance = np.repeat(np.repeat(rates, _SEGMENT, 1)[:, :STEPS], CHANNELS // 2, 2)
+    """(count, settling + STEPS, CHANNELS): two halves, each with a common rate that changes in steps."""
+    steps = _SETTLING + STEPS
+    rates = rng.uniform(*_RATES, (count, -(-steps // _SEGMENT), 2)) / 1000
+    chance = np.repeat(np.repeat(rates, _SEGMENT, 1)[:, :steps], CHANNELS // 2, 2)
     drawn: NDArray[np.bool_] = rng.random(chance.shape, dtype=np.float32) < chance
     return drawn
 
 
 @torch.no_grad()
 def _run(neuron: ELM, inputs: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The neuron's outputs; its branches are summed by one matrix product, and drive a twin with one synapse each."""
+    """The neuron's outputs once it has settled.
+
+    Its branches are summed by one matrix product, and drive a twin with one synapse each: the same, much faster.
+    """
     weights = neuron.layer.neurons
     connectome = neuron.layer.connectome.reshape(NEURON.branches, NEURON.synapses)
     strength = torch.relu(weights.w_s[0]) * (connectome >= 0)
@@ -125,5 +131,5 @@ def _run(neuron: ELM, inputs: NDArray[np.bool_]) -> NDArray[np.float64]:
     twin.neurons.load_state_dict({**weights.state_dict(), "w_s": torch.ones(1, NEURON.branches, 1)})
     twin.connectome.copy_(torch.arange(NEURON.branches)[None])
     out, _ = twin(branches)
-    result: NDArray[np.float64] = out.double().numpy()
+    result: NDArray[np.float64] = out[:, _SETTLING:].double().numpy()
     return result

@@ -308,12 +308,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "small": {
         "model": _PAPER.with_hidden(memory=10),
-        "options": {"batch": 16, "window_ms": 300, "ignore_ms": 150},
+        "options": {"batch": 16, "window_ms": 300, "ignore_ms": 150, "max_spikes": 1000},
         "training": {**_TRAINING, "steps": 3000, "learning_rate": 5e-3, "clip": 1.0, "warmup": 100, "eval_every": 500},
     },
     "tiny": {
         "model": _PAPER.with_hidden(memory=4),
-        "options": {"window_ms": 200, "ignore_ms": 50, "burn_in_ms": 50},
+        "options": {"window_ms": 250, "ignore_ms": 100, "burn_in_ms": 100, "max_spikes": 1000},
         "training": {**_TRAINING, "steps": 400, "learning_rate": 1e-2, "clip": 1.0, "warmup": 20, "eval_every": 100},
     },
 }
