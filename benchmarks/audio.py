@@ -1,9 +1,9 @@
 """How near `elmnet data encode-audio` comes to the public encoder, on the recordings of the Free Spoken Digit Dataset.
 
-    for p in "test *_[0-4].wav" "train *_[5-9].wav *_[1-4][0-9].wav"; do set -f; set -- $p; part=$1; shift
-      elmnet data encode-audio ../shared/data/fsdd_recordings.zip ${@/#/--match=} --threads 1 --out spikes/ours_$part.h5
-    done
-    elmnet data encode-audio ../shared/data/fsdd_recordings.zip --match='*_[0-4].wav' --seed 1 --out spikes/again_test.h5
+    Z=../shared/data/fsdd_recordings.zip
+    elmnet data encode-audio $Z --match '*_[0-4].wav' --out spikes/ours_test.h5
+    elmnet data encode-audio $Z --match '*_[0-4].wav' --seed 1 --out spikes/again_test.h5
+    elmnet data encode-audio $Z --match '*_[5-9].wav' --match '*_[1-4][0-9].wav' --out spikes/ours_train.h5
     python benchmarks/audio.py spikes ../shared/data         # into docs/results/audio.md
 
 The public encoder draws chance, so two of its runs differ. `again` is our encoder with another seed: what differs more
@@ -114,7 +114,7 @@ def main(
         Tests: the relative difference of the number of spikes of a recording, its mean by a t test, its spread against
         that between two seeds of ours by an F test; the number of spikes of each channel group, χ² = Σ (sum of the
         differences)² / sum of squared differences, {GROUPS} degrees of freedom. The classifier is logistic regression
-        (C = 0.01) on standardised square roots of counts in {BINS} equal parts of a recording × {GROUPS} channel groups.
+        (C = 0.01) on standardised square roots of counts in {BINS} equal parts of a recording × {GROUPS} groups.
     """
     lines = ["# Sound to spikes, against the public encoder", "", *wrap(text), ""]
     lines += ["| what | value |", "|---|--:|", *(f"| {what} | {value} |" for what, value in rows), ""]

@@ -29,6 +29,10 @@ def list_() -> None:
         licence = OFFICIAL[dataset][0].licence
         table.add_row(task, "official", f"{what} ({licence})", "yes" if here else f"elmnet data get {dataset}")
     table.add_row("enwik8", "PATH", "a raw, xz, gz or zip text file", "")
+    table.add_row(
+        "neuronio", "synthetic-cell (default)", "an ELM neuron with hidden parameters", "generated on first use"
+    )
+    table.add_row("neuronio", "PATH", "a folder of published simulation files, or one file", "")
     table.add_row("shd, shd-adding", "PATH", "a directory with *train*.h5 and *test*.h5 in SHD's layout", "")
     out.print(table)
 
@@ -50,7 +54,7 @@ def get(
 
 
 def info(
-    task: Annotated[str, typer.Argument(help="enwik8, shd-adding or shd", metavar="TASK")],
+    task: Annotated[str, typer.Argument(help="enwik8, shd-adding, shd or neuronio", metavar="TASK")],
     source: Annotated[str | None, typer.Argument(help="data source; default: the task's own")] = None,
 ) -> None:
     """Read and check a source as a task would, and say what it holds."""
