@@ -110,7 +110,7 @@ def main(
         ]
     text = f"""\
         The {len(names)} test recordings of the Free Spoken Digit Dataset (index 0-4), encoded here and by the public
-        encoder (spikes that came with the data; CC BY-SA 4.0, not SHD). Nothing was fitted to them, or to any others.
+        encoder (spikes that came with the data; CC BY-SA 4.0, not SHD). No constant was fitted (docs/signals.md).
         Tests: the relative difference of the number of spikes of a recording, its mean by a t test, its spread against
         that between two seeds of ours by an F test; the number of spikes of each channel group, χ² = Σ (sum of the
         differences)² / sum of squared differences, {GROUPS} degrees of freedom. The classifier is logistic regression
