@@ -2,9 +2,9 @@
 
     sound → level → Hann window → basilar membrane → inner hair cells → nerve fibres → bushy cells → spikes
 
-Equations and constants: Cramer, Stradmann, Schemmel, Zenke 2020 (doi 10.1109/TNNLS.2020.3044364), after Sieroka, Dosch,
-Rupp 2006 (doi 10.1121/1.2204438; basilar membrane), Meddis 1986, 1988 (hair cells); values the papers leave open are
-those of the authors' public encoder, lauscher 1.0.1. Nothing here was fitted. Three things are computed in another way,
+The model of Cramer, Stradmann, Schemmel, Zenke 2020 (doi 10.1109/TNNLS.2020.3044364), after Sieroka, Dosch, Rupp 2006
+(basilar membrane) and Meddis 1986, 1988 (hair cells); constants and conventions are those of the authors' public
+encoder, lauscher 1.0.1. Nothing here was fitted. Three things are computed in another way,
 with the same result: the membrane's transfer function is tabulated once and interpolated; its response is folded into
 a real Fourier transform; and the 40 fibres of a hair cell, alike but for chance, are drawn together as one binomial
 number a step.
