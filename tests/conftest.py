@@ -2,6 +2,7 @@
 
 import os
 import random
+import struct
 from pathlib import Path
 
 import h5py
@@ -63,6 +64,38 @@ def text_file(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("text") / "words.txt"
     path.write_bytes(text.encode())
     return path
+
+
+def wav(samples, *, rate=8000, channels=1, code=1, bits=16) -> bytes:
+    """A WAV file of these samples (an array or raw bytes), whatever its header then says of them."""
+    data = samples if isinstance(samples, bytes) else samples.tobytes()
+    frame = channels * bits // 8
+    head = struct.pack("<HHIIHH", code, channels, rate, rate * frame, frame, bits)
+    body = b"WAVE" + b"fmt " + struct.pack("<I", len(head)) + head + b"data" + struct.pack("<I", len(data)) + data
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def neuronio_document(*, segments, seconds, simulations, seed=0):
+    """What a NeuronIO simulation file holds, with random spikes."""
+    rng = np.random.default_rng(seed)
+    steps = round(1000 * seconds)
+
+    def inputs():
+        return {i: rng.integers(steps, size=rng.integers(8)).tolist() for i in range(segments)}
+
+    def simulation():
+        return {
+            "exInputSpikeTimes": inputs(),
+            "inhInputSpikeTimes": inputs(),
+            "outputSpikeTimes": np.sort(rng.choice(steps, 3, replace=False)) + 0.9,
+            "somaVoltageLowRes": rng.normal(-62, 6, steps).astype(np.float32),
+        }
+
+    parameters = {"allSegmentsType": ["basal"] * segments, "totalSimDurationInSec": seconds}
+    return {
+        "Params": parameters,
+        "Results": {"listOfSingleSimulationDicts": [simulation() for _ in range(simulations)]},
+    }
 
 
 def write_spikes(path: Path, *, count=40, classes=10, seed=0, **replace) -> Path:

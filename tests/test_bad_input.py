@@ -7,10 +7,12 @@ import os
 import pickle
 import re
 import shutil
+import struct
+import zipfile
 
 import numpy as np
 import pytest
-from conftest import ROOT, write_spikes
+from conftest import ROOT, wav, write_spikes
 
 from elmnet.cli import main
 
@@ -63,6 +65,18 @@ CASES = [
     ("not a golden file", "verify {dir}/short.txt", "not a readable golden file"),
     ("unknown dataset", "data get imagenet", "no dataset 'imagenet'"),
     ("numbers expected", "params enwik8 --memory a,b", "expected whole numbers separated by commas, got 'a,b'"),
+    ("pickle that would run code", "train neuronio --data {dir}/evil", "refused: this pickle names posix.mkdir"),
+    ("pickle that is no simulation", "train neuronio --data {dir}/other.p", "has no 'Params'"),
+    ("folder without simulations", "train neuronio --data {spikes}", "no simulation files"),
+    ("no recordings", "data encode-audio {spikes} --out {new}", "holds no .wav recordings"),
+    ("WAV with a lying header", "data encode-audio {dir}/lying.wav --out {new}", "declares 4,294,967,295 bytes"),
+    ("WAV of an unknown format", "data encode-audio {dir}/adpcm.wav --out {new}", "format 2 with 4 bits"),
+    ("NaN in sound", "data encode-audio {dir}/nan.wav --out {new}", "sample 1 is not finite"),
+    ("silence", "data encode-audio {dir}/silence.wav --out {new}", "silence, every sample is the same"),
+    ("sound too short", "data encode-audio {dir}/click.wav --out {new}", "lasts 5.0 ms, less than 20"),
+    ("zip slip", "data encode-audio {dir}/slip.zip --out {new}", "points outside the archive"),
+    ("zip bomb", "data encode-audio {dir}/bomb.zip --out {new}", "declares 8,000,000 bytes"),
+    ("labels from nowhere", "data encode-audio {dir}/silence.wav --label-from sky --out {new}", "name or folder"),
     ("zero units", "params enwik8 --neurons 0", "units must be at least 1, got 0"),
     (
         "modules without units",
@@ -74,6 +88,33 @@ CASES = [
     ("no configuration beside it", "import {dir}/alone/x.eqx --out {new}", "model_config.json: cannot be read"),
     ("not an Equinox file", "import {dir}/zip.eqx --out {new}", "leaf 'layers[0].ensemble._w_s' at byte 0"),
 ]
+
+
+class Evil:
+    """A pickle that makes a folder when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def write_signals(directory):
+    """Sound and pickles that are not to be trusted."""
+    (directory / "evil").mkdir()
+    (directory / "evil" / "sim__1.p").write_bytes(pickle.dumps(Evil(directory / "made")))
+    (directory / "other.p").write_bytes(pickle.dumps({"a": [1]}))
+    loud = (1000 * np.random.default_rng(0).normal(size=800)).astype("<i2")
+    good = wav(loud)
+    (directory / "lying.wav").write_bytes(good[:40] + struct.pack("<I", 2**32 - 1) + good[44:])
+    (directory / "adpcm.wav").write_bytes(wav(loud, code=2, bits=4))
+    (directory / "nan.wav").write_bytes(wav(np.array([0.5, np.nan] * 400, "<f4"), code=3, bits=32))
+    (directory / "silence.wav").write_bytes(wav(np.zeros(800, "<i2")))
+    (directory / "click.wav").write_bytes(wav(loud[:40]))
+    for name, member, data in (("slip", "../../evil.wav", good), ("bomb", "a.wav", bytes(8_000_000))):
+        with zipfile.ZipFile(directory / f"{name}.zip", "w", zipfile.ZIP_DEFLATED) as file:
+            file.writestr(member, data)
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +144,7 @@ def places(tmp_path_factory, text_file, spike_directory):
     import lzma
 
     (directory / "cut.xz").write_bytes(lzma.compress(text)[:-50])
+    write_signals(directory)
     times, units = [np.array([0.1, 0.2])] * 3, [np.array([1, 2])] * 3
     broken = {
         "cut": {},
@@ -136,6 +178,7 @@ def test_bad_input_is_refused_in_words(places, rows, capsys, case, command, word
     assert stop.value.code in (1, 2)
     assert words in captured.err
     assert "Traceback" not in captured.err
+    assert not (places["dir"] / "made").exists()
     shown = captured.err[captured.err.index("error:") :]  # without what was said before it went wrong
     for name, place in (("DIR/words.txt", places["text"]), ("DIR/spikes", places["spikes"]), ("DIR", places["dir"])):
         shown = shown.replace(str(place), name)

@@ -30,7 +30,7 @@ def test_every_command_that_is_named_exists():
 
     known = {*_COMMANDS, "data", "sweep"}
     for page in (p for p in PAGES if p.stem != "LOG"):
-        for name, rest in re.findall(r"`?\belmnet ([a-z]+)(?: ([a-z]+))?", "\n".join(_code(page.read_text()))):
+        for name, rest in re.findall(r"`?\belmnet ([a-z]+)(?: ([a-z-]+))?", "\n".join(_code(page.read_text()))):
             assert name in known, f"{page.name}: elmnet {name}"
             if name in ("data", "sweep") and rest:
                 assert rest in (_DATA if name == "data" else _SWEEPS), f"{page.name}: elmnet {name} {rest}"

@@ -15,7 +15,7 @@ import yaml
 
 from elmnet import ELMNetwork
 from elmnet.errors import BackendError, CheckpointError, DivergedError, RunError
-from elmnet.tasks import open_task
+from elmnet.tasks import Task, open_task
 from elmnet.train import loop
 from elmnet.train.checkpoint import list_checkpoints
 from elmnet.train.config import compose
@@ -248,16 +248,16 @@ def test_divergence_stops_before_the_weights_are_spoiled(tmp_path, sources, monk
     config = compose("enwik8", data=sources["enwik8"], settings=settings("enwik8", 30), threads=1)
     task = open_task("enwik8", config.options, config.data)
     config = config.replace(model=task.fit_model(config.model))
-    real = loop.cross_entropy
+    real = Task.loss
     calls = iter(range(1000))
 
     def poisoned(*args):
         return real(*args) * (float("nan") if next(calls) == 20 else 1.0)
 
-    monkeypatch.setattr(loop, "cross_entropy", poisoned)
+    monkeypatch.setattr(Task, "loss", poisoned)
     with pytest.raises(DivergedError, match=r"step 20: loss nan.*Last good checkpoint: .*step-00000015"):
         loop.start(config, tmp_path / "run", task, reporter=Reporter(quiet=True))
-    monkeypatch.setattr(loop, "cross_entropy", real)
+    monkeypatch.setattr(Task, "loss", real)
     loop.resume(tmp_path / "run", reporter=Reporter(quiet=True))
     train_here(tmp_path / "calm", "enwik8", sources["enwik8"])
     assert what_remains(tmp_path / "run") == what_remains(tmp_path / "calm")

@@ -45,7 +45,12 @@ _SWEEPS: dict[str, Any] = {
     "collect": sweep.collect,
     "query": sweep.query,
 }
-_DATA: dict[str, Any] = {"list": data.list_, "get": data.get, "info": data.info}
+_DATA: dict[str, Any] = {
+    "list": data.list_,
+    "get": data.get,
+    "info": data.info,
+    "encode-audio": data.encode_audio,
+}
 for group, commands in ((app, _COMMANDS), (sweep_app, _SWEEPS), (data_app, _DATA)):
     for name, function in commands.items():
         group.command(name)(function)

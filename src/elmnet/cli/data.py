@@ -1,6 +1,8 @@
-"""Data sources: list, get, info."""
+"""Data sources: list, get, info, encode-audio."""
 
-from typing import Annotated
+import time
+from pathlib import Path
+from typing import Annotated, Any, cast
 
 import typer
 from rich.table import Table
@@ -27,6 +29,10 @@ def list_() -> None:
         licence = OFFICIAL[dataset][0].licence
         table.add_row(task, "official", f"{what} ({licence})", "yes" if here else f"elmnet data get {dataset}")
     table.add_row("enwik8", "PATH", "a raw, xz, gz or zip text file", "")
+    table.add_row(
+        "neuronio", "synthetic-cell (default)", "an ELM neuron with hidden parameters", "generated on first use"
+    )
+    table.add_row("neuronio", "PATH", "a folder of published simulation files, or one file", "")
     table.add_row("shd, shd-adding", "PATH", "a directory with *train*.h5 and *test*.h5 in SHD's layout", "")
     out.print(table)
 
@@ -48,7 +54,7 @@ def get(
 
 
 def info(
-    task: Annotated[str, typer.Argument(help="enwik8, shd-adding or shd", metavar="TASK")],
+    task: Annotated[str, typer.Argument(help="enwik8, shd-adding, shd or neuronio", metavar="TASK")],
     source: Annotated[str | None, typer.Argument(help="data source; default: the task's own")] = None,
 ) -> None:
     """Read and check a source as a task would, and say what it holds."""
@@ -64,3 +70,53 @@ def info(
         out.print(f"{name}: {value}", highlight=False, markup=False, soft_wrap=True)
     for name, scores in opened.baselines().items():
         out.print(f"{name}, test: {in_words(scores['test'])}", highlight=False, soft_wrap=True)
+
+
+def encode_audio(
+    source: Annotated[Path, typer.Argument(help="a WAV file, a folder or a zip archive of them", metavar="IN")],
+    path: Annotated[Path, typer.Option("--out", help="the HDF5 file to write, in SHD's layout", metavar="FILE")],
+    match: Annotated[
+        list[str] | None, typer.Option(help="take only these file names, e.g. '*_0.wav'", metavar="PATTERN")
+    ] = None,
+    label_from: Annotated[str, typer.Option(help="name (before the first _) or folder")] = "name",
+    seed: Annotated[int, typer.Option(help="of the nerve fibres' chance")] = 0,
+    threads: Annotated[int | None, typer.Option(help="recordings at a time; default: all cores")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave out what cannot be used, with a warning")] = False,
+) -> None:
+    """Turn sound into spikes of 700 cochlear channels, as SHD was made (extra `audio`)."""
+    import os
+
+    from elmnet.data.encode import encode_recordings
+    from elmnet.data.sound import Recordings
+    from elmnet.train.progress import Reporter
+
+    if label_from not in ("name", "folder"):
+        raise ConfigError(f"--label-from must be name or folder, got {label_from!r}")
+    if seed < 0:
+        raise ConfigError(f"--seed must not be negative, got {seed}")
+    threads = (os.cpu_count() or 1) if threads is None else threads
+    if not 1 <= threads <= 256:
+        raise ConfigError(f"--threads must lie in 1..256, got {threads}")
+    reporter = Reporter()
+    wall, cpu = time.monotonic(), time.process_time()
+    recordings = Recordings(source, match or ())
+    with reporter.phase("encoding", len(recordings.names)) as advance:
+        done = encode_recordings(
+            recordings,
+            path,
+            label_from=cast(Any, label_from),
+            seed=seed,
+            threads=threads,
+            skip_bad=skip_bad,
+            advance=advance,
+        )
+    wall, cpu = time.monotonic() - wall, time.process_time() - cpu
+    for reason in done.refused:
+        reporter.warn(f"left out: {reason}")
+    out.print(
+        f"{path}: {done.recordings:,} recordings, {done.seconds:,.1f} s of sound, {done.spikes:,} spikes, "
+        f"{len(done.labels)} labels; {wall:.1f} s, {cpu / done.seconds:.2f} s of computation per second of sound",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )

@@ -17,7 +17,7 @@ Run_ = Annotated[Path, typer.Argument(help="a run directory", metavar="RUN")]
 
 
 def train(
-    task: Annotated[str | None, typer.Argument(help="enwik8, shd-adding or shd", metavar="TASK")] = None,
+    task: Annotated[str | None, typer.Argument(help="enwik8, shd-adding, shd or neuronio", metavar="TASK")] = None,
     data: Annotated[str | None, typer.Option(help="data source (see `elmnet data list`)", metavar="SOURCE")] = None,
     preset: Annotated[str | None, typer.Option(help="tiny (default; minutes), small (half an hour), paper")] = None,
     settings: Annotated[
@@ -90,7 +90,7 @@ def _start(task: str | None, preset: str | None, file: Path | None) -> Any:
             raise ConfigError("--config names the task and all its settings; leave out TASK and --preset")
         return load_config(file)
     if task is None:
-        raise ConfigError("name a TASK to train (enwik8, shd-adding, shd), or --config FILE, or --resume DIR")
+        raise ConfigError("name a TASK to train (enwik8, shd-adding, shd, neuronio), or --config FILE, or --resume DIR")
     return compose(task, preset=preset or "tiny")
 
 

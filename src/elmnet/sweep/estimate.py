@@ -10,7 +10,6 @@ import torch
 from elmnet.network import ELMNetwork
 from elmnet.sweep.recipe import Trial
 from elmnet.tasks import Task, open_task
-from elmnet.train.objective import cross_entropy
 
 PROBES = 4
 SECONDS = 0.5
@@ -52,7 +51,7 @@ def _seconds(trial: Trial, task: Task) -> float:
         start = time.perf_counter()
         out, _ = network(batch.x)
         optimizer.zero_grad(set_to_none=True)
-        cross_entropy(*task.scored(out, batch.y), 0.0).backward()  # type: ignore[no-untyped-call]
+        task.loss(out, batch.y).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         times.append(time.perf_counter() - start)

@@ -9,11 +9,12 @@ from elmnet.errors import ConfigError, DataError
 from elmnet.strict import Config
 from elmnet.tasks.base import PRESETS, Batch, Scores, Split, Task, in_words
 from elmnet.tasks.enwik8 import Enwik8, TextOptions
+from elmnet.tasks.neuronio import NeuronIO, NeuronIOOptions, open_source
 from elmnet.tasks.shd import SHD, SHDAdding, SpikeOptions
 
 __all__ = ["PRESETS", "TASKS", "Batch", "Scores", "Split", "Task", "find_task", "in_words", "open_task"]
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (Enwik8, SHDAdding, SHD)}
+TASKS: dict[str, type[Task]] = {task.name: task for task in (Enwik8, SHDAdding, SHD, NeuronIO)}
 
 
 def find_task(name: str) -> type[Task]:
@@ -45,6 +46,11 @@ def open_task(
     if isinstance(options, TextOptions):
         vocabulary = None if facts is None else Vocabulary(facts["symbols"])
         return Enwik8(options, load_corpus(source), seed=seed, vocabulary=vocabulary)
+    if isinstance(options, NeuronIOOptions):
+        opened = NeuronIO(options, open_source(source), seed=seed)
+        if facts is not None and facts["channels"] != opened.inputs:
+            raise DataError(f"{source}: has {opened.inputs} channels, the model was trained on {facts['channels']}")
+        return opened
     assert isinstance(options, SpikeOptions)
     corpus = load_spike_corpus(source)
     if name == SHD.name and facts is not None and facts["classes"] != corpus.train.classes:

@@ -4,10 +4,11 @@ Batches are a pure function of (seed, index), so a run can go on at any batch wi
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from elmnet.config import NetworkConfig
 from elmnet.strict import Config
@@ -21,8 +22,8 @@ Scores = dict[str, float]
 class Batch(NamedTuple):
     """One batch of a task."""
 
-    x: Tensor  # (B, T) tokens or (B, T, n_in) bool
-    y: Tensor  # (B, T) or (B,) class numbers
+    x: Tensor  # (B, T) tokens or (B, T, n_in) bool or floating point
+    y: Tensor  # (B, T) or (B,) class numbers, or what the task's own loss takes
     fresh: bool  # begins new sequences: state starts at zero instead of being carried over
 
 
@@ -79,6 +80,21 @@ class Task(ABC):
     @abstractmethod
     def scores(self, nats: float, accuracy: float) -> Scores:
         """Scores from the mean cross entropy and accuracy."""
+
+    def loss(self, out: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """What training minimises, regularisers apart: here the mean cross entropy in nats of what is scored."""
+        logits, targets = self.scored(out, y)
+        return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+
+    def measure(self, outputs: Iterable[tuple[Tensor, Tensor]]) -> Scores:
+        """Scores from the outputs and targets of all batches of an evaluation."""
+        nats, correct, count = 0.0, 0, 0
+        for out, y in outputs:
+            logits, targets = self.scored(out, y)
+            nats += float(F.cross_entropy(logits.double(), targets, reduction="sum"))
+            correct += int((logits.argmax(-1) == targets).sum())
+            count += len(targets)
+        return self.scores(nats / count, correct / count)
 
     @abstractmethod
     def baselines(self) -> Mapping[str, Mapping[str, Scores]]:

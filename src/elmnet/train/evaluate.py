@@ -1,9 +1,9 @@
 """Scoring a network on a split of a task."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
-from torch.nn import functional as F
+from torch import Tensor
 
 from elmnet.network import ELMNetwork, NetworkState
 from elmnet.tasks import Scores, Split, Task
@@ -24,17 +24,19 @@ def evaluate(
     """
     was_training = network.training
     network.eval()
-    nats, correct, count = 0.0, 0, 0
-    state: NetworkState | None = None
     try:
-        for batch in task.evaluation_batches(split, whole=whole):
-            x, y = batch.x.to(network.device), batch.y.to(network.device)
-            out, state = network(x, None if batch.fresh else state)
-            logits, targets = task.scored(out, y)
-            nats += float(F.cross_entropy(logits.double(), targets, reduction="sum"))
-            correct += int((logits.argmax(-1) == targets).sum())
-            count += len(targets)
-            advance()
+        return task.measure(_outputs(network, task, split, whole, advance))
     finally:
         network.train(was_training)
-    return task.scores(nats / count, correct / count)
+
+
+def _outputs(
+    network: ELMNetwork, task: Task, split: Split, whole: bool, advance: Callable[[], None]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Outputs and targets of every batch."""
+    state: NetworkState | None = None
+    for batch in task.evaluation_batches(split, whole=whole):
+        x, y = batch.x.to(network.device), batch.y.to(network.device)
+        out, state = network(x, None if batch.fresh else state)
+        yield out, y
+        advance()

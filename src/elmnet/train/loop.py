@@ -32,7 +32,7 @@ from elmnet.train.checkpoint import (
 )
 from elmnet.train.config import RunConfig
 from elmnet.train.evaluate import evaluate
-from elmnet.train.objective import cross_entropy, learning_rate, monitored, penalty, resets
+from elmnet.train.objective import learning_rate, monitored, penalty, resets
 from elmnet.train.progress import Reporter
 from elmnet.train.run import MetricsLog, RunDirectory
 from elmnet.train.signals import StopRequested, StopSignals
@@ -168,7 +168,7 @@ class Trainer:
         batch = task.training_batch(self.step)
         x, y = batch.x.to(self.network.device), batch.y.to(self.network.device)
         out, state, signals = self.network(x, self._carried(batch), monitor=monitored(settings))
-        entropy = cross_entropy(*task.scored(out, y), settings.label_smoothing)
+        entropy = task.loss(out, y, settings.label_smoothing)
         loss = entropy + penalty(signals[0], settings)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -1,0 +1,191 @@
+"""Recordings to spike files in SHD's layout: labels from names, many threads, one HDF5 file."""
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from elmnet.data.sound import Recordings, parse_wav, resample
+from elmnet.errors import ConfigError, DataError
+from elmnet.files import fsync_directory, fsync_file
+
+LabelFrom = Literal["name", "folder"]
+MAX_LABELS = 20  # what `elmnet.data.spikes` reads
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What `encode_recordings` did."""
+
+    recordings: int
+    seconds: float
+    """Of sound."""
+    spikes: int
+    labels: tuple[str, ...]
+    refused: tuple[str, ...]
+    """Why recordings were left out; only with `skip_bad`."""
+
+
+def encode_recordings(
+    recordings: Recordings,
+    out: Path,
+    *,
+    label_from: LabelFrom = "name",
+    seed: int = 0,
+    threads: int = 1,
+    skip_bad: bool = False,
+    advance: Callable[[], None] = lambda: None,
+) -> Encoded:
+    """Write the spikes of every WAV recording in a file, folder or zip archive.
+
+    The same recordings and seed give the same spikes, whatever the order, the names and the number of threads: chance
+    is drawn from the seed and the sound itself.
+
+    Args:
+        recordings: which.
+        out: HDF5 file; written aside and renamed, so that it is whole or not there.
+        label_from: `name`, what stands before the first underscore, or `folder`, the recording's folder.
+        seed: of the nerve fibres.
+        threads: recordings encoded at the same time.
+        skip_bad: leave out recordings that cannot be used, instead of refusing them all.
+        advance: called after each.
+
+    Raises:
+        DataError: a recording, the archive or the labels cannot be used; nothing was written.
+        ConfigError: numba is not installed.
+    """
+    labels = _Labels(recordings, label_from)
+    sounds = list(_checked(recordings, skip_bad))  # all are looked at before the first is encoded
+    refused = tuple(str(sound) for _, sound in sounds if isinstance(sound, DataError))
+    names = [name for name, sound in sounds if not isinstance(sound, DataError)]
+    if not names:
+        raise DataError(
+            f"{recordings.source}: none of its {len(sounds)} recordings can be used; the first: {refused[0]}"
+        )
+    cochlea = _cochlea()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    seconds, spikes = np.zeros(len(names)), 0
+    try:
+        with h5py.File(aside, "w") as file:
+            times = file.create_dataset("spikes/times", (len(names),), h5py.vlen_dtype(np.float16))
+            units = file.create_dataset("spikes/units", (len(names),), h5py.vlen_dtype(np.uint16))
+            for i, (length, when, channel) in enumerate(_encoded(recordings, names, seed, threads)):
+                times[i], units[i] = when.astype(np.float16), channel
+                seconds[i], spikes = length, spikes + len(when)
+                advance()
+            labels.write(file, names)
+            file["extra/duration"] = seconds.astype(np.float32)
+            file.attrs["encoder"] = "elmnet; model of Cramer et al. 2020, doi 10.1109/TNNLS.2020.3044364"
+            file.attrs["source"] = recordings.source.name
+            file.attrs["seed"] = seed
+            file.attrs["sound_rate"] = cochlea.SOUND_RATE
+        fsync_file(aside)
+        aside.replace(out)
+    finally:
+        aside.unlink(missing_ok=True)
+    fsync_directory(out.parent)
+    return Encoded(len(names), float(seconds.sum()), spikes, labels.keys, refused)
+
+
+def _cochlea() -> Any:
+    try:
+        from elmnet.data import cochlea
+    except ImportError as error:
+        raise ConfigError(f"encoding sound needs numba ({error}); pip install 'elmnet[audio]'") from error
+    return cochlea
+
+
+def _checked(recordings: Recordings, skip_bad: bool) -> Iterator[tuple[str, DataError | None]]:
+    """Every recording's name, and why it cannot be used, or None."""
+    for name, data in recordings.read():
+        try:
+            if isinstance(data, DataError):
+                raise data
+            parse_wav(data, recordings.where(name))
+        except DataError as error:
+            if not skip_bad:
+                raise
+            yield name, error
+        else:
+            yield name, None
+
+
+def _encoded(
+    recordings: Recordings, names: Sequence[str], seed: int, threads: int
+) -> Iterator[tuple[float, NDArray[np.float64], NDArray[np.uint16]]]:
+    """Seconds, spike times and channels of the named recordings, in order; few are in memory at a time."""
+    wanted = set(names)
+    waiting: deque[Future[Any]] = deque()
+    with ThreadPoolExecutor(threads) as pool:  # the heavy parts release the interpreter's lock
+        for name, data in recordings.read():
+            if name not in wanted:
+                continue
+            if isinstance(data, DataError):  # it has changed since it was looked at
+                raise data
+            waiting.append(pool.submit(_encode, data, recordings.where(name), seed))
+            while len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _encode(data: bytes, where: str, seed: int) -> tuple[float, NDArray[np.float64], NDArray[np.uint16]]:
+    from elmnet.data import cochlea
+
+    rate, sound = parse_wav(data, where)
+    digest = hashlib.sha256(sound.tobytes()).digest()
+    sound = resample(sound, rate, cochlea.SOUND_RATE)
+    times, units = cochlea.encode(sound, [seed, int.from_bytes(digest[:16])])
+    return len(sound) / cochlea.SOUND_RATE, times, units
+
+
+class _Labels:
+    """Labels and speakers of recordings, from their paths.
+
+    A label that is a whole number below 20 is itself; other labels are numbered in alphabetical order.
+    """
+
+    def __init__(self, recordings: Recordings, label_from: LabelFrom) -> None:
+        paths = [PurePosixPath(name) for name in recordings.names]
+        if label_from == "folder":
+            top = recordings.source.resolve()
+            words = {str(p): p.parent.name or (top.name if top.is_dir() else top.parent.name) for p in paths}
+        else:
+            words = {str(p): p.stem.split("_")[0] for p in paths}
+        self._words = words
+        distinct = sorted(set(words.values()))
+        if all(word.isdecimal() and int(word) < MAX_LABELS for word in distinct):
+            size = 10 if max(map(int, distinct)) < 10 else MAX_LABELS
+            self.keys = tuple(map(str, range(size)))
+            self._number = {word: int(word) for word in distinct}
+        elif len(distinct) <= MAX_LABELS:
+            self.keys = tuple(distinct)
+            self._number = {word: i for i, word in enumerate(distinct)}
+        else:
+            few = ", ".join(distinct[:3])
+            other = "name" if label_from == "folder" else "folder"
+            raise DataError(
+                f"{recordings.source}: {len(distinct):,} labels ({few}, ...) exceed {MAX_LABELS}; a label is "
+                f"{'the folder' if label_from == 'folder' else 'what stands before the first _ in a name'}; "
+                f"try --label-from {other}, or choose recordings with --match"
+            )
+
+    def write(self, file: h5py.File, names: Sequence[str]) -> None:
+        """Labels, keys, names of recordings and, where every name has one after the first underscore, speakers."""
+        file["labels"] = np.array([self._number[self._words[name]] for name in names], dtype=np.uint8)
+        file["extra/keys"] = [key.encode() for key in self.keys]
+        parts = [PurePosixPath(name).stem.split("_") for name in names]
+        file["extra/recording"] = ["_".join(part).encode() for part in parts]
+        if all(len(part) > 2 for part in parts):
+            speakers = sorted({part[1] for part in parts})
+            file["extra/speaker"] = np.array([speakers.index(part[1]) for part in parts], dtype=np.uint16)
+            file["extra/meta_info/name"] = [speaker.encode() for speaker in speakers]
