@@ -23,8 +23,12 @@ def train(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="any setting, e.g. training.steps=500", metavar="PATH=VALUE")
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="elm (default), leaky, lstm, gru, rnn, transformer, mingru, s5-like", metavar="KIND"),
+    ] = None,
     config_file: Annotated[Path | None, typer.Option("--config", help="start from a YAML file, e.g. a run's")] = None,
-    budget: Annotated[int | None, typer.Option(help="P: the largest number of units that fits is used")] = None,
+    budget: Annotated[int | None, typer.Option(help="P: as many units as fit are used, whatever the model")] = None,
     memory: Annotated[int | None, typer.Option(help="d_m, memory units per neuron")] = None,
     steps: Annotated[int | None, typer.Option(help="training steps")] = None,
     seed: Annotated[int | None, typer.Option(help="of weights, wiring, batches, dropout; default 0")] = None,
@@ -47,6 +51,7 @@ def train(
     fixed = {
         "TASK": task,
         "--preset": preset,
+        "--model": model,
         "--config": config_file,
         "--set": settings,
         "--budget": budget,
@@ -65,6 +70,7 @@ def train(
             result = loop.resume(resume, data=data, reporter=reporter, tensorboard=tensorboard)
         else:
             start = _start(task, preset, config_file)
+            start = start if model is None else start.with_model(model)
             changes = {name: value for name, value in (("seed", seed), ("threads", threads)) if value is not None}
             chosen = [*(settings or []), *([] if steps is None else [f"training.steps={steps}"])]
             config = amend(start, data=data, settings=chosen, **changes)
@@ -96,15 +102,18 @@ def _start(task: str | None, preset: str | None, file: Path | None) -> Any:
 
 def _fit(config: Any, budget: int | None, memory: int | None) -> Any:
     """Open the task's data, and give the model its inputs, outputs, complexity and budget."""
-    from elmnet.budget import spend
+    from elmnet import models
+    from elmnet.config import NetworkConfig
     from elmnet.tasks import open_task
 
     opened = open_task(config.task, config.options, config.data, seed=config.seed)
     model = opened.fit_model(config.model)
     if memory is not None:
+        if not isinstance(model, NetworkConfig):
+            raise ConfigError(f"--memory is d_m of ELM neurons; a {model.kind} has none")
         model = model.with_hidden(memory=memory)
     if budget is not None:
-        model = spend(model, budget)
+        model = models.spend(model, budget)
     return config.replace(model=model), opened
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from elmnet.network import ELMNetwork
+from elmnet import models
 from elmnet.sweep.recipe import Trial
 from elmnet.tasks import Task, open_task
 from elmnet.train.objective import cross_entropy
@@ -43,7 +43,7 @@ def seconds_of(trials: Sequence[Trial], *, threads: int = 1) -> dict[Trial, floa
 
 def _seconds(trial: Trial, task: Task) -> float:
     """Of one training step: forward, backward, clipping, optimiser."""
-    network = ELMNetwork(trial.network, seed=0)
+    network = models.build(trial.network, seed=0)
     optimizer = torch.optim.Adam(p for p in network.parameters() if p.requires_grad)
     batch = task.training_batch(0)
     times: list[float] = []

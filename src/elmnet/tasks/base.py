@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 from torch import Tensor
 
-from elmnet.config import NetworkConfig
+from elmnet.baselines.config import BaselineConfig
+from elmnet.models import ModelConfig
 from elmnet.strict import Config
 
 Split = Literal["train", "valid", "test", "all"]
@@ -56,9 +57,17 @@ class Task(ABC):
     def facts(self) -> dict[str, Any]:
         """What identifies the data: name, hashes, vocabulary; stored with the run."""
 
-    def fit_model(self, model: NetworkConfig) -> NetworkConfig:
-        """The model with the number of inputs and outputs this data needs."""
-        return model.replace(inputs=self.inputs, outputs=self.outputs)
+    @property
+    @abstractmethod
+    def steps(self) -> int:
+        """Time steps of a training batch."""
+
+    def fit_model(self, model: ModelConfig) -> ModelConfig:
+        """The model with the number of inputs and outputs this data needs; a transformer that sees a whole batch."""
+        fitted = model.replace(inputs=self.inputs, outputs=self.outputs)
+        if isinstance(fitted, BaselineConfig) and fitted.kind == "transformer" and fitted.context is None:
+            return fitted.replace(context=self.steps)
+        return fitted
 
     @abstractmethod
     def training_batch(self, index: int) -> Batch:

@@ -5,13 +5,13 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
-from elmnet.network import ELMNetwork, NetworkState
+from elmnet.models import Network, State
 from elmnet.tasks import Scores, Split, Task
 
 
 @torch.no_grad()
 def evaluate(
-    network: ELMNetwork, task: Task, split: Split, *, whole: bool, advance: Callable[[], None] = lambda: None
+    network: Network, task: Task, split: Split, *, whole: bool, advance: Callable[[], None] = lambda: None
 ) -> Scores:
     """Scores without label smoothing, regularisers or dropout; state carried as the task says.
 
@@ -25,7 +25,7 @@ def evaluate(
     was_training = network.training
     network.eval()
     nats, correct, count = 0.0, 0, 0
-    state: NetworkState | None = None
+    state: State | None = None
     try:
         for batch in task.evaluation_batches(split, whole=whole):
             x, y = batch.x.to(network.device), batch.y.to(network.device)
