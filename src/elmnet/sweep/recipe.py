@@ -38,7 +38,7 @@ from elmnet.config import NetworkConfig
 from elmnet.errors import BudgetError, ConfigError
 from elmnet.models import ModelConfig
 from elmnet.strict import Config
-from elmnet.tasks import open_task
+from elmnet.tasks import Task, open_task
 from elmnet.train.config import RunConfig, amend, compose
 
 SHAPE = ("units", "memory", "branches", "synapses")
@@ -161,19 +161,19 @@ class Recipe(Config):
         found: dict[str, Trial] = {}
         for number, group in enumerate(self.trials, 1):
             try:
-                for config in self._of(group, start):
+                for config in self._of(group, start, task):
                     name = name_of(config, contents)
                     found.setdefault(name, Trial(name, config))
             except (ConfigError, BudgetError) as error:
                 raise ConfigError(f"{self.name}, group {number}: {error}") from error
         return list(found.values())
 
-    def _of(self, group: Group, start: RunConfig) -> Iterator[RunConfig]:
+    def _of(self, group: Group, start: RunConfig, task: Task) -> Iterator[RunConfig]:
         base = amend(start, settings=_settings(group.set))
         for row in group.rows():
             seeds = [row["seed"]] if "seed" in row else group.seeds
             for seed in seeds:
-                yield _configure(base, group, row, int(seed))
+                yield _configure(base, group, row, int(seed), task)
 
 
 def shipped(path: Path) -> Path:
@@ -191,10 +191,13 @@ def _settings(values: Mapping[str, Any] | None) -> list[str]:
     return [f"{name}={json.dumps(value)}" for name, value in (values or {}).items()]
 
 
-def _configure(base: RunConfig, group: Group, row: Mapping[str, Any], seed: int) -> RunConfig:
+def _configure(base: RunConfig, group: Group, row: Mapping[str, Any], seed: int, task: Task) -> RunConfig:
     """The run of a row: shape, budget, length, other settings."""
     rest = {name: value for name, value in row.items() if name not in (*SHAPE, "model", "recipe", "seed", "steps")}
-    config = base.with_model(row["model"]) if "model" in row else base
+    config = base
+    if "model" in row:
+        config = base.with_model(row["model"])
+        config = config.replace(model=task.fit_model(config.model))
     config = amend(config, settings=_settings(rest), seed=seed)
     shape = {name: row[name] for name in (*SHAPE, "recipe") if name in row}
     if group.budget is not None and "units" in shape:
