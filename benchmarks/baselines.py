@@ -18,8 +18,12 @@ from elmnet.sweep.recipe import Recipe, Trial, name_of
 from elmnet.sweep.store import Seen, Sweep
 from elmnet.tasks import open_task
 
-RECIPES = {"text": "enwik8-baselines-small", "spikes": "shd-adding-baselines-small"}
-SCORE = {"enwik8": "bpc", "shd-adding": "accuracy"}
+RECIPES = {
+    "enwik8-baselines-small": "text",
+    "shd-baselines-small": "spikes",
+    "shd-adding-baselines-small": "spikes",
+}
+SCORE = {"enwik8": "bpc", "shd": "accuracy", "shd-adding": "accuracy"}
 SIGN = {"bpc": 1, "accuracy": -1}
 """Of the score, so that less is better."""
 SEEDS = (1,)
@@ -50,16 +54,13 @@ def measure(one: Seen) -> float:
 
 
 def run(out: Path, sources: dict[str, str]) -> None:
-    """First all learning rates of both tasks, then the second seeds."""
-    sweeps = {}
-    for part, name in RECIPES.items():
+    """One task after the other: all learning rates, then the second seeds."""
+    for name, part in RECIPES.items():
         recipe = Recipe.read(Path(name), sources[part])
         trials = recipe.expand()
-        sweeps[part] = Sweep.create(out / name, recipe, trials), recipe, trials[0].config
-    for sweep, _, _ in sweeps.values():
+        sweep, start = Sweep.create(out / name, recipe, trials), trials[0].config
         if not execute.in_process(execute.jobs(sweep, threads=1), note):
             return
-    for sweep, recipe, start in sweeps.values():
         contents = open_task(start.task, start.options, start.data).facts()["sha256"]
         again = []
         for best in chosen(list(sweep.look())).values():
@@ -107,7 +108,7 @@ def rows(sweep: Sweep) -> list[dict[str, object]]:
 
 def table(out: Path, target: Path) -> None:
     """Write all runs as CSV, and print the table of chosen rates."""
-    found = [row for name in RECIPES.values() if (out / name).exists() for row in rows(Sweep.open(out / name))]
+    found = [row for name in RECIPES if (out / name / "sweep.json").exists() for row in rows(Sweep.open(out / name))]
     with target.open("w", newline="") as file:
         writer = csv.DictWriter(file, found[0], lineterminator="\n")
         writer.writeheader()
