@@ -17,7 +17,7 @@ Run_ = Annotated[Path, typer.Argument(help="a run directory", metavar="RUN")]
 
 
 def train(
-    task: Annotated[str | None, typer.Argument(help="enwik8, shd-adding or shd", metavar="TASK")] = None,
+    task: Annotated[str | None, typer.Argument(help="enwik8, shd-adding, shd or sequence", metavar="TASK")] = None,
     data: Annotated[str | None, typer.Option(help="data source (see `elmnet data list`)", metavar="SOURCE")] = None,
     preset: Annotated[str | None, typer.Option(help="tiny (default; minutes), small (half an hour), paper")] = None,
     settings: Annotated[
@@ -77,6 +77,8 @@ def train(
             reporter.note(f"reading {config.data}")
             config, opened = _fit(config, budget, memory)
             directory = path or Path("runs") / f"{config.task}-{config.preset}-{datetime.now():%Y%m%d-%H%M%S}"
+            for words in opened.notes():
+                reporter.note(words)
             reporter.note(f"run directory: {directory}")
             result = loop.start(config, directory, opened, reporter=reporter, tensorboard=tensorboard)
     except loop.Interrupted as stop:
@@ -96,7 +98,7 @@ def _start(task: str | None, preset: str | None, file: Path | None) -> Any:
             raise ConfigError("--config names the task and all its settings; leave out TASK and --preset")
         return load_config(file)
     if task is None:
-        raise ConfigError("name a TASK to train (enwik8, shd-adding, shd), or --config FILE, or --resume DIR")
+        raise ConfigError("name a TASK to train (enwik8, shd-adding, shd, sequence), or --config FILE, or --resume DIR")
     return compose(task, preset=preset or "tiny")
 
 
@@ -152,6 +154,23 @@ def _open_run(path: Path, data: str | None = None) -> Any:
     torch.set_num_threads(config.threads)
     network = run.best_network(config.backend)
     return network, open_task(config.task, config.options, data or config.data, seed=config.seed, facts=facts)
+
+
+def predict(
+    run: Run_,
+    data: Annotated[str, typer.Option(help=".npz or .parquet file of sequences; targets are not needed")],
+    path: Annotated[Path, typer.Option("--out", help="a new .csv, .npz or .parquet file", metavar="FILE")],
+) -> None:
+    """What a network trained on `sequence` says of every sequence of a file: classes with probabilities, or values."""
+    from elmnet.tasks.sequence import Sequence
+    from elmnet.train.predict import predict as told
+    from elmnet.train.predict import write
+
+    network, task = _open_run(run, data)
+    if not isinstance(task, Sequence):
+        raise ConfigError(f"{run} was trained on {task.name}; predict is for the task sequence")
+    write(told(network, task), path)
+    out.print(f"{len(task.data)} sequences of {task.data_name}: {path}", highlight=False, soft_wrap=True)
 
 
 def generate(

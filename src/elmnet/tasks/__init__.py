@@ -3,17 +3,19 @@
 from collections.abc import Mapping
 from typing import Any
 
+from elmnet.data.sequences import load_sequences
 from elmnet.data.spikes import load_spike_corpus
 from elmnet.data.text import Vocabulary, load_corpus
 from elmnet.errors import ConfigError, DataError
 from elmnet.strict import Config
 from elmnet.tasks.base import PRESETS, Batch, Scores, Split, Task, in_words
 from elmnet.tasks.enwik8 import Enwik8, TextOptions
+from elmnet.tasks.sequence import Sequence, SequenceOptions
 from elmnet.tasks.shd import SHD, SHDAdding, SpikeOptions
 
 __all__ = ["PRESETS", "TASKS", "Batch", "Scores", "Split", "Task", "find_task", "in_words", "open_task"]
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (Enwik8, SHDAdding, SHD)}
+TASKS: dict[str, type[Task]] = {task.name: task for task in (Enwik8, SHDAdding, SHD, Sequence)}
 
 
 def find_task(name: str) -> type[Task]:
@@ -45,6 +47,8 @@ def open_task(
     if isinstance(options, TextOptions):
         vocabulary = None if facts is None else Vocabulary(facts["symbols"])
         return Enwik8(options, load_corpus(source), seed=seed, vocabulary=vocabulary)
+    if isinstance(options, SequenceOptions):
+        return Sequence(options, load_sequences(source, options.per), seed=seed, facts=facts)
     assert isinstance(options, SpikeOptions)
     corpus = load_spike_corpus(source)
     if name == SHD.name and facts is not None and facts["classes"] != corpus.train.classes:

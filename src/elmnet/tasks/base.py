@@ -7,7 +7,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from elmnet.baselines.config import BaselineConfig
 from elmnet.models import ModelConfig
@@ -22,9 +25,10 @@ Scores = dict[str, float]
 class Batch(NamedTuple):
     """One batch of a task."""
 
-    x: Tensor  # (B, T) tokens or (B, T, n_in) bool
-    y: Tensor  # (B, T) or (B,) class numbers
+    x: Tensor  # (B, T) tokens or (B, T, n_in)
+    y: Tensor  # what the task's loss takes: (B, T) or (B,) class numbers, or values
     fresh: bool  # begins new sequences: state starts at zero instead of being carried over
+    lengths: Tensor | None = None  # (B,), where sequences differ
 
 
 class Task(ABC):
@@ -35,8 +39,10 @@ class Task(ABC):
     default_data: ClassVar[str]
     unit: ClassVar[str]
     """What one target is called when counted."""
-    metric: ClassVar[str]
+    metric: str
     """Key of the score that chooses the best model."""
+    criterion: str = "cross_entropy"
+    """What `loss` is."""
     larger_is_better: ClassVar[bool]
     Options: ClassVar[type[Config]]
     splits: ClassVar[tuple[Split, ...]] = ("train", "valid", "test")
@@ -84,6 +90,25 @@ class Task(ABC):
     @abstractmethod
     def scored(self, out: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The outputs that count: logits (M, n_out) and class numbers (M,)."""
+
+    def loss(self, out: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """What training minimises, regularisers apart."""
+        return F.cross_entropy(*self.scored(out, y), label_smoothing=label_smoothing)
+
+    def tally(self, out: Tensor, y: Tensor) -> NDArray[np.float64]:
+        """Sums over a batch, which added up over batches give the scores: nats, correct, counted."""
+        logits, targets = self.scored(out, y)
+        nats = float(F.cross_entropy(logits.double(), targets, reduction="sum"))
+        return np.array([nats, int((logits.argmax(-1) == targets).sum()), len(targets)])
+
+    def summary(self, sums: NDArray[np.float64]) -> Scores:
+        """The scores of added up tallies."""
+        nats, correct, count = sums.tolist()
+        return self.scores(nats / count, correct / count)
+
+    def notes(self) -> list[str]:
+        """What a person should know before the training begins."""
+        return []
 
     @abstractmethod
     def scores(self, nats: float, accuracy: float) -> Scores:

@@ -1,9 +1,9 @@
 """Scoring a network on a split of a task."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from elmnet.models import Network, State
 from elmnet.tasks import Scores, Split, Task
@@ -24,17 +24,14 @@ def evaluate(
     """
     was_training = network.training
     network.eval()
-    nats, correct, count = 0.0, 0, 0
+    sums: Any = 0.0
     state: State | None = None
     try:
         for batch in task.evaluation_batches(split, whole=whole):
             x, y = batch.x.to(network.device), batch.y.to(network.device)
-            out, state = network(x, None if batch.fresh else state)
-            logits, targets = task.scored(out, y)
-            nats += float(F.cross_entropy(logits.double(), targets, reduction="sum"))
-            correct += int((logits.argmax(-1) == targets).sum())
-            count += len(targets)
+            out, state = network(x, None if batch.fresh else state, batch.lengths)
+            sums = sums + task.tally(out, y)
             advance()
     finally:
         network.train(was_training)
-    return task.scores(nats / count, correct / count)
+    return task.summary(sums)

@@ -32,7 +32,7 @@ from elmnet.train.checkpoint import (
 )
 from elmnet.train.config import RunConfig
 from elmnet.train.evaluate import evaluate
-from elmnet.train.objective import cross_entropy, learning_rate, monitored, penalty, resets
+from elmnet.train.objective import learning_rate, monitored, penalty, resets
 from elmnet.train.progress import Reporter
 from elmnet.train.run import MetricsLog, RunDirectory
 from elmnet.train.signals import StopRequested, StopSignals
@@ -167,9 +167,9 @@ class Trainer:
             group["lr"] = rate
         batch = task.training_batch(self.step)
         x, y = batch.x.to(self.network.device), batch.y.to(self.network.device)
-        out, state, signals = self.network(x, self._carried(batch), monitor=monitored(settings))
-        entropy = cross_entropy(*task.scored(out, y), settings.label_smoothing)
-        loss = entropy + penalty(signals[0], settings)
+        out, state, signals = self.network(x, self._carried(batch), batch.lengths, monitor=monitored(settings))
+        error = task.loss(out, y, settings.label_smoothing)
+        loss = error + penalty(signals[0], settings)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
@@ -177,7 +177,7 @@ class Trainer:
         self.optimizer.step()
         self.state = state.detach()
         self.step += 1
-        self._record(loss.item(), entropy.item(), norm.item(), rate, y.numel())
+        self._record(loss.item(), error.item(), norm.item(), rate, y.numel())
 
     def _carried(self, batch: Batch) -> State | None:
         if batch.fresh or resets(self.step, self.config.training, self.config.seed):
@@ -194,12 +194,12 @@ class Trainer:
             f"Try a learning rate below {self.config.training.learning_rate:g}"
         )
 
-    def _record(self, loss: float, entropy: float, norm: float, rate: float, items: int) -> None:
-        for name, value in (("loss", loss), ("cross_entropy", entropy), ("gradient_norm", norm), ("steps", 1.0)):
+    def _record(self, loss: float, error: float, norm: float, rate: float, items: int) -> None:
+        for name, value in (("loss", loss), (self.task.criterion, error), ("gradient_norm", norm), ("steps", 1.0)):
             self._window[name] = self._window.get(name, 0.0) + value
         steps = self._window["steps"]
         means = {name: total / steps for name, total in self._window.items() if name != "steps"}
-        score = self.task.scores(means["cross_entropy"], math.nan).get("bpc")
+        score = self.task.scores(means[self.task.criterion], math.nan).get("bpc")
         words = f"loss {means['loss']:.4f}" + (f"  bpc {score:.3f}" if score is not None else "")
         if self.best is not None:
             words += f"  best {self.task.metric} {self.best[self.task.metric]:.4f}"
