@@ -11,17 +11,37 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from elmnet.errors import ConfigError
 from elmnet.estimators import ELMClassifier, ELMRegressor
 
-EXCEPTIONS = {}
-"""Checks of scikit-learn that do not apply, and why."""
-SMALL = {"units": 10, "memory": 3, "steps": 60, "random_state": 0}
+SMALL = {"units": 10, "memory": 3, "random_state": 0}
+QUICK = (
+    "check_no_attributes_set_in_init",
+    "check_estimator_cloneable",
+    "check_estimator_get_tags_default_keys",
+    "check_estimators_unfitted",
+    "check_estimators_nan_inf",
+    "check_supervised_y_no_nan",
+    "check_get_params_invariance",
+    "check_set_params",
+    "check_dict_unchanged",
+    "check_n_features_in_after_fitting",
+    "check_estimators_pickle",
+)
+"""Every check passes, and none is left out; those that fit most often run with `-m slow`."""
 
 
-@parametrize_with_checks([ELMClassifier(**SMALL), ELMRegressor(**SMALL)], expected_failed_checks=lambda _: EXCEPTIONS)
+def checks():
+    for estimator in (ELMClassifier(steps=60, **SMALL), ELMRegressor(steps=150, **SMALL)):
+        for one, check in estimator_checks_generator(estimator):
+            name = getattr(check, "func", check).__name__
+            marks = () if name in QUICK and isinstance(one, ELMClassifier) else pytest.mark.slow
+            yield pytest.param(one, check, id=f"{type(one).__name__}-{name}", marks=marks)
+
+
+@pytest.mark.parametrize(("estimator", "check"), checks())
 def test_scikit_learn_s_checks(estimator, check):
     check(estimator)
 
@@ -38,7 +58,7 @@ def waves(count=80, seed=0):
 
 def test_sequences_of_different_lengths_are_classified():
     x, y, _ = waves()
-    model = ELMClassifier(steps=150, random_state=0).fit(x, y)
+    model = ELMClassifier(units=16, steps=100, random_state=0).fit(x, y)
     new, truth, _ = waves(seed=1)
     assert model.score(new, truth) > 0.95
     probability = model.predict_proba(new)
@@ -51,7 +71,7 @@ def test_sequences_of_different_lengths_are_classified():
 
 def test_several_values_of_sequences_are_told():
     x, _, y = waves()
-    model = ELMRegressor(steps=200, random_state=0).fit(x, np.stack([y, 100 * y], 1))
+    model = ELMRegressor(units=16, steps=150, random_state=0).fit(x, np.stack([y, 100 * y], 1))
     new, _, truth = waves(seed=1)
     assert model.predict(new).shape == (80, 2)
     assert model.score(new, np.stack([truth, 100 * truth], 1)) > 0.8

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-    from sklearn.utils import check_array
+    from sklearn.utils import assert_all_finite, check_array
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import check_is_fitted, check_random_state, column_or_1d
 except ImportError as missing:
@@ -126,7 +126,7 @@ class _ELM(BaseEstimator):  # type: ignore[misc]
         self._facts = task.facts()
 
     def _configuration(self, seed: int) -> RunConfig:
-        every = max(1, self.steps // 10)
+        every = max(1, self.steps // 5)
         settings = {
             "model.layers.0.units": self.units,
             "model.layers.0.neuron.memory": self.memory,
@@ -200,6 +200,7 @@ class ELMClassifier(ClassifierMixin, _ELM):  # type: ignore[misc]
 
     def _targets(self, y: Any) -> Array:
         y = column_or_1d(y, warn=True)
+        assert_all_finite(y, input_name="y", estimator_name=type(self).__name__)
         check_classification_targets(y)
         self.classes_, numbers = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
