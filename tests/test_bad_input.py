@@ -23,6 +23,7 @@ folder the test made.
 |---|---|---|---|
 """
 
+OWN = "train sequence --data {dir}/own.npz --out {ownrun}"
 TRAIN = "train enwik8 --data {text} --out {new} --steps 2 -q --threads 1"
 CASES = [
     ("unknown task", "train mnist", "no task 'mnist'"),
@@ -71,7 +72,7 @@ CASES = [
     (
         "unknown class",
         "eval {ownrun} --data {dir}/unknown.npz --split all",
-        "has class 7, which the model does not know",
+        "has class 6, which the model does not know",
     ),
     ("another number of channels", "predict {ownrun} --data {dir}/wide.npz --out {dir}/p.csv", "has 3 channels"),
     (
@@ -122,9 +123,7 @@ def places(tmp_path_factory, text_file, spike_directory):
     (directory / "cut.npz").write_bytes((directory / "own.npz").read_bytes()[:-40])
     names["ownrun"] = directory / "ownrun"
     with pytest.raises(SystemExit, match="0"):
-        main(
-            f"train sequence --data {directory}/own.npz --out {directory}/ownrun --steps 2 -q --set model.layers.0.units=4".split()
-        )
+        main((OWN + " --steps 2 -q --set model.layers.0.units=4").format(**names).split())
     text = text_file.read_bytes()
     (directory / "short.txt").write_bytes(text[:500])
     (directory / "empty.txt").touch()

@@ -41,7 +41,7 @@ def checks():
             yield pytest.param(one, check, id=f"{type(one).__name__}-{name}", marks=marks)
 
 
-@pytest.mark.parametrize(("estimator", "check"), checks())
+@pytest.mark.parametrize(("estimator", "check"), list(checks()))
 def test_scikit_learn_s_checks(estimator, check):
     check(estimator)
 
