@@ -27,6 +27,8 @@ SCORE = {"enwik8": "bpc", "shd": "accuracy", "shd-adding": "accuracy"}
 SIGN = {"bpc": 1, "accuracy": -1}
 """Of the score, so that less is better."""
 SEEDS = (1,)
+BEGIN, END = "<!-- tables -->", "<!-- end of tables -->"
+"""Between these the page is rewritten."""
 
 
 def note(trial: Trial, outcome: str) -> None:
@@ -107,27 +109,43 @@ def rows(sweep: Sweep) -> list[dict[str, object]]:
 
 
 def table(out: Path, target: Path) -> None:
-    """Write all runs as CSV, and print the table of chosen rates."""
-    found = [row for name in RECIPES if (out / name / "sweep.json").exists() for row in rows(Sweep.open(out / name))]
+    """Write all finished runs as CSV, and the tables of chosen rates into the page beside it."""
+    sweeps = [Sweep.open(out / name) for name in RECIPES if (out / name / "sweep.json").exists()]
+    found = [row for sweep in sweeps for row in rows(sweep)]
     with target.open("w", newline="") as file:
         writer = csv.DictWriter(file, found[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(found)
-    for task, score in SCORE.items():
-        print(f"\n{task}\n\n| model | units | P | rate | valid {score} | test {score}, seeds | mean | steps/s |")
-        print("|---|---|---|---|---|---|---|---|")
-        lines = []
-        for kind in models.KINDS:
-            mine = [row for row in found if row["task"] == task and row["model"] == kind and row["chosen"]]
-            if not mine:
-                continue
-            tests, valids = [float(str(row["test"])) for row in mine], [f"{row['valid']:.4f}" for row in mine]
-            mean, first = sum(tests) / len(tests), mine[0]
-            speed = sum(float(str(row["steps_per_second"])) for row in mine) / len(mine)
-            cells = [kind, f"{first['units']}", f"{first['parameters']:,}", f"{first['learning_rate']:g}"]
-            cells += [", ".join(valids), ", ".join(f"{test:.4f}" for test in tests), f"{mean:.4f}", f"{speed:.1f}"]
-            lines.append((SIGN[score] * mean, f"| {' | '.join(cells)} |"))
-        print("\n".join(line for _, line in sorted(lines)))
+    page = target.with_suffix(".md")
+    before, _, rest = page.read_text().partition(BEGIN)
+    lines = [line for task in SCORE for line in _of_task(task, [row for row in found if row["task"] == task])]
+    page.write_text("\n".join([before + BEGIN, *lines, END + rest.partition(END)[2]]))
+
+
+def _of_task(task: str, found: list[dict[str, object]]) -> list[str]:
+    """A task's table: chosen rates, best model first; models without all three rates only say how far they are."""
+    score, wanted = SCORE[task], 3 + len(SEEDS)
+    mine = {kind: [row for row in found if row["model"] == kind] for kind in models.KINDS}
+    done = sum(map(len, mine.values()))
+    lines = [f"\n### {task}: {done} of {wanted * len(mine)} runs finished\n"]
+    ranked, unfinished = [], []
+    for kind, runs in mine.items():
+        picked = [row for row in runs if row["chosen"]]
+        if not picked:
+            unfinished.append(f"{kind} {len(runs)}")
+            continue
+        tests, first = [float(str(row["test"])) for row in picked], picked[0]
+        speed = sum(float(str(row["steps_per_second"])) for row in picked) / len(picked)
+        cells = [kind, f"{first['units']}", f"{first['parameters']:,}", f"{first['learning_rate']:g}"]
+        cells += [", ".join(f"{row['valid']:.4f}" for row in picked), ", ".join(f"{test:.4f}" for test in tests)]
+        cells += [f"{sum(tests) / len(tests):.4f}", f"{max(tests) - min(tests):.4f}" if len(tests) > 1 else ""]
+        ranked.append((SIGN[score] * sum(tests) / len(tests), f"| {' | '.join([*cells, f'{speed:.1f}'])} |"))
+    if ranked:
+        names = ("model", "units", "P", "rate", f"validation {score}", f"test {score}", "mean", "spread", "steps/s")
+        lines += [f"| {' | '.join(names)} |", "|---" * len(names) + "|", *(line for _, line in sorted(ranked))]
+    if unfinished:
+        lines.append(f"\nRates finished of the others: {', '.join(unfinished)}.")
+    return lines
 
 
 def main() -> None:
