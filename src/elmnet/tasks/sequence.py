@@ -180,9 +180,12 @@ class Sequence(Task):
         where = "at every step" if self.per_step else "at the end of each sequence"
         words = [f"{what} {where}; {self.inputs} channels; sequences: {counts}"]
         if self.options.standardise:
-            words.append("channels and values are standardised by the training part; the run keeps the numbers")
+            whose = "channels" if self.classes is not None else "channels and values"
+            words.append(f"{whose} are standardised by the training part; the run keeps the numbers")
         if self.options.timescales == "data":
-            words.append(f"longest timescale, tau_max: {facts['median_length']:g} steps, the median length")
+            words.append(
+                f"longest timescale of ELM neurons, tau_max: {facts['median_length']:g} steps, the median length"
+            )
         return words
 
     def training_batch(self, index: int) -> Batch:
