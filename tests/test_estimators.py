@@ -37,6 +37,8 @@ def checks():
     for estimator in (ELMClassifier(steps=60, **SMALL), ELMRegressor(steps=150, **SMALL)):
         for one, check in estimator_checks_generator(estimator):
             name = getattr(check, "func", check).__name__
+            if name == "check_regressors_train":  # asks for R² > 0.5 on ten unrelated columns, read as ten steps
+                one = clone(one).set_params(units=32, memory=4, steps=400)
             marks = () if name in QUICK and isinstance(one, ELMClassifier) else pytest.mark.slow
             yield pytest.param(one, check, id=f"{type(one).__name__}-{name}", marks=marks)
 

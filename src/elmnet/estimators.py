@@ -121,7 +121,10 @@ class _ELM(BaseEstimator):  # type: ignore[misc]
         model = model if self.budget is None else models.spend(model, self.budget)
         self.config_ = config.replace(model=model)
         with tempfile.TemporaryDirectory() as place:
-            loop.start(self.config_, Path(place) / "run", task, reporter=Reporter(quiet=True))
+            try:
+                loop.start(self.config_, Path(place) / "run", task, reporter=Reporter(quiet=True))
+            except loop.Interrupted as stop:  # what it saved goes with the temporary directory
+                raise KeyboardInterrupt from stop
             self.network_ = RunDirectory(Path(place) / "run").best_network()
         self._facts = task.facts()
 
