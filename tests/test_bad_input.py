@@ -26,6 +26,7 @@ folder the test made.
 |---|---|---|---|
 """
 
+OWN = "train sequence --data {dir}/own.npz --out {ownrun}"
 TRAIN = "train enwik8 --data {text} --out {new} --steps 2 -q --threads 1"
 CASES = [
     ("unknown task", "train mnist", "no task 'mnist'"),
@@ -61,6 +62,32 @@ CASES = [
     ("fractions of units", "params enwik8 --neurons 2.7", "expected whole numbers"),
     ("device torch cannot train on", TRAIN + " --set device=meta", "device must be one of cpu"),
     ("unknown symbol in prompt", "generate {run} --prompt ~", "prompt: byte 0x7e at offset 0"),
+    ("unknown model", "train enwik8 --model mlp", "no model 'mlp'; known: elm, leaky, lstm"),
+    ("d_m of a baseline", "train enwik8 --data {text} --model gru --memory 3", "a gru has none"),
+    ("penalty without ELM neurons", TRAIN + " --model gru --set training.mlp_penalty=1", "leave them 0"),
+    ("backend for ELM neurons alone", TRAIN + " --model gru --set backend=cpu", "a gru runs on torch"),
+    ("no file of sequences", "train sequence --data {dir}/nowhere.npz", "no such file"),
+    ("another kind of file", "train sequence --data {text}", "name an .npz or .parquet file"),
+    ("NaN in sequences", "train sequence --data {dir}/nan.npz", "sequence 3, step 1, channel 0: nan"),
+    ("pickled objects", "train sequence --data {dir}/objects.npz", "which elmnet does not unpickle"),
+    ("wrong number of targets", "train sequence --data {dir}/targets.npz", "y of classes must be (20,) or (20, 6)"),
+    ("truncated archive", "train sequence --data {dir}/cut.npz", "damaged or not an .npz archive"),
+    (
+        "unknown class",
+        "eval {ownrun} --data {dir}/unknown.npz --split all",
+        "has class 6, which the model does not know",
+    ),
+    ("another number of channels", "predict {ownrun} --data {dir}/wide.npz --out {dir}/p.csv", "has 3 channels"),
+    (
+        "predictions nobody can read",
+        "predict {ownrun} --data {dir}/own.npz --out {dir}/p.xls",
+        "must end in .csv, .npz",
+    ),
+    (
+        "predict with a text network",
+        "predict {run} --data {text} --out {dir}/p.csv",
+        "predict is for the task sequence",
+    ),
     ("negative temperature", "generate {run} --prompt the --temperature -1", "must not be negative"),
     ("not a golden file", "verify {dir}/short.txt", "not a readable golden file"),
     ("unknown dataset", "data get imagenet", "no dataset 'imagenet'"),
@@ -77,6 +104,7 @@ CASES = [
     ("zip slip", "data encode-audio {dir}/slip.zip --out {new}", "points outside the archive"),
     ("zip bomb", "data encode-audio {dir}/bomb.zip --out {new}", "declares 8,000,000 bytes"),
     ("labels from nowhere", "data encode-audio {dir}/silence.wav --label-from sky --out {new}", "name or folder"),
+    ("d_m of an LSTM", "params enwik8 --model lstm --memory 3", "--memory belong to ELM neurons"),
     ("zero units", "params enwik8 --neurons 0", "units must be at least 1, got 0"),
     (
         "modules without units",
@@ -137,6 +165,22 @@ def places(tmp_path_factory, text_file, spike_directory):
     (directory / "model_config.json").write_text('{"num_input": 2, "num_output": 1, "num_hidden": 1}')
     (directory / "evil.pt").write_bytes(pickle.dumps({"w_s": print}))
     (directory / "zip.eqx").write_bytes(b"PK\x03\x04" + bytes(10_000))
+    x, y = np.arange(120.0).reshape(20, 6, 1), np.arange(20) % 2
+    holes = np.where(x == 19, np.nan, x)
+    arrays = {
+        "own": {"x": x, "y": y},
+        "nan": {"x": holes, "y": y},
+        "targets": {"x": x, "y": y[:7]},
+        "unknown": {"x": x, "y": y + 6},
+        "wide": {"x": np.zeros((2, 6, 3))},
+        "objects": {"x": x, "y": np.array([None] * 20)},
+    }
+    for name, content in arrays.items():
+        np.savez(directory / f"{name}.npz", **content)
+    (directory / "cut.npz").write_bytes((directory / "own.npz").read_bytes()[:-40])
+    names["ownrun"] = directory / "ownrun"
+    with pytest.raises(SystemExit, match="0"):
+        main((OWN + " --steps 2 -q --set model.layers.0.units=4").format(**names).split())
     text = text_file.read_bytes()
     (directory / "short.txt").write_bytes(text[:500])
     (directory / "empty.txt").touch()

@@ -11,11 +11,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, TypeVar
 
 from elmnet.config import LayerConfig, NetworkConfig, NeuronConfig
 from elmnet.errors import BudgetError, ConfigError
+from elmnet.strict import Config
 
+AnyConfig = TypeVar("AnyConfig", bound=Config)
 Knob = Literal["units", "memory", "synapses"]
 
 
@@ -125,7 +127,7 @@ def spend(network: NetworkConfig, budget: int, vary: Knob = "units") -> NetworkC
         raise ConfigError(f"vary must be 'units', 'memory' or 'synapses', got {vary!r}")
     if vary == "units" and network.readout == "none":
         raise ConfigError("without a read-out the outputs fix the number of units; vary memory or synapses")
-    return largest(lambda value: network.with_hidden(**{vary: value}), budget, vary)
+    return largest(lambda value: network.with_hidden(**{vary: value}), budget, vary, parameters)
 
 
 def paper_recipe(network: NetworkConfig, budget: int) -> NetworkConfig:
@@ -143,16 +145,16 @@ def paper_recipe(network: NetworkConfig, budget: int) -> NetworkConfig:
         memory = max(1, round(ratio * math.sqrt(units)))
         return network.with_hidden(units=units, memory=memory, hidden=2 * memory, branches=4 * memory)
 
-    return largest(build, budget, "units")
+    return largest(build, budget, "units", parameters)
 
 
 def largest(
-    build: Callable[[int], NetworkConfig],
+    build: Callable[[int], AnyConfig],
     limit: float,
     what: str,
-    price: Callable[[NetworkConfig], float] = parameters,
+    price: Callable[[AnyConfig], float],
     in_words: str = "parameters",
-) -> NetworkConfig:
+) -> AnyConfig:
     """The network of the largest value whose price fits. The price grows with the value: where it does so evenly, as
     with N, a straight line finds it, else bisection.
 

@@ -106,8 +106,8 @@ class ELMLayer(nn.Module):
         """
         weights = self.neurons.effective()
         dtype, device = weights.synapse.dtype, weights.synapse.device
-        _check_input(x, self.inputs)
-        lengths = _check_lengths(lengths, x)
+        check_input(x, self.inputs)
+        lengths = check_lengths(lengths, x)
         x = x.to(dtype) if lengths is None else without_padding(x.to(dtype), lengths)
         state = self.initial_state(len(x)) if state is None else self._check_state(state, len(x))
         masks = self.draw_masks(len(x)) if masks is None else masks
@@ -175,7 +175,8 @@ def generator_of(seed: int | None) -> torch.Generator | None:
     return None if seed is None else torch.Generator().manual_seed(seed)
 
 
-def _check_input(x: Tensor, inputs: int) -> None:
+def check_input(x: Tensor, inputs: int) -> None:
+    """Refuse what is not (B, T, inputs) of floats or bools."""
     if x.dim() != 3 or x.shape[2] != inputs:
         raise ShapeError(f"input must be (B, T, {inputs}), got {tuple(x.shape)}")
     if x.shape[0] == 0 or x.shape[1] == 0:
@@ -184,7 +185,8 @@ def _check_input(x: Tensor, inputs: int) -> None:
         raise ShapeError(f"input must be floating point or bool, got {x.dtype}")
 
 
-def _check_lengths(lengths: Tensor | None, x: Tensor) -> Tensor | None:
+def check_lengths(lengths: Tensor | None, x: Tensor) -> Tensor | None:
+    """The lengths (B,) of x (B, T, ...) on its device, refused unless whole numbers in 1..T."""
     if lengths is None:
         return None
     lengths = torch.as_tensor(lengths, device=x.device)

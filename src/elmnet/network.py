@@ -1,22 +1,18 @@
 """The ELM Network: a stack of layers, a read-out layer, an affine map."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 from weakref import WeakKeyDictionary
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from elmnet import ops
+from elmnet import ops, pretrained
 from elmnet.budget import cost
 from elmnet.config import NetworkConfig
-from elmnet.errors import CheckpointError, ConfigError, ShapeError
-from elmnet.files import write_atomic
+from elmnet.errors import CheckpointError, ShapeError
 from elmnet.layer import ELMLayer, Signals, generator_of, without_padding
 from elmnet.neuron import uniform
 from elmnet.ops import LayerState, Masks, Signal, Stream
@@ -38,6 +34,10 @@ class NetworkState(NamedTuple):
     def reset(self, mask: Tensor) -> Self:
         """Zero the sequences where `mask` (B,) is true, keep the others."""
         return type(self)(tuple(layer.reset(mask) for layer in self.layers))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by a name, for checkpoints."""
+        return {f"{i}.{name}": value for i, layer in enumerate(self.layers) for name, value in layer._asdict().items()}
 
 
 class _Prepared(NamedTuple):
@@ -94,6 +94,14 @@ class ELMNetwork(nn.Module):
     def initial_state(self, batch: int) -> NetworkState:
         """All zeros, for `batch` sequences."""
         return NetworkState(tuple(layer.initial_state(batch) for layer in self._elm_layers))
+
+    def state_of(self, tensors: dict[str, Tensor]) -> NetworkState:
+        """The inverse of `NetworkState.tensors`."""
+        layers: list[dict[str, Tensor]] = [{} for _ in self.layers]
+        for name, tensor in tensors.items():
+            index, _, field = name.partition(".")
+            layers[int(index)][field] = tensor
+        return NetworkState(tuple(LayerState(**layer).to(self.device) for layer in layers))
 
     @property
     def _elm_layers(self) -> list[ELMLayer]:
@@ -215,11 +223,7 @@ class ELMNetwork(nn.Module):
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write `config.json` and `model.safetensors` (connectome included), each atomically."""
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        write_atomic(directory / "model.safetensors", save(tensors))
-        write_atomic(directory / "config.json", json.dumps(self.config.to_dict(), indent=2) + "\n")
+        pretrained.save(self, self.config, directory)
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, *, backend: str = "auto") -> Self:
@@ -229,20 +233,10 @@ class ELMNetwork(nn.Module):
             CheckpointError: a file is missing, damaged, or does not fit the configuration beside it.
         """
         directory = Path(directory)
-        path = directory / "config.json"
-        try:
-            config = NetworkConfig.from_dict(json.loads(path.read_text()))
-        except (OSError, ValueError, ConfigError) as error:
-            raise CheckpointError(f"{path}: cannot be read as a network configuration: {error}") from error
-        weights = directory / "model.safetensors"
-        needed = cost(config).parameters  # at least a byte for each
-        if weights.is_file() and needed > weights.stat().st_size:
-            size = weights.stat().st_size
-            raise CheckpointError(
-                f"{weights}: {path.name} describes {needed:,} parameters, the file has {size:,} bytes"
-            )
+        config = pretrained.read_config(directory, NetworkConfig.from_dict)
+        pretrained.check_size(directory, cost(config).parameters)
         network = cls(config, seed=0, backend=backend)
-        network.load_weights(weights)
+        network.load_weights(directory / "model.safetensors")
         return network.eval()
 
     def load_weights(self, path: Path) -> None:
@@ -251,22 +245,7 @@ class ELMNetwork(nn.Module):
         Raises:
             CheckpointError: the file is missing, damaged, or holds another network.
         """
-        try:
-            tensors = load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{path}: cannot be read as safetensors weights: {error}") from error
-        own = self.state_dict()
-        wrong = [f"missing {name}" for name in own if name not in tensors]
-        wrong += [f"unknown {name}" for name in tensors if name not in own]
-        for name, tensor in own.items():
-            got = tensors.get(name, tensor)
-            if got.shape != tensor.shape:
-                wrong.append(f"{name} is {tuple(got.shape)}, the configuration says {tuple(tensor.shape)}")
-            elif got.is_floating_point() != tensor.is_floating_point() or got.is_complex() or got.dtype == torch.bool:
-                kind = "floating point" if tensor.is_floating_point() else "integer"
-                wrong.append(f"{name} is {got.dtype}, not {kind}")
-        if wrong:
-            raise CheckpointError(f"{path}: does not fit its configuration: {'; '.join(wrong[:5])}")
+        tensors = pretrained.read_weights(path, self.state_dict())
         for i, layer in enumerate(self._elm_layers):
             sources, count = tensors[f"layers.{i}.connectome"], layer.inputs + layer.config.outputs
             if not bool(((sources >= -1) & (sources < count)).all()):

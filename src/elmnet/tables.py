@@ -17,7 +17,8 @@ def scores(result: Mapping[str, Any]) -> Table:
     shared = [name for name in result["test"] if all(name in row["test"] for row in baselines.values())]
     columns = list(product(("valid", "test"), shared))
     table = _table(f"{result['task']} on {result['data']}", "", *(f"{split} {name}" for split, name in columns))
-    for name, row in {f"ELM network, P {result['parameters']:,}": result, **baselines}.items():
+    trained = {"elm": "ELM network", "leaky": "leaky units"}.get(kind := result.get("model", "elm"), kind)
+    for name, row in {f"{trained}, P {result['parameters']:,}": result, **baselines}.items():
         table.add_row(name, *(f"{row[split][score]:.4f}" for split, score in columns))
     return table
 

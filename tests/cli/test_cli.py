@@ -120,6 +120,8 @@ def test_params_of_several(capsys):
     assert len(re.findall(r"^ +1,024 ", out, re.M)) == 1
     code, out, _ = run(capsys, "params", "shd-adding", "--budget", "77_310", "--memory", "5,9", "--json")
     assert [(row["N"], row["P"]) for row in json.loads(out)] == [(96, 77_310), (57, 76_551)]
+    code, out, _ = run(capsys, "params", "enwik8", "--model", "lstm", "--budget", "60000,100_000", "--json")
+    assert [(row["width"], row["P"]) for row in json.loads(out)] == [(64, 59_596), (88, 98_764)]
 
 
 def test_verify_without_files_checks_this_installation(capsys):

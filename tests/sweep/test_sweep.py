@@ -13,7 +13,7 @@ import conftest
 import pytest
 import yaml
 
-from elmnet import budget
+from elmnet import budget, models
 from elmnet.errors import ConfigError, RunError
 from elmnet.sweep import execute, table
 from elmnet.sweep.recipe import Recipe, Trial, name_of
@@ -383,3 +383,24 @@ def test_early_stopping_marks_what_it_stops(capsys, recipe, tmp_path, text_file)
 
 
 RATES = [1e-2, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9]
+
+
+def test_models_of_several_kinds_share_a_budget_and_a_table(capsys, tmp_path, text_file):
+    path, out = tmp_path / "recipe.yaml", tmp_path / "sweep"
+    groups = [{"grid": {"model": ["elm", "leaky", "gru", "transformer"]}, "budget": 12_000, "steps": 10}]
+    path.write_text(yaml.safe_dump(document(text_file, trials=groups)))
+    found = {models.kind_of(trial.network): trial for trial in trials(text_file, trials=groups)}
+    assert list(found) == ["elm", "leaky", "gru", "transformer"]
+    assert all(9_000 < models.counts(trial.network).parameters <= 12_000 for trial in found.values())
+    assert found["transformer"].network.context == 10  # the steps of a batch
+    assert command(capsys, "plan", path, "--no-estimate")[0] == 0
+    code, words, _ = command(capsys, "run", path, "--out", out, "--workers", 1)
+    assert code == 0 and "4 done" in words, words
+    rows = {row["model"]: row for row in table.write(Sweep.open(out), out / "table.parquet")}
+    assert rows["gru"]["d_m"] is None and rows["elm"]["d_m"] == 5
+    assert rows["gru"]["P"] == found["gru"].network.parameters
+    assert {row["model"] for row in table.aggregate(out / "table.parquet")} == set(found)
+    with pytest.raises(ConfigError, match=r"memory belong to ELM neurons; a gru has model\.width, or a budget"):
+        trials(text_file, trials=[{"grid": {"model": "gru", "memory": 3}}])
+    with pytest.raises(ConfigError, match="share a budget of `parameters` only"):
+        trials(text_file, trials=[{"grid": {"model": "gru"}, "budget": 9000, "of": "hidden"}])

@@ -1,10 +1,10 @@
 import pytest
 
 from elmnet.errors import ConfigError
-from elmnet.train.config import RunConfig, TrainConfig, compose
+from elmnet.train.config import RunConfig, TrainConfig, amend, compose
 
 
-@pytest.mark.parametrize("task", ["enwik8", "shd-adding", "shd"])
+@pytest.mark.parametrize("task", ["enwik8", "shd-adding", "shd", "sequence"])
 @pytest.mark.parametrize("preset", ["tiny", "small", "paper"])
 def test_every_preset_composes_and_round_trips(task, preset):
     config = compose(task, preset=preset)
@@ -90,8 +90,24 @@ def test_paths_become_absolute_and_names_stay_names(tmp_path, monkeypatch):
     assert compose("enwik8").data == "python-stdlib"
 
 
+@pytest.mark.parametrize("kind", ["leaky", "gru", "transformer", "s5-like"])
+def test_models_of_other_kinds_compose_and_round_trip(kind):
+    config = compose("enwik8").with_model(kind)
+    assert RunConfig.from_dict(config.to_dict()) == config
+    assert (config.training.mlp_penalty == 0) == (kind != "leaky")
+    if kind != "leaky":
+        assert amend(config, settings=["model.width=7"]).model.width == 7
+        with pytest.raises(ConfigError, match="of signals of ELM neurons, which a baseline has not"):
+            amend(config, settings=["training.activity_penalty=0.1"])
+
+
+def test_an_elm_run_is_written_as_ever():
+    """Its configuration says nothing of other models, so old files and the names of trials keep their meaning."""
+    assert list(compose("enwik8").to_dict()["model"]) == ["inputs", "outputs", "layers", "readout", "token_scale"]
+
+
 def test_unknown_names_are_refused():
-    with pytest.raises(ConfigError, match="no task 'mnist'; known: enwik8, shd-adding, shd"):
+    with pytest.raises(ConfigError, match="no task 'mnist'; known: enwik8, shd-adding, shd, sequence"):
         compose("mnist")
     with pytest.raises(ConfigError, match="no preset 'huge'; known: tiny, small, paper"):
         compose("enwik8", preset="huge")

@@ -18,7 +18,7 @@ from elmnet.errors import BackendError, CheckpointError, DivergedError, RunError
 from elmnet.tasks import Task, open_task
 from elmnet.train import loop
 from elmnet.train.checkpoint import list_checkpoints
-from elmnet.train.config import compose
+from elmnet.train.config import amend, compose
 from elmnet.train.progress import Reporter
 
 SMALL = {
@@ -123,6 +123,29 @@ def test_killed_runs_end_like_undisturbed_ones(tmp_path, sources, task):
     assert kills >= 5, f"only {kills} kills, after lines {moments}"
     assert what_remains(chaos) == what_remains(calm), f"killed after metrics lines {moments}"
     assert clockless(chaos) == clockless(calm)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "transformer"])
+def test_baselines_resume_to_the_byte(tmp_path, sources, kind):
+    """Stopped after a checkpoint in the middle of a turn, with carried state, and continued."""
+
+    class Stop(Reporter):
+        def step(self, step, *rest):
+            if step == 22:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    chosen = [s for s in settings("enwik8", 30) if not s.startswith("model.")]
+    config = compose("enwik8", data=sources["enwik8"], threads=1).with_model(kind)
+    config = amend(config, settings=[*chosen, "model.width=10"])
+    opened = open_task("enwik8", config.options, config.data)
+    config = config.replace(model=opened.fit_model(config.model))
+    loop.start(config, tmp_path / "calm", opened, reporter=Reporter(quiet=True))
+    with pytest.raises(loop.Interrupted):
+        loop.start(config, tmp_path / "cut", opened, reporter=Stop(quiet=True))
+    resumed = loop.resume(tmp_path / "cut", reporter=Reporter(quiet=True))
+    assert what_remains(tmp_path / "cut") == what_remains(tmp_path / "calm")
+    assert clockless(tmp_path / "cut") == clockless(tmp_path / "calm")
+    assert (resumed["model"], resumed["complexity"]) == (kind, None)
 
 
 def lines(run: Path) -> int:

@@ -27,6 +27,7 @@ app.add_typer(sweep_app, name="sweep")
 _COMMANDS: dict[str, Any] = {
     "train": runs.train,
     "eval": runs.evaluate_,
+    "predict": runs.predict,
     "generate": runs.generate,
     "params": inspect.params,
     "fit": theory.fit,

@@ -3,7 +3,7 @@
 import os
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -11,6 +11,9 @@ from rich.console import Console
 from elmnet import tables
 from elmnet.cli.output import out
 from elmnet.errors import BackendError, ConfigError
+
+if TYPE_CHECKING:
+    from elmnet.config import NetworkConfig
 
 
 def params(
@@ -21,16 +24,23 @@ def params(
     synapses: Annotated[str | None, typer.Option(help="d_s per branch, one or several")] = None,
     budget: Annotated[str | None, typer.Option(help="P, one or several: find what --vary names")] = None,
     vary: Annotated[str, typer.Option(help="units, memory or synapses: what a budget decides")] = "units",
+    model: Annotated[str, typer.Option(help="elm, leaky, lstm, gru, rnn, transformer, mingru, s5-like")] = "elm",
     recipe: Annotated[bool, typer.Option("--recipe", help="spend each budget by the paper's recipe")] = False,
     batch: Annotated[int, typer.Option(help="sequences, for the memory estimate")] = 8,
     steps: Annotated[int, typer.Option(help="time steps, for the memory estimate")] = 100,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Exact parameter counts, FLOPs and training memory of networks, starting from the published one."""
+    if model not in ("elm", "leaky"):
+        given = {"--memory": memory, "--branches": branches, "--synapses": synapses, "--recipe": recipe or None}
+        _baselines(task, model, neurons, budget, [name for name, value in given.items() if value is not None], json)
+        return
     from elmnet.budget import cost, paper_recipe, spend, training_bytes
     from elmnet.config import NetworkConfig
 
     start = NetworkConfig.preset(task)
+    if model == "leaky":
+        start = _leaky(start)
     knobs = {"units": neurons, "memory": memory, "branches": branches, "synapses": synapses}
     chosen = {name: _integers(text, name) for name, text in knobs.items() if text is not None}
     budgets: list[int | None] = list(_integers(budget, "budget")) if budget else [None]
@@ -63,6 +73,40 @@ def params(
     else:
         # a line may wrap on a narrow terminal, a number must not
         Console(width=max(out.width, 110)).print(tables.numbers(f"{task}, starting from the published network", rows))
+
+
+def _leaky(start: "NetworkConfig") -> "NetworkConfig":
+    """The published network with the simplest units."""
+    from elmnet.config import NetworkConfig
+    from elmnet.models import choose
+
+    leaky = choose("leaky", start)
+    assert isinstance(leaky, NetworkConfig)
+    return leaky
+
+
+def _baselines(task: str, kind: str, widths: str | None, budget: str | None, given: list[str], json: bool) -> None:
+    """The same of other networks: their width is what a budget decides."""
+    from elmnet import models
+    from elmnet.baselines.config import BaselineConfig, spend
+    from elmnet.config import NetworkConfig
+
+    if given:
+        raise ConfigError(f"{', '.join(given)} belong to ELM neurons; a {kind} has a width (--neurons)")
+    if budget and widths:
+        raise ConfigError("--budget decides units here; leave --neurons out")
+    start = models.choose(kind, NetworkConfig.preset(task))
+    assert isinstance(start, BaselineConfig)
+    many = [start.replace(width=width) for width in _integers(widths, "neurons")] if widths else [start]
+    many = [spend(start, limit) for limit in _integers(budget, "budget")] if budget else many
+    rows = [
+        {"width": one.width, "layers": one.depth, "read-out": one.readout, "P": one.parameters, "FLOPs/step": one.flops}
+        for one in many
+    ]
+    if json:
+        out.print_json(data=rows)
+    else:
+        Console(width=max(out.width, 110)).print(tables.numbers(f"{kind} for {task}", rows))
 
 
 def _integers(text: str, name: str) -> list[int]:

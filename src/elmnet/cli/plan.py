@@ -315,11 +315,13 @@ def _predictions(known: "Fit", networks: "Sequence[NetworkConfig]") -> Table:
 def _write_run(task: str, preset: str, one: "Plan", path: Path) -> None:
     import yaml
 
+    from elmnet.config import NetworkConfig
     from elmnet.train.config import compose
 
     first = one.network.layers[0]
     unit = {name: getattr(first.neuron, name) for name in ("memory", "hidden", "branches", "synapses")}
     config = compose(task, preset=preset)
+    assert isinstance(config.model, NetworkConfig)  # every preset is one
     config = config.replace(model=config.model.with_hidden(units=first.units, **unit))
     write_atomic(path, yaml.safe_dump(config.to_dict(), sort_keys=False, width=120))
     out.print(f"train it: elmnet train --config {path}", highlight=False, markup=False, soft_wrap=True)

@@ -17,14 +17,20 @@ Run_ = Annotated[Path, typer.Argument(help="a run directory", metavar="RUN")]
 
 
 def train(
-    task: Annotated[str | None, typer.Argument(help="enwik8, shd-adding, shd or neuronio", metavar="TASK")] = None,
+    task: Annotated[
+        str | None, typer.Argument(help="enwik8, shd-adding, shd, neuronio or sequence", metavar="TASK")
+    ] = None,
     data: Annotated[str | None, typer.Option(help="data source (see `elmnet data list`)", metavar="SOURCE")] = None,
     preset: Annotated[str | None, typer.Option(help="tiny (default; minutes), small (half an hour), paper")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="any setting, e.g. training.steps=500", metavar="PATH=VALUE")
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="elm (default), leaky, lstm, gru, rnn, transformer, mingru, s5-like", metavar="KIND"),
+    ] = None,
     config_file: Annotated[Path | None, typer.Option("--config", help="start from a YAML file, e.g. a run's")] = None,
-    budget: Annotated[int | None, typer.Option(help="P: the largest number of units that fits is used")] = None,
+    budget: Annotated[int | None, typer.Option(help="P: as many units as fit are used, whatever the model")] = None,
     memory: Annotated[int | None, typer.Option(help="d_m, memory units per neuron")] = None,
     steps: Annotated[int | None, typer.Option(help="training steps")] = None,
     seed: Annotated[int | None, typer.Option(help="of weights, wiring, batches, dropout; default 0")] = None,
@@ -47,6 +53,7 @@ def train(
     fixed = {
         "TASK": task,
         "--preset": preset,
+        "--model": model,
         "--config": config_file,
         "--set": settings,
         "--budget": budget,
@@ -65,12 +72,15 @@ def train(
             result = loop.resume(resume, data=data, reporter=reporter, tensorboard=tensorboard)
         else:
             start = _start(task, preset, config_file)
+            start = start if model is None else start.with_model(model)
             changes = {name: value for name, value in (("seed", seed), ("threads", threads)) if value is not None}
             chosen = [*(settings or []), *([] if steps is None else [f"training.steps={steps}"])]
             config = amend(start, data=data, settings=chosen, **changes)
             reporter.note(f"reading {config.data}")
             config, opened = _fit(config, budget, memory)
             directory = path or Path("runs") / f"{config.task}-{config.preset}-{datetime.now():%Y%m%d-%H%M%S}"
+            for words in opened.notes():
+                reporter.note(words)
             reporter.note(f"run directory: {directory}")
             result = loop.start(config, directory, opened, reporter=reporter, tensorboard=tensorboard)
     except loop.Interrupted as stop:
@@ -90,21 +100,27 @@ def _start(task: str | None, preset: str | None, file: Path | None) -> Any:
             raise ConfigError("--config names the task and all its settings; leave out TASK and --preset")
         return load_config(file)
     if task is None:
-        raise ConfigError("name a TASK to train (enwik8, shd-adding, shd, neuronio), or --config FILE, or --resume DIR")
+        from elmnet.tasks import TASKS
+
+        tasks = ", ".join(TASKS)
+        raise ConfigError(f"name a TASK to train ({tasks}), or --config FILE, or --resume DIR")
     return compose(task, preset=preset or "tiny")
 
 
 def _fit(config: Any, budget: int | None, memory: int | None) -> Any:
     """Open the task's data, and give the model its inputs, outputs, complexity and budget."""
-    from elmnet.budget import spend
+    from elmnet import models
+    from elmnet.config import NetworkConfig
     from elmnet.tasks import open_task
 
     opened = open_task(config.task, config.options, config.data, seed=config.seed)
     model = opened.fit_model(config.model)
     if memory is not None:
+        if not isinstance(model, NetworkConfig):
+            raise ConfigError(f"--memory is d_m of ELM neurons; a {model.kind} has none")
         model = model.with_hidden(memory=memory)
     if budget is not None:
-        model = spend(model, budget)
+        model = models.spend(model, budget)
     return config.replace(model=model), opened
 
 
@@ -143,6 +159,23 @@ def _open_run(path: Path, data: str | None = None) -> Any:
     torch.set_num_threads(config.threads)
     network = run.best_network(config.backend)
     return network, open_task(config.task, config.options, data or config.data, seed=config.seed, facts=facts)
+
+
+def predict(
+    run: Run_,
+    data: Annotated[str, typer.Option(help=".npz or .parquet file of sequences; targets are not needed")],
+    path: Annotated[Path, typer.Option("--out", help="a new .csv, .npz or .parquet file", metavar="FILE")],
+) -> None:
+    """What a network trained on `sequence` says of every sequence of a file: classes with probabilities, or values."""
+    from elmnet.tasks.sequence import Sequence
+    from elmnet.train.predict import predict as told
+    from elmnet.train.predict import write
+
+    network, task = _open_run(run, data)
+    if not isinstance(task, Sequence):
+        raise ConfigError(f"{run} was trained on {task.name}; predict is for the task sequence")
+    write(told(network, task), path)
+    out.print(f"{len(task.data)} sequences of {task.data_name}: {path}", highlight=False, soft_wrap=True)
 
 
 def generate(

@@ -115,8 +115,14 @@ def _resources(settings: list[str]) -> dict[str, float]:
 
 def describe(trial: "Trial") -> str:
     """A trial in a line."""
-    layer, training = trial.network.layers[0], trial.config.training
-    shape = f"N {layer.units} d_m {layer.neuron.memory} wiring {layer.neuron.branches}×{layer.neuron.synapses}"
+    from elmnet import models
+    from elmnet.config import NetworkConfig
+
+    network, training = trial.network, trial.config.training
+    shape = f"{models.kind_of(network)} N {models.counts(network).units}"
+    if isinstance(network, NetworkConfig):
+        neuron = network.layers[0].neuron
+        shape += f" d_m {neuron.memory} wiring {neuron.branches}×{neuron.synapses}"
     return f"{trial.name} {shape} seed {trial.config.seed} steps {training.steps:,}"
 
 
@@ -129,7 +135,8 @@ def plan(
     limit: Annotated[int, typer.Option(help="trials listed; 0: all")] = 40,
 ) -> None:
     """Every trial of a recipe with its exact P, FLOPs and how long it would take here. Trains nothing."""
-    from elmnet import budget
+    from elmnet import models
+    from elmnet.config import NetworkConfig
     from elmnet.sweep import execute
     from elmnet.sweep.estimate import seconds_of
     from elmnet.sweep.recipe import Recipe
@@ -143,12 +150,15 @@ def plan(
     table = _table(f"{what.name}: {len(trials)} trials", "trial", *SHAPE, "seed", "steps", "TFLOP", "time")
     shown = trials[: limit or None]
     for trial in shown:
-        cost, config = budget.cost(trial.network), trial.config
-        neuron = trial.network.layers[0].neuron
-        shape = (cost.units, neuron.memory, neuron.branches, neuron.synapses, cost.hidden, cost.parameters)
-        cells = [*shape, config.seed, config.training.steps]
+        network, config = trial.network, trial.config
+        cost = models.counts(network)
+        unit: tuple[int | None, ...] = (None, None, None)
+        if isinstance(network, NetworkConfig):
+            neuron = network.layers[0].neuron
+            unit = (neuron.memory, neuron.branches, neuron.synapses)
+        cells = [cost.units, *unit, cost.hidden, cost.parameters, config.seed, config.training.steps]
         took = _clock(times[trial]) if times else ""
-        table.add_row(trial.name, *(f"{number:,}" for number in cells), f"{trial.flops / 1e12:.3g}", took)
+        table.add_row(trial.name, models.kind_of(network), *map(_whole, cells), f"{trial.flops / 1e12:.3g}", took)
     out.print(table)
     if len(shown) < len(trials):
         out.print(f"and {len(trials) - len(shown)} more (--limit 0)", highlight=False)
@@ -161,7 +171,7 @@ def plan(
     out.print(words, highlight=False)
 
 
-SHAPE = ("N", "d_m", "d_tree", "d_s", "P'", "P")
+SHAPE = ("model", "N", "d_m", "d_tree", "d_s", "P'", "P")
 
 
 def status(
@@ -234,7 +244,8 @@ def collect(
         score.replace("valid", "test"),
     )
     for one in means:
-        cells = [f"{one[name]:,}" for name in ("N", "d_m", "d_tree", "d_s", "hidden", "P", "steps", "seeds")]
+        names = ("N", "d_m", "d_tree", "d_s", "hidden", "P", "steps", "seeds")
+        cells = [one["model"], *(_whole(one[name]) for name in names)]
         shown = [_mean(one, name) for name in (score, score.replace("valid", "test"))]
         table.add_row(*cells, *shown)
     out.print(table)
@@ -267,6 +278,11 @@ def query(
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row))
     out.print(table)
+
+
+def _whole(number: int | None) -> str:
+    """A number of a table, nothing where a model has none."""
+    return "" if number is None else f"{number:,}"
 
 
 def _table(title: str, *columns: str) -> Table:

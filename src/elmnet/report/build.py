@@ -8,9 +8,10 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from elmnet import budget
+from elmnet import models
 from elmnet.config import NetworkConfig
 from elmnet.errors import ConfigError, ElmnetError, RunError, TheoryError
+from elmnet.models import ModelConfig
 from elmnet.report import curves, figures
 from elmnet.sweep import table as tables
 from elmnet.sweep.store import Sweep, row
@@ -110,19 +111,29 @@ def render(title: str, sections: Sequence[Section]) -> str:
 # Sections ------------------------------------------------------------------------------------------------------------
 
 
-def _run(run: RunDirectory) -> Section:
-    config, facts = run.read_config()
-    result, cost, network = run.read_result(), budget.cost(config.model), config.model.layers[0]
-    neuron = network.neuron
-    section = Section(f"Run {run.path.name}")
-    state = "finished" if result else "not finished: no final scores"
-    section.words.append(f"{config.task} on {facts.get('name', config.data)}, preset {config.preset}; {state}.")
-    facts_table = [
+def _unit(model: ModelConfig) -> list[tuple[str, str]]:
+    """What describes the units of a model."""
+    cost = models.counts(model)
+    if not isinstance(model, NetworkConfig):
+        return [("model", model.kind), ("layers", f"{model.depth}"), ("width", f"{model.width:,}")]
+    neuron = model.layers[0].neuron
+    return [
         ("units, N", f"{cost.units:,}"),
         ("memory units per neuron, d_m", f"{neuron.memory:,}"),
         ("branches × synapses", f"{neuron.branches} × {neuron.synapses}"),
         ("complexity, k_e", f"{cost.complexity:,}"),
         ("connectivity, k_c", f"{cost.connectivity:,}"),
+    ]
+
+
+def _run(run: RunDirectory) -> Section:
+    config, facts = run.read_config()
+    result, cost = run.read_result(), models.counts(config.model)
+    section = Section(f"Run {run.path.name}")
+    state = "finished" if result else "not finished: no final scores"
+    section.words.append(f"{config.task} on {facts.get('name', config.data)}, preset {config.preset}; {state}.")
+    facts_table = [
+        *_unit(config.model),
         ("trainable parameters, P", f"{cost.parameters:,}"),
         ("of which read-out", f"{cost.readout:,}"),
         ("FLOPs per time step, forward", f"{cost.flops:,}"),
@@ -153,6 +164,10 @@ def _run(run: RunDirectory) -> Section:
     return section
 
 
+def _whole(value: Any) -> str:
+    return "" if value is None else f"{value:,}"
+
+
 def _number(value: Any) -> str:
     return "" if value is None else f"{value:.4f}"
 
@@ -169,14 +184,34 @@ def _sweep(sweep: Sweep) -> list[Section]:
     if done:
         tables.write(sweep, sweep.table_file)
         means = tables.aggregate(sweep.table_file)
-        columns = ("N", "d_m", "d_tree", "d_s", "P'", "P", "steps", "seeds", score, "", score.replace("valid", "test"))
+        columns = (
+            "model",
+            "N",
+            "d_m",
+            "d_tree",
+            "d_s",
+            "P'",
+            "P",
+            "steps",
+            "seeds",
+            score,
+            "",
+            score.replace("valid", "test"),
+        )
         keys = ("N", "d_m", "d_tree", "d_s", "hidden", "P", "steps", "seeds")
         cells = [
-            (*(f"{one[key]:,}" for key in keys), _number(one[score]), _error(one[f"{score}_se"]), _number(one[test]))
+            (
+                str(one["model"]),
+                *(_whole(one[key]) for key in keys),
+                _number(one[score]),
+                _error(one[f"{score}_se"]),
+                _number(one[test]),
+            )
             for one in means
             for test in (score.replace("valid", "test"),)
         ]
         section.tables.append(Table("Means over seeds, ± standard error", columns, cells))
+        means = [one for one in means if one["d_m"] is not None]  # the figures are about ELM neurons
         if curves.budgets(means, score):
             words = f"{score.replace('_', ' ')} against d_m, one line for each budget, wiring and training length."
             draw = _bound(curves.budget_curves, means, score)
@@ -187,7 +222,14 @@ def _sweep(sweep: Sweep) -> list[Section]:
                 draw = _bound(curves.axis_curve, means, varied, score)
                 section.figures.append(Figure(f"axis_{varied}", f"{varied} alone", words, draw))
     if lost:
-        cells = [(str(one["trial"]), f"N {one['N']}, d_m {one['d_m']}", str(one["reason"])) for one in lost]
+        cells = [
+            (
+                str(one["trial"]),
+                f"{one['model']}, N {one['N']}" + (f", d_m {one['d_m']}" if one["d_m"] else ""),
+                str(one["reason"]),
+            )
+            for one in lost
+        ]
         section.tables.append(Table("Failed, damaged or stopped early", ("trial", "shape", "why"), cells))
     try:
         runs, _ = read_runs(sweep.path)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from elmnet.network import ELMNetwork
+from elmnet import models
 from elmnet.sweep.recipe import Trial
 from elmnet.tasks import Task, open_task
 
@@ -42,14 +42,14 @@ def seconds_of(trials: Sequence[Trial], *, threads: int = 1) -> dict[Trial, floa
 
 def _seconds(trial: Trial, task: Task) -> float:
     """Of one training step: forward, backward, clipping, optimiser."""
-    network = ELMNetwork(trial.network, seed=0)
+    network = models.build(trial.network, seed=0)
     optimizer = torch.optim.Adam(p for p in network.parameters() if p.requires_grad)
     batch = task.training_batch(0)
     times: list[float] = []
     end = time.perf_counter() + SECONDS
     while len(times) < 2 or time.perf_counter() < end:
         start = time.perf_counter()
-        out, _ = network(batch.x)
+        out, _ = network(batch.x, None, batch.lengths)
         optimizer.zero_grad(set_to_none=True)
         task.loss(out, batch.y).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)

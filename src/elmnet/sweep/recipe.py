@@ -16,14 +16,15 @@
         seed: 1
 
 A name is one of `units`, `memory`, `branches`, `synapses` (of the hidden layer; d_mlp stays 2·d_m), `recipe` (`paper`:
-d_tree = 4·d_m), `seed`, `steps`, or the dotted path of any setting.
+d_tree = 4·d_m), `model` (`lstm` and the others of `elmnet.models.KINDS`), `seed`, `steps`, or the dotted path of any
+setting.
 """
 
 import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -32,11 +33,12 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 
-from elmnet import budget
+from elmnet import budget, models
 from elmnet.config import NetworkConfig
 from elmnet.errors import BudgetError, ConfigError
+from elmnet.models import ModelConfig
 from elmnet.strict import Config
-from elmnet.tasks import open_task
+from elmnet.tasks import Task, open_task
 from elmnet.train.config import RunConfig, amend, compose
 
 SHAPE = ("units", "memory", "branches", "synapses")
@@ -159,19 +161,19 @@ class Recipe(Config):
         found: dict[str, Trial] = {}
         for number, group in enumerate(self.trials, 1):
             try:
-                for config in self._of(group, start):
+                for config in self._of(group, start, task):
                     name = name_of(config, contents)
                     found.setdefault(name, Trial(name, config))
             except (ConfigError, BudgetError) as error:
                 raise ConfigError(f"{self.name}, group {number}: {error}") from error
         return list(found.values())
 
-    def _of(self, group: Group, start: RunConfig) -> Iterator[RunConfig]:
+    def _of(self, group: Group, start: RunConfig, task: Task) -> Iterator[RunConfig]:
         base = amend(start, settings=_settings(group.set))
         for row in group.rows():
             seeds = [row["seed"]] if "seed" in row else group.seeds
             for seed in seeds:
-                yield _configure(base, group, row, int(seed))
+                yield _configure(base, group, row, int(seed), task)
 
 
 def shipped(path: Path) -> Path:
@@ -189,21 +191,26 @@ def _settings(values: Mapping[str, Any] | None) -> list[str]:
     return [f"{name}={json.dumps(value)}" for name, value in (values or {}).items()]
 
 
-def _configure(base: RunConfig, group: Group, row: Mapping[str, Any], seed: int) -> RunConfig:
+def _configure(base: RunConfig, group: Group, row: Mapping[str, Any], seed: int, task: Task) -> RunConfig:
     """The run of a row: shape, budget, length, other settings."""
-    rest = {name: value for name, value in row.items() if name not in (*SHAPE, "recipe", "seed", "steps")}
-    config = amend(base, settings=_settings(rest), seed=seed)
-    shape = {name: row[name] for name in SHAPE if name in row}
-    if row.get("recipe") not in (None, "paper"):
-        raise ConfigError(f"recipe must be 'paper', got {row['recipe']!r}")
-    if "recipe" in row:
-        memory = shape.get("memory", config.model.layers[0].neuron.memory)
-        shape["branches"] = 4 * memory
-    model = config.model.with_hidden(**shape)
-    if group.budget is not None:
-        if "units" in shape:
-            raise ConfigError("a budget decides units; leave them out")
-        model = budget.largest(lambda units: model.with_hidden(units=units), group.budget, "N", _price(group), group.of)
+    rest = {name: value for name, value in row.items() if name not in (*SHAPE, "model", "recipe", "seed", "steps")}
+    config = base
+    if "model" in row:
+        config = base.with_model(row["model"])
+        config = config.replace(model=task.fit_model(config.model))
+    config = amend(config, settings=_settings(rest), seed=seed)
+    shape = {name: row[name] for name in (*SHAPE, "recipe") if name in row}
+    if group.budget is not None and "units" in shape:
+        raise ConfigError("a budget decides units; leave them out")
+    model = config.model
+    if isinstance(model, NetworkConfig):
+        model = _shaped(model, group, shape)
+    elif shape:
+        raise ConfigError(f"{', '.join(shape)} belong to ELM neurons; a {model.kind} has model.width, or a budget")
+    elif group.budget is not None:
+        if group.of != "parameters":
+            raise ConfigError("models of several kinds share a budget of `parameters` only")
+        model = models.spend(model, int(group.budget))
     config = config.replace(model=model)
     steps = row.get("steps", group.steps)
     if group.flops is not None:
@@ -211,7 +218,21 @@ def _configure(base: RunConfig, group: Group, row: Mapping[str, Any], seed: int)
     return config if steps is None else config.replace(training=config.training.replace(steps=int(steps)))
 
 
-def _price(group: Group) -> Any:
+def _shaped(model: NetworkConfig, group: Group, shape: Mapping[str, Any]) -> NetworkConfig:
+    """The ELM network of a row: its shape, or the budget's."""
+    shape = dict(shape)
+    recipe = shape.pop("recipe", None)
+    if recipe not in (None, "paper"):
+        raise ConfigError(f"recipe must be 'paper', got {recipe!r}")
+    if recipe is not None:
+        shape["branches"] = 4 * shape.get("memory", model.layers[0].neuron.memory)
+    model = model.with_hidden(**shape)
+    if group.budget is None:
+        return model
+    return budget.largest(lambda units: model.with_hidden(units=units), group.budget, "N", _price(group), group.of)
+
+
+def _price(group: Group) -> Callable[[NetworkConfig], float]:
     if group.of == "parameters":
         return budget.parameters
     return lambda network: budget.cost(network).hidden
@@ -222,7 +243,7 @@ def training_flops(config: RunConfig) -> float:
     options = config.options.to_dict()
     sequences = options.get("streams", options.get("batch", 1))
     steps = options.get("chunk", 1000)
-    return float(3 * budget.cost(config.model).flops * sequences * steps)
+    return float(3 * models.counts(config.model).flops * sequences * steps)
 
 
 def name_of(config: RunConfig, data_sha256: Any) -> str:
@@ -246,7 +267,7 @@ class Trial:
     config: RunConfig
 
     @property
-    def network(self) -> NetworkConfig:
+    def network(self) -> ModelConfig:
         """Its network."""
         return self.config.model
 

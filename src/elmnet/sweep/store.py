@@ -15,7 +15,8 @@ from typing import Any, Literal
 import yaml
 from filelock import FileLock
 
-from elmnet import budget
+from elmnet import models
+from elmnet.config import NetworkConfig
 from elmnet.errors import ConfigError, RunError
 from elmnet.files import current_directory, write_atomic
 from elmnet.sweep import halving
@@ -151,7 +152,8 @@ def _last_step(file: Path) -> int:
 def row(sweep: Sweep, seen: Seen) -> dict[str, Any]:
     """A trial as a row of the table."""
     config, network = seen.trial.config, seen.trial.network
-    cost, neuron = budget.cost(network), network.layers[0].neuron
+    cost = models.counts(network)
+    neuron = network.layers[0].neuron if isinstance(network, NetworkConfig) else None
     result = seen.result or {}
     return {
         "trial": seen.trial.name,
@@ -160,10 +162,11 @@ def row(sweep: Sweep, seen: Seen) -> dict[str, Any]:
         "task": config.task,
         "data": result.get("data", Path(config.data).name),
         "seed": config.seed,
+        "model": models.kind_of(network),
         "N": cost.units,
-        "d_m": neuron.memory,
-        "d_tree": neuron.branches,
-        "d_s": neuron.synapses,
+        "d_m": neuron and neuron.memory,
+        "d_tree": neuron and neuron.branches,
+        "d_s": neuron and neuron.synapses,
         "k_e": cost.complexity,
         "k_c": cost.connectivity,
         "hidden": cost.hidden,

@@ -8,10 +8,10 @@ from typing import Any
 from elmnet.errors import ConfigError, RunError
 from elmnet.sweep.store import Sweep, row
 
-SAME = ("task", "data", "N", "d_m", "d_tree", "d_s", "k_e", "k_c", "hidden", "P", "steps", "learning_rate")
+SAME = ("task", "data", "model", "N", "d_m", "d_tree", "d_s", "k_e", "k_c", "hidden", "P", "steps", "learning_rate")
 """Columns that make two trials seeds of one configuration."""
 SCORES = tuple(f"{part}_{kind}" for part in ("valid", "test") for kind in ("bpc", "nats", "accuracy"))
-TEXT = ("trial", "state", "reason", "task", "data", "weights_sha256", "elmnet", "torch", "git")
+TEXT = ("trial", "state", "reason", "task", "data", "model", "weights_sha256", "elmnet", "torch", "git")
 WHOLE = (
     "seed",
     "N",
@@ -72,7 +72,7 @@ def aggregate(file: Path) -> list[dict[str, Any]]:
     )
     key = ", ".join(SAME)
     sql = f"SELECT {key}, count(*) AS seeds, {means} FROM trials WHERE state = 'done' GROUP BY {key} "
-    names, rows = ask(file, sql + "ORDER BY task, d_tree, d_s, steps, d_m, N")
+    names, rows = ask(file, sql + "ORDER BY task, model, d_tree, d_s, steps, d_m, N")
     return [dict(zip(names, values, strict=True)) for values in rows]
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from elmnet.data.sequences import load_sequences
 from elmnet.data.spikes import load_spike_corpus
 from elmnet.data.text import Vocabulary, load_corpus
 from elmnet.errors import ConfigError, DataError
@@ -10,11 +11,12 @@ from elmnet.strict import Config
 from elmnet.tasks.base import PRESETS, Batch, Scores, Split, Task, in_words
 from elmnet.tasks.enwik8 import Enwik8, TextOptions
 from elmnet.tasks.neuronio import NeuronIO, NeuronIOOptions, open_source
+from elmnet.tasks.sequence import Sequence, SequenceOptions
 from elmnet.tasks.shd import SHD, SHDAdding, SpikeOptions
 
 __all__ = ["PRESETS", "TASKS", "Batch", "Scores", "Split", "Task", "find_task", "in_words", "open_task"]
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (Enwik8, SHDAdding, SHD, NeuronIO)}
+TASKS: dict[str, type[Task]] = {task.name: task for task in (Enwik8, SHDAdding, SHD, NeuronIO, Sequence)}
 
 
 def find_task(name: str) -> type[Task]:
@@ -51,6 +53,8 @@ def open_task(
         if facts is not None and facts["channels"] != opened.inputs:
             raise DataError(f"{source}: has {opened.inputs} channels, the model was trained on {facts['channels']}")
         return opened
+    if isinstance(options, SequenceOptions):
+        return Sequence(options, load_sequences(source, options.per), seed=seed, facts=facts)
     assert isinstance(options, SpikeOptions)
     corpus = load_spike_corpus(source)
     if name == SHD.name and facts is not None and facts["classes"] != corpus.train.classes:

@@ -7,10 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from elmnet.config import NetworkConfig
+from elmnet.baselines.config import BaselineConfig
+from elmnet.models import ModelConfig
 from elmnet.strict import Config
 
 Split = Literal["train", "valid", "test", "all"]
@@ -22,9 +25,10 @@ Scores = dict[str, float]
 class Batch(NamedTuple):
     """One batch of a task."""
 
-    x: Tensor  # (B, T) tokens or (B, T, n_in) bool or floating point
-    y: Tensor  # (B, T) or (B,) class numbers, or what the task's own loss takes
+    x: Tensor  # (B, T) tokens or (B, T, n_in)
+    y: Tensor  # what the task's loss takes: (B, T) or (B,) class numbers, or values
     fresh: bool  # begins new sequences: state starts at zero instead of being carried over
+    lengths: Tensor | None = None  # (B,), where sequences differ
 
 
 class Task(ABC):
@@ -35,8 +39,10 @@ class Task(ABC):
     default_data: ClassVar[str]
     unit: ClassVar[str]
     """What one target is called when counted."""
-    metric: ClassVar[str]
+    metric: str
     """Key of the score that chooses the best model."""
+    criterion: str = "cross_entropy"
+    """What `loss` is."""
     larger_is_better: ClassVar[bool]
     Options: ClassVar[type[Config]]
     splits: ClassVar[tuple[Split, ...]] = ("train", "valid", "test")
@@ -57,9 +63,17 @@ class Task(ABC):
     def facts(self) -> dict[str, Any]:
         """What identifies the data: name, hashes, vocabulary; stored with the run."""
 
-    def fit_model(self, model: NetworkConfig) -> NetworkConfig:
-        """The model with the number of inputs and outputs this data needs."""
-        return model.replace(inputs=self.inputs, outputs=self.outputs)
+    @property
+    @abstractmethod
+    def steps(self) -> int:
+        """Time steps of a training batch."""
+
+    def fit_model(self, model: ModelConfig) -> ModelConfig:
+        """The model with the number of inputs and outputs this data needs; a transformer that sees a whole batch."""
+        fitted = model.replace(inputs=self.inputs, outputs=self.outputs)
+        if isinstance(fitted, BaselineConfig) and fitted.kind == "transformer" and fitted.context is None:
+            return fitted.replace(context=self.steps)
+        return fitted
 
     @abstractmethod
     def training_batch(self, index: int) -> Batch:
@@ -77,24 +91,35 @@ class Task(ABC):
     def scored(self, out: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The outputs that count: logits (M, n_out) and class numbers (M,)."""
 
-    @abstractmethod
-    def scores(self, nats: float, accuracy: float) -> Scores:
-        """Scores from the mean cross entropy and accuracy."""
-
     def loss(self, out: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
-        """What training minimises, regularisers apart: here the mean cross entropy in nats of what is scored."""
+        """What training minimises, regularisers apart."""
+        return F.cross_entropy(*self.scored(out, y), label_smoothing=label_smoothing)
+
+    def tally(self, out: Tensor, y: Tensor) -> NDArray[np.float64]:
+        """Sums over a batch, which added up over batches give the scores: nats, correct, counted."""
         logits, targets = self.scored(out, y)
-        return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+        nats = float(F.cross_entropy(logits.double(), targets, reduction="sum"))
+        return np.array([nats, int((logits.argmax(-1) == targets).sum()), len(targets)])
+
+    def summary(self, sums: NDArray[np.float64]) -> Scores:
+        """The scores of added up tallies."""
+        nats, correct, count = sums.tolist()
+        return self.scores(nats / count, correct / count)
 
     def measure(self, outputs: Iterable[tuple[Tensor, Tensor]]) -> Scores:
         """Scores from the outputs and targets of all batches of an evaluation."""
-        nats, correct, count = 0.0, 0, 0
+        sums: Any = 0.0
         for out, y in outputs:
-            logits, targets = self.scored(out, y)
-            nats += float(F.cross_entropy(logits.double(), targets, reduction="sum"))
-            correct += int((logits.argmax(-1) == targets).sum())
-            count += len(targets)
-        return self.scores(nats / count, correct / count)
+            sums = sums + self.tally(out, y)
+        return self.summary(sums)
+
+    def notes(self) -> list[str]:
+        """What a person should know before the training begins."""
+        return []
+
+    @abstractmethod
+    def scores(self, nats: float, accuracy: float) -> Scores:
+        """Scores from the mean cross entropy and accuracy."""
 
     @abstractmethod
     def baselines(self) -> Mapping[str, Mapping[str, Scores]]:

@@ -93,6 +93,10 @@ class Enwik8(Task):
     def preset(cls, name: str) -> dict[str, Any]:
         return PRESETS[name]
 
+    @property
+    def steps(self) -> int:
+        return self.options.chunk
+
     def facts(self) -> dict[str, Any]:
         return {
             "name": self.data_name,

@@ -134,6 +134,7 @@ class NeuronIO(Task):
     name = "neuronio"
     about = "spikes and soma voltage of a detailed cell model, RMSE of the soma"
     metric = "soma_rmse"
+    criterion = "error"
     larger_is_better = False
     default_data = SYNTHETIC
     unit = "targets"

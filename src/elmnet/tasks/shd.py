@@ -70,6 +70,10 @@ class _SpikeTask(Task):
             if not len(pool):
                 raise DataError(f"{data.path}: no recordings are left for the {part} part")
 
+    @property
+    def steps(self) -> int:
+        return self.DIGITS * self.options.bins
+
     def facts(self) -> dict[str, Any]:
         train, test = self.corpus.train, self.corpus.test
         return {

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from elmnet.errors import CheckpointError
 from elmnet.files import replace_directory, sha256
-from elmnet.network import ELMNetwork, NetworkState
-from elmnet.ops import LayerState
+from elmnet.models import Network, State
 
 _FILES = ("model.safetensors", "training.safetensors", "training.json")
 
@@ -97,29 +96,30 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: damaged or incomplete: {error}") from error
 
 
-def pack(network: ELMNetwork, optimizer: torch.optim.Optimizer, state: NetworkState | None) -> dict[str, Tensor]:
+def pack(network: Network, optimizer: torch.optim.Optimizer, state: State | None) -> dict[str, Tensor]:
     """Everything besides the weights that the next step depends on: optimiser, carried state, random generators."""
     tensors = {"rng.torch": torch.get_rng_state()}
     if network.device.type == "cuda":
         tensors["rng.cuda"] = torch.cuda.get_rng_state(network.device)
     for index, values in optimizer.state_dict()["state"].items():
         tensors.update({f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in values.items()})
-    for i, layer in enumerate(state.layers if state is not None else ()):
-        tensors.update({f"state.{i}.{name}": tensor for name, tensor in layer._asdict().items()})
-    return tensors
+    carried = {} if state is None else state.tensors()
+    return tensors | {f"state.{name}": tensor for name, tensor in carried.items()}
 
 
-def unpack(tensors: dict[str, Tensor], network: ELMNetwork, optimizer: torch.optim.Optimizer) -> NetworkState | None:
+def unpack(tensors: dict[str, Tensor], network: Network, optimizer: torch.optim.Optimizer) -> State | None:
     """The inverse of `pack`: restores optimiser and generators, returns the carried state."""
-    groups: dict[str, dict[int, dict[str, Tensor]]] = {"optimizer": {}, "state": {}}
+    moments: dict[int, dict[str, Tensor]] = {}
+    carried: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         kind, _, rest = key.partition(".")
-        if kind in groups:
+        if kind == "optimizer":
             index, _, name = rest.partition(".")
-            groups[kind].setdefault(int(index), {})[name] = tensor
-    optimizer.load_state_dict({"state": groups["optimizer"], "param_groups": optimizer.state_dict()["param_groups"]})
+            moments.setdefault(int(index), {})[name] = tensor
+        elif kind == "state":
+            carried[rest] = tensor
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     torch.set_rng_state(tensors["rng.torch"])
     if "rng.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["rng.cuda"], network.device)
-    layers = [LayerState(**layer).to(network.device) for _, layer in sorted(groups["state"].items())]
-    return NetworkState(tuple(layers)) if layers else None
+    return network.state_of(carried) if carried else None

@@ -8,8 +8,10 @@ from typing import Any, Literal, Self
 import torch
 import yaml
 
-from elmnet.config import NetworkConfig
+from elmnet import models
+from elmnet.baselines.config import BaselineConfig
 from elmnet.errors import ConfigError
+from elmnet.models import ModelConfig
 from elmnet.strict import Config
 from elmnet.tasks import PRESETS, find_task
 
@@ -74,7 +76,8 @@ class RunConfig(Config):
     threads: int = 1
     """CPU threads. Results are equal bit by bit only for equal numbers of threads. The reference backend's many small
     steps gain little from more, and lose much when another process wants the same cores."""
-    model: NetworkConfig
+    model: ModelConfig
+    """An ELM network, or a baseline."""
     options: Config
     """Of the task: `TextOptions` or `SpikeOptions`."""
     training: TrainConfig
@@ -85,13 +88,31 @@ class RunConfig(Config):
         here = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
         here += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
         self._require(self.device in here, f"device must be one of {', '.join(here)} here, got {self.device!r}")
+        penalties = self.training.mlp_penalty or self.training.activity_penalty
+        self._require(
+            not (penalties and isinstance(self.model, BaselineConfig)),
+            "mlp_penalty and activity_penalty are of signals of ELM neurons, which a baseline has not; leave them 0",
+        )
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         if not isinstance(data, Mapping):
             raise ConfigError(f"RunConfig: expected a mapping of settings, got {data!r}")
         options = find_task(str(data.get("task"))).Options.from_dict(data.get("options", {}))
-        return super().from_dict({**data, "options": options})
+        model = {"model": models.read(data["model"])} if "model" in data else {}
+        return super().from_dict({**data, **model, "options": options})
+
+    def with_model(self, kind: str) -> Self:
+        """The run with a model of another kind (`elmnet.models.choose`); a baseline without the penalties on signals of
+        ELM neurons.
+
+        Raises:
+            ConfigError: there is no such kind.
+        """
+        model, training = models.choose(kind, self.model), self.training
+        if isinstance(model, BaselineConfig):
+            training = training.replace(mlp_penalty=0.0, activity_penalty=0.0)
+        return self.replace(model=model, training=training)
 
 
 def compose(

@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from elmnet.network import ELMNetwork, NetworkState
+from elmnet.models import Network, State
 from elmnet.tasks import Scores, Split, Task
 
 
 @torch.no_grad()
 def evaluate(
-    network: ELMNetwork, task: Task, split: Split, *, whole: bool, advance: Callable[[], None] = lambda: None
+    network: Network, task: Task, split: Split, *, whole: bool, advance: Callable[[], None] = lambda: None
 ) -> Scores:
     """Scores without label smoothing, regularisers or dropout; state carried as the task says.
 
@@ -31,12 +31,12 @@ def evaluate(
 
 
 def _outputs(
-    network: ELMNetwork, task: Task, split: Split, whole: bool, advance: Callable[[], None]
+    network: Network, task: Task, split: Split, whole: bool, advance: Callable[[], None]
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Outputs and targets of every batch."""
-    state: NetworkState | None = None
+    state: State | None = None
     for batch in task.evaluation_batches(split, whole=whole):
         x, y = batch.x.to(network.device), batch.y.to(network.device)
-        out, state = network(x, None if batch.fresh else state)
+        out, state = network(x, None if batch.fresh else state, batch.lengths)
         yield out, y
         advance()

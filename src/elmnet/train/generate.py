@@ -8,11 +8,11 @@ import torch
 
 from elmnet.data.text import Convention, Vocabulary
 from elmnet.errors import ConfigError, DataError
-from elmnet.network import ELMNetwork
+from elmnet.models import Network
 
 
 def generate(
-    network: ELMNetwork,
+    network: Network,
     vocabulary: Vocabulary,
     prompt: bytes,
     *,
@@ -48,7 +48,7 @@ def generate(
 
 @torch.no_grad()
 def _continue(
-    network: ELMNetwork, prompt: torch.Tensor, length: int, temperature: float, generator: torch.Generator
+    network: Network, prompt: torch.Tensor, length: int, temperature: float, generator: torch.Generator
 ) -> Iterator[int]:
     """Symbol numbers, each drawn from what the network says after all before it."""
     logits, state = network(prompt.unsqueeze(0).to(network.device))

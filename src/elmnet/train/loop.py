@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from elmnet import budget
+from elmnet import models
 from elmnet.errors import CheckpointError, DivergedError, ElmnetError, RunError
 from elmnet.files import recover_directory, replace_directory, write_atomic
-from elmnet.network import ELMNetwork, NetworkState
+from elmnet.models import Network, State
 from elmnet.tasks import Batch, Scores, Split, Task, in_words, open_task
 from elmnet.train.checkpoint import (
     Checkpoint,
@@ -109,7 +109,7 @@ class Trainer:
             trained, lr=config.training.learning_rate
         )
         self.step = 0
-        self.state: NetworkState | None = None
+        self.state: State | None = None
         self.evaluated = 0  # the step after which the last validation ran
         self.best: dict[str, Any] | None = None  # {"step", scores of that validation}
         self._window: dict[str, float] = {}  # sums since the last logged step
@@ -167,9 +167,9 @@ class Trainer:
             group["lr"] = rate
         batch = task.training_batch(self.step)
         x, y = batch.x.to(self.network.device), batch.y.to(self.network.device)
-        out, state, signals = self.network(x, self._carried(batch), monitor=monitored(settings))
-        entropy = task.loss(out, y, settings.label_smoothing)
-        loss = entropy + penalty(signals[0], settings)
+        out, state, signals = self.network(x, self._carried(batch), batch.lengths, monitor=monitored(settings))
+        error = task.loss(out, y, settings.label_smoothing)
+        loss = error + penalty(signals[0], settings)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
@@ -177,9 +177,9 @@ class Trainer:
         self.optimizer.step()
         self.state = state.detach()
         self.step += 1
-        self._record(loss.item(), entropy.item(), norm.item(), rate, y.numel())
+        self._record(loss.item(), error.item(), norm.item(), rate, y.numel())
 
-    def _carried(self, batch: Batch) -> NetworkState | None:
+    def _carried(self, batch: Batch) -> State | None:
         if batch.fresh or resets(self.step, self.config.training, self.config.seed):
             return None
         return self.state
@@ -194,12 +194,12 @@ class Trainer:
             f"Try a learning rate below {self.config.training.learning_rate:g}"
         )
 
-    def _record(self, loss: float, entropy: float, norm: float, rate: float, items: int) -> None:
-        for name, value in (("loss", loss), ("cross_entropy", entropy), ("gradient_norm", norm), ("steps", 1.0)):
+    def _record(self, loss: float, error: float, norm: float, rate: float, items: int) -> None:
+        for name, value in (("loss", loss), (self.task.criterion, error), ("gradient_norm", norm), ("steps", 1.0)):
             self._window[name] = self._window.get(name, 0.0) + value
         steps = self._window["steps"]
         means = {name: total / steps for name, total in self._window.items() if name != "steps"}
-        score = self.task.scores(means["cross_entropy"], math.nan).get("bpc")
+        score = self.task.scores(means[self.task.criterion], math.nan).get("bpc")
         words = f"loss {means['loss']:.4f}" + (f"  bpc {score:.3f}" if score is not None else "")
         if self.best is not None:
             words += f"  best {self.task.metric} {self.best[self.task.metric]:.4f}"
@@ -228,7 +228,7 @@ class Trainer:
         metric = self.task.metric
         return bool(new[metric] > old[metric] if self.task.larger_is_better else new[metric] < old[metric])
 
-    def _evaluate(self, split: Split, *, whole: bool, network: ELMNetwork | None = None) -> Scores:
+    def _evaluate(self, split: Split, *, whole: bool, network: Network | None = None) -> Scores:
         batches = self.task.count_batches(split, whole=whole)
         with self.reporter.phase(f"scoring {split}", batches) as advance:
 
@@ -244,7 +244,7 @@ class Trainer:
         best = self.run.best_network(self.config.backend).to(self.network.device)
         splits: tuple[Split, ...] = ("valid", "test")
         final = {split: self._evaluate(split, whole=True, network=best) for split in splits}
-        price, peak = budget.cost(self.config.model), _peak_memory()
+        price, peak = models.counts(self.config.model), _peak_memory()
         result = {
             "task": self.task.name,
             "data": self.task.data_name,
@@ -253,6 +253,7 @@ class Trainer:
             "valid": final["valid"],
             "test": final["test"],
             "baselines": self.task.baselines(),
+            "model": models.kind_of(self.config.model),
             "parameters": price.parameters,
             "units": price.units,
             "complexity": price.complexity,
@@ -318,11 +319,13 @@ class Trainer:
         return int(numbers["metrics_bytes"])
 
     def _describe(self) -> None:
-        price = budget.cost(self.config.model)
+        price = models.counts(self.config.model)
         backend = ", ".join(self.network.backends())
+        unit = "" if price.complexity is None else f", k_e {price.complexity}, k_c {price.connectivity}"
+        kind = models.kind_of(self.config.model)
         self.reporter.note(
-            f"{self.task.name} on {self.task.data_name}: {price.units} units, k_e {price.complexity}, "
-            f"k_c {price.connectivity}, P {price.parameters:,}; backend {backend}, {self.config.threads} threads"
+            f"{self.task.name} on {self.task.data_name}: {kind}, {price.units} units{unit}, "
+            f"P {price.parameters:,}; backend {backend}, {self.config.threads} threads"
         )
         if self.step:
             self.reporter.note(f"continuing at step {self.step} of {self.config.training.steps}")
@@ -336,14 +339,15 @@ class Trainer:
                     self._board.add_scalar(f"{record['event']}/{name}", value, record["step"])
 
 
-def _build(config: RunConfig) -> ELMNetwork:
+def _build(config: RunConfig) -> Network:
     """The untrained network, after asking whether a backend can run it."""
     try:
-        network = ELMNetwork(config.model, seed=config.seed, backend=config.backend)
+        network = models.build(config.model, seed=config.seed, backend=config.backend)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, ElmnetError) or "memory" not in str(error):
             raise
-        raise RunError(f"not enough memory for {budget.parameters(config.model):,} parameters: {error}") from error
+        words = f"not enough memory for {models.counts(config.model).parameters:,} parameters: {error}"
+        raise RunError(words) from error
     network.to(device=torch.device(config.device), dtype=getattr(torch, config.dtype)).train()
     network.backends()
     return network

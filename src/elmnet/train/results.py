@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from elmnet.config import NetworkConfig
 from elmnet.errors import ConfigError, RunError, TheoryError
 from elmnet.theory.model import NATS
 from elmnet.theory.runs import Runs, table
@@ -37,22 +38,24 @@ def read_runs(directory: Path, score: str | None = None) -> tuple[Runs, dict[str
             continue
         if result is None:
             skipped[name] = "not finished"
+        elif not isinstance(config.model, NetworkConfig):
+            skipped[name] = f"a {config.model.kind}; the model is of ELM networks"
         elif len(config.model.layers) != 1:
             skipped[name] = f"{len(config.model.layers)} hidden layers; the model is of one"
         else:
-            rows.append((name, config, result))
+            rows.append((name, config.model, config, result))
     if not rows:
         reasons = "".join(f"; {name}: {why}" for name, why in list(skipped.items())[:3])
         raise TheoryError(f"{directory} holds no finished run{reasons}")
-    kinds = {(config.task, result["data"]) for _, config, result in rows}
+    kinds = {(config.task, result["data"]) for _, _, config, result in rows}
     if len(kinds) > 1:
         raise TheoryError(
             f"{directory} mixes {', '.join(f'{task} on {data}' for task, data in sorted(kinds))}; fit one"
         )
-    score = score or ("valid_bpc" if "bpc" in rows[0][2]["valid"] else "valid_loss")
+    score = score or ("valid_bpc" if "bpc" in rows[0][3]["valid"] else "valid_loss")
     split, _, measure = score.partition("_")
     name, unit = MEASURES.get(measure, ("", 1.0))
-    first = rows[0][2]
+    first = rows[0][3]
     floors = list(first["baselines"].values())  # what a score is measured from
     if split not in ("valid", "test") or not all(name in baseline[split] for baseline in floors):
         known = [
@@ -67,13 +70,13 @@ def read_runs(directory: Path, score: str | None = None) -> tuple[Runs, dict[str
         return 1 - scores[name] if measure == "error" else scores[name]
 
     ignorance = max(value(baseline[split]) for baseline in floors)
-    steps = sorted({config.training.steps for _, config, _ in rows})
+    steps = sorted({config.training.steps for _, _, config, _ in rows})
     task, data = next(iter(kinds))
     trained = f"{steps[0]:,} steps" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,} steps"
     runs = table(
-        [config.model for _, config, _ in rows],
-        [value(result[split]) for _, _, result in rows],
-        names=[name for name, _, _ in rows],
+        [model for _, model, _, _ in rows],
+        [value(result[split]) for _, _, _, result in rows],
+        names=[name for name, _, _, _ in rows],
         task=task,
         source=f"{directory} ({len(rows)} runs of {task} on {data}, {trained})",
         score=score,

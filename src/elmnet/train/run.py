@@ -3,7 +3,7 @@
 config.yaml      the resolved configuration, what identifies the data, versions
 metrics.jsonl    one line per logged step and per evaluation; no clock in it, so equal runs write equal bytes
 checkpoints/     see `elmnet.train.checkpoint`
-best/            the model to use, for `ELMNetwork.from_pretrained`
+best/            the model to use, for `ELMNetwork.from_pretrained`, or `Baseline`'s
 result.json      only when finished: final scores, counts, cost
 """
 
@@ -20,9 +20,10 @@ import torch
 import yaml
 from filelock import FileLock, Timeout
 
+from elmnet import models
 from elmnet.errors import ConfigError, RunError
 from elmnet.files import current_directory, write_atomic
-from elmnet.network import ELMNetwork
+from elmnet.models import Network
 from elmnet.train.config import RunConfig
 
 
@@ -92,7 +93,7 @@ class RunDirectory:
             raise RunError(f"{self.result_file}: damaged: it is not a run's result; delete it and resume")
         return result
 
-    def best_network(self, backend: str = "auto") -> ELMNetwork:
+    def best_network(self, backend: str = "auto") -> Network:
         """The best network so far, on the CPU.
 
         Raises:
@@ -102,7 +103,7 @@ class RunDirectory:
         best = current_directory(self.best)
         if best is None:
             raise RunError(f"{self.path} has no best network yet: its first validation has not happened")
-        return ELMNetwork.from_pretrained(best, backend=backend)
+        return models.load(best, backend=backend)
 
     def lock(self) -> FileLock:
         """Held while training.

@@ -1,0 +1,192 @@
+"""A baseline as a network: stem, core, read-out, with the contract of `ELMNetwork`."""
+
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from elmnet import pretrained
+from elmnet.baselines.attention import Attention
+from elmnet.baselines.config import GATES, BaselineConfig
+from elmnet.baselines.recurrent import Recurrent
+from elmnet.baselines.scan import MinGRU, StateSpace
+from elmnet.errors import BackendError, ShapeError
+from elmnet.layer import check_input, check_lengths, without_padding
+
+Core = Recurrent | Attention | MinGRU | StateSpace
+_BLOCKS = {"transformer": Attention, "mingru": MinGRU, "s5-like": StateSpace}
+
+
+class BaselineState(NamedTuple):
+    """What every block of a baseline carries from step to step: tensors (B, ...), zero at the beginning."""
+
+    layers: tuple[tuple[Tensor, ...], ...]
+
+    def detach(self) -> Self:
+        """The same values, cut from the graph."""
+        return self._each(lambda tensor: tensor.detach())
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """`Tensor.to` on every tensor."""
+        return self._each(lambda tensor: tensor.to(*args, **kwargs))
+
+    def reset(self, mask: Tensor) -> Self:
+        """Zero the sequences where `mask` (B,) is true, keep the others."""
+        return self._each(lambda tensor: tensor.masked_fill(mask.reshape(-1, *[1] * (tensor.dim() - 1)), 0))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by a name, for checkpoints."""
+        return {f"{i}.{j}": tensor for i, layer in enumerate(self.layers) for j, tensor in enumerate(layer)}
+
+    def _each(self, change: Any) -> Self:
+        return type(self)(tuple(tuple(change(tensor) for tensor in layer) for layer in self.layers))
+
+
+class Baseline(nn.Module):
+    """A network of `elmnet.baselines`, used like `ELMNetwork`.
+
+        net = Baseline(BaselineConfig(kind="lstm", inputs=700, outputs=19), seed=0)
+        logits, state = net(spikes)  # (B, T, 700) → (B, T, 19)
+
+    Args:
+        config: the network.
+        seed: draws the weights; None: torch's default generator.
+        backend: `auto`; the backends of `elmnet.ops` are for ELM neurons.
+
+    Raises:
+        BackendError: one of those was asked for.
+    """
+
+    def __init__(self, config: BaselineConfig, *, seed: int | None = None, backend: str = "auto") -> None:
+        super().__init__()
+        if backend != "auto":
+            raise BackendError(f"backend {backend!r} runs ELM neurons; a {config.kind} runs on torch: leave it 'auto'")
+        self.config = config
+        with torch.random.fork_rng(devices=[], enabled=seed is not None):
+            if seed is not None:
+                torch.manual_seed(seed)
+            self.stem = (nn.Embedding if config.tokens else nn.Linear)(config.inputs, config.width)
+            blocks: list[nn.Module]
+            if config.kind in GATES:
+                blocks, self.norm = [Recurrent(config)], None
+            else:
+                blocks = [_BLOCKS[config.kind](config) for _ in range(config.depth)]
+                self.norm = nn.LayerNorm(config.width)
+            self.core = nn.ModuleList(blocks)
+            self.head = nn.Linear(config.width, config.outputs)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' type."""
+        return self.head.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.head.weight.device
+
+    def initial_state(self, batch: int) -> BaselineState:
+        """All zeros, for `batch` sequences."""
+        return BaselineState(tuple(block.initial_state(batch) for block in self.core))  # type: ignore[operator]
+
+    def state_of(self, tensors: dict[str, Tensor]) -> BaselineState:
+        """The inverse of `BaselineState.tensors`."""
+        layers: list[list[Tensor]] = [[] for _ in self.core]
+        for name in sorted(tensors, key=lambda name: [int(part) for part in name.split(".")]):
+            layers[int(name.split(".")[0])].append(tensors[name].to(self.device))
+        return BaselineState(tuple(map(tuple, layers)))
+
+    def forward(
+        self,
+        x: Tensor,
+        state: BaselineState | None = None,
+        lengths: Tensor | None = None,
+        *,
+        monitor: tuple[str, ...] | None = None,
+    ) -> Any:
+        """Run a batch of sequences.
+
+        Args:
+            x: (B, T, n_in) floating point or bool, or (B, T) integer tokens if the network takes tokens.
+            state: where to go on; None: zeros.
+            lengths: (B,) valid steps of each sequence, 1 to T; None: all T.
+            monitor: None or (): there are no signals of ELM neurons here.
+
+        Returns:
+            (out, state), or (out, state, (no signals,)) with `monitor`: out (B, T, n_out), zero past a sequence's
+            length; the state after each sequence's last valid step.
+
+        Raises:
+            ShapeError: an argument has the wrong shape, type or range.
+        """
+        if monitor:
+            raise ShapeError(f"monitor: {', '.join(monitor)} belong to ELM neurons; a {self.config.kind} has none")
+        h, lengths = self._stem(x, lengths)
+        start = self.initial_state(len(h)) if state is None else self._check_state(state, len(h))
+        ends = []
+        for block, carried in zip(self.core, start.layers, strict=True):
+            h, end = block(h, carried, lengths)
+            ends.append(end)
+        out = self.head(h if self.norm is None else self.norm(h))
+        if lengths is not None:
+            out = without_padding(out, lengths)
+        result = BaselineState(tuple(ends))
+        return (out, result) if monitor is None else (out, result, ({},))
+
+    def _stem(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Input as (B, T, width), zeros in place of padding, and the lengths checked."""
+        inputs = self.config.inputs
+        if not self.config.tokens or x.is_floating_point():
+            check_input(x, inputs)
+            lengths = check_lengths(lengths, x)
+            x = x.to(self.dtype) if lengths is None else without_padding(x.to(self.dtype), lengths)
+            return (x @ self.stem.weight if self.config.tokens else self.stem(x)), lengths
+        if x.dim() != 2 or 0 in x.shape or x.dtype == torch.bool:
+            raise ShapeError(f"tokens must be whole numbers (B, T), got {tuple(x.shape)} of {x.dtype}")
+        lengths = check_lengths(lengths, x)
+        if lengths is not None:
+            x = without_padding(x.unsqueeze(2), lengths).squeeze(2)
+        least, most = torch.aminmax(x)
+        if not 0 <= int(least) <= int(most) < inputs:
+            raise ShapeError(f"tokens must lie in 0..{inputs - 1}, got {int(least)}..{int(most)}")
+        return F.embedding(x.long(), self.stem.weight), lengths
+
+    def _check_state(self, state: BaselineState, batch: int) -> BaselineState:
+        want = self.initial_state(batch).tensors()
+        got = state.tensors()
+        if {name: tensor.shape for name, tensor in got.items()} != {name: t.shape for name, t in want.items()}:
+            shapes = [[tuple(tensor.shape) for tensor in one.values()] for one in (want, got)]
+            raise ShapeError(f"state must hold tensors {shapes[0]}, got {shapes[1]}")
+        return state
+
+    def step(self, x_t: Tensor, state: BaselineState | None = None) -> tuple[Tensor, BaselineState]:
+        """One time step: x_t (B, n_in) or (B,) tokens → out (B, n_out); equal to the step inside a whole sequence."""
+        out, state = self(x_t.unsqueeze(1), state)
+        return out.squeeze(1), state
+
+    def backends(self) -> list[str]:
+        """What runs it."""
+        return ["torch"]
+
+    def count_parameters(self) -> int:
+        """P: trainable parameters, counted one by one."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write `config.json` and `model.safetensors`, each atomically."""
+        pretrained.save(self, self.config, directory)
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path, *, backend: str = "auto") -> Self:
+        """Rebuild a network saved by `save_pretrained`, on the CPU, in evaluation mode, with the saved dtype.
+
+        Raises:
+            CheckpointError: a file is missing, damaged, or does not fit the configuration beside it.
+        """
+        network = cls(pretrained.read_config(directory, BaselineConfig.from_dict), seed=0, backend=backend)
+        tensors = pretrained.read_weights(Path(directory) / "model.safetensors", network.state_dict())
+        network.to(tensors["head.weight"].dtype)
+        network.load_state_dict(tensors)
+        return network.eval()

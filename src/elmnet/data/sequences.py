@@ -1,0 +1,263 @@
+"""Somebody's own sequences: numbers over time with a target each, from .npz or .parquet files or arrays.
+
+.npz      `x` (n, T, channels) or (n, T); `lengths` (n,) if they differ; `y` (n,), (n, T), (n, k) or (n, T, k);
+          `split` (n,) of `train`, `valid`, `test`, if it is decided already
+.parquet  a long table: columns `sequence`, `step`, `target` (or target columns `target.NAME`), `split` if any; every
+          other column is a channel
+
+Whole numbers, texts and booleans are classes, other numbers are values. A target per step or per sequence shows in the
+shape of `y`; in a table, a target that never changes within a sequence is the sequence's.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elmnet.errors import ConfigError, DataError
+from elmnet.files import sha256
+
+PARTS = ("train", "valid", "test")
+Array = NDArray[Any]
+Per = Literal["auto", "sequence", "step"]
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Sequences and their targets, checked."""
+
+    name: str
+    sha256: str
+    x: NDArray[np.float32]  # (n, T, channels), zeros past a sequence's length
+    lengths: NDArray[np.int64]  # (n,)
+    y: Array | None  # classes (n,) or (n, T); values (n, k) or (n, T, k), NaN past a sequence's length
+    per_step: bool
+    classes: bool
+    """Whether targets are classes, not values."""
+    ids: Array  # (n,), what the file calls them
+    channels: tuple[str, ...]
+    split: NDArray[np.str_] | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+def load_sequences(source: str, per: Per = "auto") -> Sequences:
+    """Read a file.
+
+    Args:
+        source: a path that ends in .npz or .parquet.
+        per: whether a target belongs to a step or to its sequence, where the shapes do not say it.
+
+    Raises:
+        DataError: the file is missing or damaged, or what it holds is not what the format promises.
+    """
+    path = Path(source)
+    if path.suffix not in (".npz", ".parquet"):
+        raise DataError(f"--data {source}: name an .npz or .parquet file of sequences")
+    if not path.is_file():
+        raise DataError(f"--data {source}: no such file; name an .npz or .parquet file of sequences")
+    read = _npz if path.suffix == ".npz" else _parquet
+    return checked(**read(path), name=path.name, digest=sha256(path), per=per)
+
+
+def _npz(path: Path) -> dict[str, Any]:
+    known = ("x", "y", "lengths", "split")
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in known if name in arrays.files}
+            others = [name for name in arrays.files if name not in known]
+    except (OSError, BadZipFile, EOFError, AttributeError) as error:
+        raise DataError(f"{path}: damaged or not an .npz archive: {error}") from error
+    except ValueError as error:
+        words = "an array of Python objects, which elmnet does not unpickle" if "allow_pickle" in str(error) else error
+        raise DataError(f"{path}: holds {words}; save plain numbers, and texts as numpy strings") from error
+    if "x" not in found or others:
+        wrong = f"unknown array {others[0]!r}" if others else "no array 'x'"
+        raise DataError(f"{path}: {wrong}; an .npz of sequences holds x, and y, lengths, split if there are any")
+    return found
+
+
+def _parquet(path: Path) -> dict[str, Any]:
+    try:
+        import duckdb
+    except ImportError:
+        raise ConfigError(f"{path}: Parquet needs DuckDB: pip install 'elmnet[sweep]'") from None
+    quoted = str(path).replace("'", "''")
+    try:
+        with duckdb.connect() as connection:
+            connection.execute(f"CREATE TABLE rows AS FROM read_parquet('{quoted}')")
+            columns = {name: kind for name, kind, *_ in connection.execute("DESCRIBE rows").fetchall()}
+            missing = [name for name in ("sequence", "step") if name not in columns]
+            if missing:
+                raise DataError(f"{path}: has no column {missing[0]!r}; it has {', '.join(columns)}")
+            nulls = ", ".join(f'count(*) - count("{name}")' for name in columns)
+            for name, count in zip(columns, connection.execute(f"SELECT {nulls} FROM rows").fetchall()[0], strict=True):
+                if count:
+                    raise DataError(f"{path}: column {name!r} is empty in {count} rows")
+            table = connection.execute("SELECT * FROM rows ORDER BY sequence, step").fetchnumpy()
+    except duckdb.Error as error:
+        raise DataError(f"{path}: damaged or not Parquet: {' '.join(str(error).split())[:200]}") from error
+    return _from_table(path, {name: np.ma.getdata(column) for name, column in table.items()})
+
+
+def _from_table(path: Path, table: dict[str, Array]) -> dict[str, Any]:
+    """A long table, sorted by sequence and step, as padded arrays."""
+    sequence, step = table.pop("sequence"), table.pop("step")
+    if not len(sequence):
+        raise DataError(f"{path}: holds no rows")
+    ids, starts, lengths = np.unique(_plain(sequence), return_index=True, return_counts=True)
+    order = np.argsort(starts)
+    ids, starts, lengths = ids[order], starts[order], lengths[order]
+    row = np.repeat(np.arange(len(ids)), lengths)
+    place = np.arange(len(sequence)) - np.repeat(starts, lengths)
+    same = (np.diff(step) == 0) & (row[1:] == row[:-1])
+    if same.any():
+        at = int(np.flatnonzero(same)[0])
+        raise DataError(f"{path}: sequence {ids[row[at]]} has step {step[at]} twice")
+
+    def padded(column: Array) -> Array:
+        full = np.zeros((len(ids), int(lengths.max())), dtype=column.dtype)
+        full[row, place] = column
+        return full
+
+    split = table.pop("split", None)
+    targets = [name for name in table if name == "target" or name.startswith("target.")]
+    y = [_plain(table.pop(name)) for name in targets]
+    bad = [name for name, column in table.items() if column.dtype.kind not in "iufb"]
+    if bad or not table:
+        words = (
+            f"column {bad[0]!r} is not of numbers" if bad else "there is no column besides sequence, step and target"
+        )
+        raise DataError(f"{path}: {words}; every column but sequence, step, target and split is a channel")
+    found: dict[str, Any] = {
+        "x": np.stack([padded(column.astype(np.float64)) for column in table.values()], 2),
+        "lengths": lengths,
+        "ids": ids,
+        "channels": tuple(table),
+    }
+    if split is not None:
+        found["split"] = _of_sequence(path, padded(_plain(split)), lengths, "split")
+    if y:
+        if len(y) > 1 and any(column.dtype.kind != "f" for column in y):
+            raise DataError(f"{path}: several target columns must all hold values, not classes")
+        found["y"] = padded(y[0]) if len(y) == 1 else np.stack([padded(column) for column in y], 2)
+        found["constant"] = True
+    return found
+
+
+def _of_sequence(path: Path, padded: Array, lengths: Array, name: str) -> Array:
+    """What a column says of whole sequences."""
+    first = padded[:, 0]
+    differs = (padded != first[:, None]) & (np.arange(padded.shape[1]) < lengths[:, None])
+    if differs.any():
+        raise DataError(f"{path}: column {name!r} changes within sequence {int(np.flatnonzero(differs.any(1))[0])}")
+    return first
+
+
+def _plain(column: Array) -> Array:
+    """A column without Python objects: texts as numpy strings."""
+    return column.astype(np.str_) if column.dtype.kind == "O" else column
+
+
+def checked(
+    x: Array,
+    y: Array | None = None,
+    lengths: Array | None = None,
+    split: Array | None = None,
+    *,
+    name: str = "arrays",
+    digest: str | None = None,
+    per: Per = "auto",
+    ids: Array | None = None,
+    channels: Sequence[str] = (),
+    constant: bool = False,
+) -> Sequences:
+    """Arrays as sequences, or a DataError that says what is wrong and where.
+
+    Args:
+        constant: y comes from a long table, (n, T) or (n, T, k): where it never changes, it is the sequence's.
+    """
+    x = _numbers(x, f"{name}: x")
+    x = x[:, :, None] if x.ndim == 2 else x
+    if x.ndim != 3 or 0 in x.shape:
+        raise DataError(f"{name}: x must be (n, T, channels) or (n, T), none of them 0, got {x.shape}")
+    n, steps, width = x.shape
+    lengths = _lengths(lengths, n, steps, name)
+    inside = np.arange(steps) < lengths[:, None]
+    channels = tuple(channels) or tuple(f"channel {i}" for i in range(width))
+    bad = np.argwhere(~np.isfinite(x) & inside[:, :, None])
+    if len(bad):
+        i, t, c = bad[0]
+        words = f"{name}: sequence {i}, step {t}, {channels[c]}: {x[i, t, c]} (in all {len(bad)} numbers not finite)"
+        raise DataError(f"{words}; fill or remove them first")
+    with np.errstate(over="ignore"):
+        x = np.where(inside[:, :, None], x, 0).astype(np.float32)
+    if not np.isfinite(x).all():
+        raise DataError(f"{name}: x holds numbers too large for float32")
+    per_step = classes = False
+    if y is not None:
+        y, per_step, classes = _targets(np.asarray(y), inside, per, constant, name)
+    if split is not None:
+        split = np.asarray(split)
+        if split.shape != (n,) or not np.isin(split, PARTS).all():
+            raise DataError(f"{name}: split must be {n} of train, valid, test, got {split.shape} of {set(split.flat)}")
+        split = split.astype(np.str_)
+    digest = digest or hashlib.sha256(x.tobytes() + (b"" if y is None else y.tobytes())).hexdigest()
+    ids = np.arange(n) if ids is None else ids
+    return Sequences(name, digest, x, lengths, y, per_step, classes, ids, channels, split)
+
+
+def _numbers(values: Any, what: str) -> NDArray[np.float64]:
+    array = np.asarray(values)
+    if array.dtype.kind not in "iufb":
+        raise DataError(f"{what} must hold numbers, got {array.dtype}")
+    return array.astype(np.float64)
+
+
+def _lengths(lengths: Array | None, n: int, steps: int, name: str) -> NDArray[np.int64]:
+    if lengths is None:
+        return np.full(n, steps)
+    lengths = np.asarray(lengths)
+    if lengths.shape != (n,) or lengths.dtype.kind not in "iu":
+        raise DataError(f"{name}: lengths must be {n} whole numbers, got {lengths.shape} of {lengths.dtype}")
+    if lengths.min() < 1 or lengths.max() > steps:
+        raise DataError(f"{name}: lengths must lie in 1..{steps}, got {lengths.min()}..{lengths.max()}")
+    return lengths.astype(np.int64)
+
+
+def _targets(y: Array, inside: Array, per: Per, constant: bool, name: str) -> tuple[Array, bool, bool]:
+    """Targets, whether each step has its own, whether they are classes."""
+    n, steps = inside.shape
+    if y.dtype.kind not in "iufbUS":
+        raise DataError(f"{name}: y must hold numbers or texts, got {y.dtype}")
+    classes = y.dtype.kind != "f"
+    shapes = [(n,), (n, steps)] if classes else [(n,), (n, steps), (n, "k"), (n, steps, "k")]
+    fits = y.shape[:1] == (n,) and (y.ndim == 1 or y.shape[:2] == (n, steps) or (y.ndim == 2 and not classes))
+    if not fits or 0 in y.shape or y.ndim > (2 if classes else 3):
+        words = " or ".join(str(shape).replace("'", "") for shape in shapes)
+        raise DataError(f"{name}: y of {'classes' if classes else 'values'} must be {words}, got {y.shape}")
+    per_step = y.ndim > 1 and y.shape[1] == steps and (per == "step" or not (per == "sequence" and y.ndim == 2))
+    if constant and per != "step":
+        first = y[:, :1]
+        never = bool(((y == first).reshape(n, steps, -1).all(2) | ~inside).all())
+        if per == "sequence" and not never:
+            raise DataError(f"{name}: the target changes within a sequence; options.per=step")
+        if never:
+            y, per_step = y[:, 0], False
+    elif per == "step" and not per_step:
+        raise DataError(f"{name}: options.per=step needs a y of ({n}, {steps}), got {y.shape}")
+    if not classes:
+        y = y.astype(np.float64).reshape(*(y.shape[:2] if per_step else y.shape[:1]), -1)
+        bad = ~np.isfinite(y).all(-1) & (inside if per_step else True)
+        if bad.any():
+            i = np.argwhere(bad)[0]
+            where = f"sequence {i[0]}" + (f", step {i[1]}" if per_step else "")
+            raise DataError(f"{name}: the target of {where} is not finite ({int(bad.sum())} in all)")
+        y = np.where(inside[:, :, None], y, np.nan) if per_step else y
+    return y, per_step, classes

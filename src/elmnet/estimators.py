@@ -1,0 +1,259 @@
+"""ELM networks as scikit-learn estimators: `ELMClassifier` and `ELMRegressor` for sequences.
+
+    from elmnet.estimators import ELMClassifier
+
+    model = ELMClassifier(random_state=0).fit(X, y)  # X (n, T, channels), or a list of (T_i, channels), or (n, T)
+    model.predict_proba(X_new)
+
+They train with the trainer of `elmnet train sequence`: same network, loop, schedule, choice of the best step by a
+validation part. Needs the extra `estimators`.
+"""
+
+import tempfile
+from collections.abc import Sequence as Many
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+try:
+    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+    from sklearn.utils import assert_all_finite, check_array
+    from sklearn.utils.multiclass import check_classification_targets
+    from sklearn.utils.validation import check_is_fitted, check_random_state, column_or_1d
+except ImportError as missing:
+    raise ImportError("elmnet.estimators needs scikit-learn: pip install 'elmnet[estimators]'") from missing
+
+import torch
+
+from elmnet import models
+from elmnet.data.sequences import PARTS, Sequences, checked
+from elmnet.errors import DataError
+from elmnet.tasks.sequence import Sequence
+from elmnet.train import loop
+from elmnet.train.config import RunConfig, compose
+from elmnet.train.predict import Predictions, predict
+from elmnet.train.progress import Reporter
+from elmnet.train.run import RunDirectory
+
+Array = NDArray[Any]
+
+
+class _ELM(BaseEstimator):  # type: ignore[misc]
+    """What both share.
+
+    Args:
+        units: N, hidden units.
+        memory: d_m, memory units of each (ELM neurons alone).
+        model: `elm`, or another of `elmnet.models.KINDS`.
+        budget: P, trainable parameters: as many units as fit, instead of `units`; None: `units` as they are.
+        steps: training steps, after warm-up on a cosine to 0.
+        batch_size: sequences of a step.
+        learning_rate: its peak.
+        validation_fraction: part of the sequences that chooses the best step; below 8 sequences all of them do.
+        standardise: channels (and values to tell) to mean 0 and standard deviation 1 of the training part.
+        random_state: draws weights, wiring, batches and the validation part.
+
+    Attributes:
+        network_: the trained network, an `ELMNetwork` or `Baseline`.
+        config_: the run's whole configuration.
+        n_features_in_: channels of a sequence; of a 2-D X, whose columns are the steps of one channel, the columns.
+    """
+
+    _classes: bool
+
+    def __init__(
+        self,
+        units: int = 32,
+        memory: int = 4,
+        *,
+        model: str = "elm",
+        budget: int | None = None,
+        steps: int = 300,
+        batch_size: int = 32,
+        learning_rate: float = 5e-3,
+        validation_fraction: float = 0.15,
+        standardise: bool = True,
+        random_state: Any = None,
+    ) -> None:
+        self.units = units
+        self.memory = memory
+        self.model = model
+        self.budget = budget
+        self.steps = steps
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.validation_fraction = validation_fraction
+        self.standardise = standardise
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Train on X, (n, T, channels), a list of (T_i, channels) or (n, T), and y, one target a sequence.
+
+        Raises:
+            ValueError: X or y does not have the shape or values it needs.
+            ConfigError: a parameter makes no sense.
+        """
+        if y is None:
+            raise ValueError("this estimator requires y to be passed, but the target y is None")
+        x, lengths = self._sequences(X, fitting=True)
+        targets = self._targets(y)
+        if len(targets) != len(x):
+            raise ValueError(f"X holds {len(x)} sequences, y {len(targets)} targets: inconsistent numbers of samples")
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        data = _checked(x=x, y=targets, lengths=lengths)
+        parts = self._parts(targets, seed)
+        threads, generator = torch.get_num_threads(), torch.get_rng_state()
+        try:
+            self._train(data, parts, seed)
+        finally:  # the trainer sets both for its process
+            torch.set_num_threads(threads)
+            torch.set_rng_state(generator)
+        return self
+
+    def _train(self, data: Sequences, parts: dict[str, NDArray[np.int64]], seed: int) -> None:
+        config = self._configuration(seed)
+        task = Sequence(config.options, data, seed=seed, parts=parts)  # type: ignore[arg-type]
+        if self.model != "elm":
+            config = config.with_model(self.model)
+        model = task.fit_model(config.model)
+        model = model if self.budget is None else models.spend(model, self.budget)
+        self.config_ = config.replace(model=model)
+        with tempfile.TemporaryDirectory() as place:
+            try:
+                loop.start(self.config_, Path(place) / "run", task, reporter=Reporter(quiet=True))
+            except loop.Interrupted as stop:  # what it saved goes with the temporary directory
+                raise KeyboardInterrupt from stop
+            self.network_ = RunDirectory(Path(place) / "run").best_network()
+        self._facts = task.facts()
+
+    def _configuration(self, seed: int) -> RunConfig:
+        every = max(1, self.steps // 5)
+        settings = {
+            "model.layers.0.units": self.units,
+            "model.layers.0.neuron.memory": self.memory,
+            "options.batch": self.batch_size,
+            "options.standardise": str(bool(self.standardise)).lower(),
+            "training.steps": self.steps,
+            "training.warmup": self.steps // 10,
+            "training.learning_rate": self.learning_rate,
+            "training.eval_every": every,
+            "training.checkpoint_minutes": 1e9,
+        }
+        chosen = [f"{name}={value}" for name, value in settings.items()]
+        return compose("sequence", preset="tiny", settings=chosen, seed=seed, threads=torch.get_num_threads())
+
+    def _parts(self, targets: Array, seed: int) -> dict[str, NDArray[np.int64]]:
+        """The sequences of every part. Every class stays in training; no test part is taken away: the trainer's last
+        report repeats the validation."""
+        rng = np.random.default_rng(seed)
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(f"validation_fraction must lie in (0, 1), got {self.validation_fraction}")
+        wanted = round(self.validation_fraction * len(targets))
+        order = rng.permutation(len(targets))
+        if self._classes:
+            _, first = np.unique(targets[order], return_index=True)
+            order = np.delete(order, first)
+        if len(targets) < 8 or not len(order):
+            return dict.fromkeys(PARTS, np.arange(len(targets)))
+        valid = np.sort(order[: max(1, wanted)])
+        return {"train": np.setdiff1d(np.arange(len(targets)), valid), "valid": valid, "test": valid}
+
+    def _targets(self, y: Any) -> Array:
+        raise NotImplementedError
+
+    def _sequences(self, X: Any, *, fitting: bool) -> tuple[Array, Array | None]:
+        """X as (n, T, channels) and lengths; remembers, or checks, how many features there are."""
+        ragged = isinstance(X, list | tuple) and len(X) > 0 and all(np.ndim(one) == 2 for one in X)
+        if ragged:
+            x, lengths, features = _padded(X)
+        else:
+            table = check_array(
+                X, dtype=np.float64, allow_nd=True, ensure_min_samples=2 if fitting else 1, estimator=self
+            )
+            if table.ndim > 3:
+                raise ValueError(f"X must have at most 3 dimensions (n, T, channels), got {table.ndim}")
+            x, lengths, features = table.reshape(*table.shape[:2], -1), None, table.shape[-1]
+        if fitting:
+            self.n_features_in_ = features
+        elif features != self.n_features_in_:
+            words = f"X has {features} features, but {type(self).__name__} is expecting {self.n_features_in_} features"
+            raise ValueError(f"{words} as input")
+        return x, lengths
+
+    def _told(self, X: Any) -> Predictions:
+        check_is_fitted(self, "network_")
+        x, lengths = self._sequences(X, fitting=False)
+        options = self.config_.options
+        data = _checked(x=x, lengths=lengths)
+        return predict(self.network_, Sequence(options, data, facts=self._facts))  # type: ignore[arg-type]
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.target_tags.required = True
+        return tags
+
+
+class ELMClassifier(ClassifierMixin, _ELM):  # type: ignore[misc]
+    __doc__ = f"""Classes of sequences. {_ELM.__doc__}    classes_: the classes, sorted.
+    """
+    _classes = True
+
+    def _targets(self, y: Any) -> Array:
+        y = column_or_1d(y, warn=True)
+        assert_all_finite(y, input_name="y", estimator_name=type(self).__name__)
+        check_classification_targets(y)
+        self.classes_, numbers = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(f"y holds one class, {self.classes_[0]!r}; a classifier needs at least 2")
+        return np.asarray(numbers, dtype=np.int64)
+
+    def predict_proba(self, X: Any) -> Array:
+        """Probability of every class, (n, classes)."""
+        return self._told(X).values
+
+    def predict(self, X: Any) -> Array:
+        """The likeliest class of every sequence, (n,)."""
+        told = self._told(X)
+        return np.asarray(self.classes_[told.values.argmax(1)])
+
+
+class ELMRegressor(RegressorMixin, _ELM):  # type: ignore[misc]
+    __doc__ = f"""Values of sequences. {_ELM.__doc__}"""
+    _classes = False
+
+    def _targets(self, y: Any) -> Array:
+        y = check_array(y, dtype=np.float64, ensure_2d=False, input_name="y", estimator=self)
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        self._flat = y.ndim == 1
+        return np.asarray(y)
+
+    def predict(self, X: Any) -> Array:
+        """The values of every sequence, (n,) or (n, k) as y was."""
+        values = self._told(X).values
+        return values[:, 0] if self._flat else values
+
+
+def _padded(X: Many[Any]) -> tuple[Array, Array, int]:
+    """Sequences of different lengths side by side."""
+    pieces = [np.asarray(one, dtype=np.float64) for one in X]
+    widths, lengths = {one.shape[1] for one in pieces}, np.array([len(one) for one in pieces])
+    if len(widths) > 1:
+        raise ValueError(f"all sequences need the same number of channels, got {sorted(widths)}")
+    if not lengths.all():
+        raise ValueError(f"sequence {int(np.argmin(lengths))} has no step")
+    x = np.zeros((len(pieces), int(lengths.max()), widths.pop()))
+    for row, piece in zip(x, pieces, strict=True):
+        row[: len(piece)] = piece
+    return x, lengths, x.shape[2]
+
+
+def _checked(**arrays: Any) -> Sequences:
+    """Arrays as sequences; what is wrong with them as the ValueError that scikit-learn's users expect."""
+    try:
+        return checked(**arrays, per="sequence", name="X")
+    except DataError as error:
+        raise ValueError(str(error)) from error

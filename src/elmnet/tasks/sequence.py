@@ -1,0 +1,344 @@
+"""Somebody's own sequences: name a class or tell a value, at the end of a sequence or at every step."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from elmnet.config import LayerConfig, NetworkConfig, NeuronConfig
+from elmnet.data.sequences import PARTS, Sequences
+from elmnet.errors import DataError
+from elmnet.models import ModelConfig
+from elmnet.strict import Config
+from elmnet.tasks.base import SPLITS, Batch, Scores, Split, Task
+
+NOWHERE = -100
+"""Class of a step that has none: cross entropy's own word for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceOptions(Config):
+    """How sequences become batches."""
+
+    batch: int = 32
+    per: Literal["auto", "sequence", "step"] = "auto"
+    """Whether a target belongs to a sequence or to each of its steps, where the file does not say it."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """`balanced`: in training a class counts n / (classes · its number), so that rare ones are not ignored."""
+    standardise: bool = True
+    """Channels (and values to tell) to mean 0 and standard deviation 1 of the training part, stored with the run."""
+    valid_fraction: float = 0.15
+    test_fraction: float = 0.15
+    """Parts of the sequences, drawn once and for all, unless the file has a split of its own."""
+    timescales: Literal["data", "model"] = "data"
+    """`data`: tau_max of neurons with several memory units is the median length of the training sequences; `model`:
+    as the model's settings say."""
+
+    def _check(self) -> None:
+        self._require(self.batch >= 1, f"batch must be at least 1, got {self.batch}")
+        for name in ("valid_fraction", "test_fraction"):
+            self._require(0 < getattr(self, name) < 1, f"{name} must lie in (0, 1), got {getattr(self, name)}")
+        self._require(self.valid_fraction + self.test_fraction < 1, "nothing would be left to train on")
+
+
+class Sequence(Task):
+    """Classes or values of sequences from a file (`elmnet.data.sequences`)."""
+
+    name = "sequence"
+    about = "your own sequences: classes or values, per sequence or per step"
+    default_data = "FILE.npz"
+    unit = "steps"
+    metric = "nats"
+    larger_is_better = False
+    Options = SequenceOptions
+    splits = SPLITS
+
+    def __init__(
+        self,
+        options: SequenceOptions,
+        data: Sequences,
+        *,
+        seed: int = 0,
+        facts: Mapping[str, Any] | None = None,
+        parts: Mapping[str, NDArray[np.int64]] | None = None,
+    ) -> None:
+        self.options, self.data, self.seed, self.data_name = options, data, seed, data.name
+        self.parts: dict[str, NDArray[np.int64]] = {"all": np.arange(len(data))}
+        if facts is None:
+            self.parts |= _split(data, options) if parts is None else parts
+            facts = self._learn()
+        self._facts = dict(facts)
+        self.classes: NDArray[Any] | None = None if facts["classes"] is None else np.array(facts["classes"])
+        self.inputs, self.per_step = len(facts["mean"]), bool(facts["per_step"])
+        self.outputs = len(facts["target_mean"]) if self.classes is None else len(self.classes)
+        if data.x.shape[2] != self.inputs:
+            raise DataError(f"{data.name}: has {data.x.shape[2]} channels, the model was trained on {self.inputs}")
+        if self.classes is None:
+            self.metric, self.criterion = "rmse", "squared_error"
+        self.mean, self.scale = (np.array(facts[name], dtype=np.float32) for name in ("mean", "scale"))
+        self.target_mean, self.target_scale = (np.array(facts[f"target_{name}"]) for name in ("mean", "scale"))
+        if data.y is not None:
+            if len(self.parts) == 1:
+                self.parts |= _split(data, options, must=False)
+            self._y = self._encoded(data)
+            self._require_targets()
+
+    def _learn(self) -> dict[str, Any]:
+        """What training needs of the data and predictions need again: classes, means and scales."""
+        data, train = self.data, self.parts["train"]
+        if data.y is None:
+            raise DataError(f"{data.name}: has no targets (y, or a column `target`) to train on")
+        inside = np.arange(data.x.shape[1]) < data.lengths[train, None]
+        mean, scale = _moments(data.x[train][inside].astype(np.float64), self.options.standardise)
+        classes: list[Any] | None = None
+        target_mean, target_scale = np.zeros(0), np.ones(0)
+        if data.classes:
+            everywhere = np.arange(data.x.shape[1]) < data.lengths[:, None]
+            classes = np.unique(data.y[everywhere] if data.per_step else data.y).tolist()
+            if len(classes) < 2:
+                raise DataError(f"{data.name}: all targets are {classes[0]!r}; there is nothing to tell apart")
+        else:
+            y = data.y[train][inside] if data.per_step else data.y[train]
+            target_mean, target_scale = _moments(y, self.options.standardise)
+        return {
+            "name": data.name,
+            "sha256": {data.name: data.sha256},
+            "sequences": {part: len(self.parts[part]) for part in PARTS},
+            "channels": list(data.channels),
+            "median_length": float(np.median(data.lengths[train])),
+            "per_step": data.per_step,
+            "classes": classes,
+            "mean": mean.tolist(),
+            "scale": scale.tolist(),
+            "target_mean": target_mean.tolist(),
+            "target_scale": target_scale.tolist(),
+        }
+
+    def _encoded(self, data: Sequences) -> NDArray[Any]:
+        """Targets at the steps that count: class numbers (n, T), NOWHERE elsewhere; values (n, T, k), NaN elsewhere."""
+        assert data.y is not None
+        if data.per_step != self.per_step or data.classes != (self.classes is not None):
+            raise DataError(f"{data.name}: its targets are not of the kind the model was trained on")
+        steps = data.x.shape[1]
+        place = np.arange(steps)
+        counts = place < data.lengths[:, None] if self.per_step else place == data.lengths[:, None] - 1
+        y = data.y if self.per_step else np.repeat(data.y[:, None], steps, 1)
+        if self.classes is None:
+            if y.shape[2] != self.outputs:
+                raise DataError(
+                    f"{data.name}: has {y.shape[2]} values to tell, the model was trained on {self.outputs}"
+                )
+            return np.where(counts[:, :, None], (y - self.target_mean) / self.target_scale, np.nan)
+        known = np.isin(y, self.classes) | ~counts
+        if not known.all():
+            i, t = np.argwhere(~known)[0]
+            few = ", ".join(map(str, self.classes[:20]))
+            raise DataError(f"{data.name}: sequence {i} has class {y[i, t]!s}, which the model does not know: {few}")
+        return np.where(counts, np.searchsorted(self.classes, np.where(counts, y, self.classes[0])), NOWHERE)
+
+    def _require_targets(self) -> None:
+        """Every class must be there to learn."""
+        if self.classes is None or "train" not in self.parts:
+            return
+        y = self._y[self.parts["train"]]
+        self.frequency = np.bincount(y[y != NOWHERE], minlength=self.outputs)
+        if not self.frequency.all() and len(self.parts["train"]):
+            lost = self.classes[int(np.argmin(self.frequency))]
+            raise DataError(
+                f"{self.data.name}: class {lost!s} is not in the training part; more of it, or a split of your own, is "
+                "needed"
+            )
+
+    @classmethod
+    def preset(cls, name: str) -> dict[str, Any]:
+        return PRESETS[name]
+
+    @property
+    def steps(self) -> int:
+        return int(self.data.x.shape[1])
+
+    def facts(self) -> dict[str, Any]:
+        return self._facts
+
+    def fit_model(self, model: ModelConfig) -> ModelConfig:
+        """Also the longest timescale: about a sequence's length."""
+        fitted = super().fit_model(model)
+        if not isinstance(fitted, NetworkConfig) or self.options.timescales == "model":
+            return fitted
+        length = float(self._facts["median_length"])
+        several = all(layer.neuron.memory > 1 for layer in fitted.layers)
+        return fitted.with_hidden(tau_max=max(length, fitted.layers[0].neuron.tau_min)) if several else fitted
+
+    def notes(self) -> list[str]:
+        facts, what = self._facts, "values" if self.classes is None else f"{self.outputs} classes"
+        counts = ", ".join(f"{count} {part}" for part, count in facts["sequences"].items())
+        where = "at every step" if self.per_step else "at the end of each sequence"
+        words = [f"{what} {where}; {self.inputs} channels; sequences: {counts}"]
+        if self.options.standardise:
+            whose = "channels" if self.classes is not None else "channels and values"
+            words.append(f"{whose} are standardised by the training part; the run keeps the numbers")
+        if self.options.timescales == "data":
+            words.append(
+                f"longest timescale of ELM neurons, tau_max: {facts['median_length']:g} steps, the median length"
+            )
+        return words
+
+    def training_batch(self, index: int) -> Batch:
+        """Every sequence once an epoch, in a new order each time; what does not fill a batch sits out."""
+        pool = self.parts["train"]
+        batch = min(self.options.batch, len(pool))
+        epoch, place = divmod(index, len(pool) // batch)
+        order = np.random.default_rng([6, self.seed, epoch]).permutation(pool)
+        return self._batch(order[place * batch : (place + 1) * batch])
+
+    def count_batches(self, split: Split, *, whole: bool) -> int:
+        return -(-len(self.parts[split]) // self.options.batch)
+
+    def evaluation_batches(self, split: Split, *, whole: bool) -> Iterator[Batch]:
+        if self.data.y is None:
+            raise DataError(f"{self.data.name}: has no targets to score by; `elmnet predict` needs none")
+        if not len(self.parts[split]):
+            raise DataError(f"{self.data.name}: has no sequence in its {split} part; --split all scores every one")
+        for pool in self.pools(split):
+            yield self._batch(pool)
+
+    def pools(self, split: Split) -> Iterator[NDArray[np.int64]]:
+        """Numbers of the sequences of every batch, in order."""
+        for start in range(0, len(self.parts[split]), self.options.batch):
+            yield self.parts[split][start : start + self.options.batch]
+
+    def inputs_of(self, pool: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Standardised x (B, T, channels), as long as the longest of these, and lengths (B,)."""
+        lengths = self.data.lengths[pool]
+        x = (self.data.x[pool, : lengths.max()] - self.mean) / self.scale
+        return torch.from_numpy(x.astype(np.float32)), torch.from_numpy(lengths)
+
+    def _batch(self, pool: NDArray[np.int64]) -> Batch:
+        x, lengths = self.inputs_of(pool)
+        return Batch(x, torch.from_numpy(self._y[pool, : x.shape[1]]), fresh=True, lengths=lengths)
+
+    def scored(self, out: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        counts = y != NOWHERE if self.classes is not None else ~y.isnan().any(-1)
+        return out[counts], y[counts]
+
+    def loss(self, out: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        got, wanted = self.scored(out, y)
+        if self.classes is None:
+            return F.mse_loss(got, wanted.to(got.dtype))
+        weight = None
+        if self.options.class_weights == "balanced":
+            weight = torch.from_numpy(self.frequency.sum() / (self.outputs * self.frequency)).to(got)
+        return F.cross_entropy(got, wanted, weight=weight, label_smoothing=label_smoothing)
+
+    def tally(self, out: Tensor, y: Tensor) -> NDArray[np.float64]:
+        """Classes: nats, then how often each was taken for each; values: number, sums of y, y² and squared errors."""
+        got, wanted = self.scored(out.double(), y)
+        if self.classes is not None:
+            nats = float(F.cross_entropy(got, wanted, reduction="sum"))
+            confused = np.bincount((wanted * self.outputs + got.argmax(-1)).cpu().numpy(), minlength=self.outputs**2)
+            return np.concatenate([[nats], confused])
+        truth, told = (self.in_units(tensor.cpu().numpy()) for tensor in (wanted, got))
+        return np.concatenate([[len(truth)], truth.sum(0), (truth**2).sum(0), ((truth - told) ** 2).sum(0)])
+
+    def in_units(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """What the network calls a value, in the data's unit."""
+        return np.asarray(values * self.target_scale + self.target_mean)
+
+    def summary(self, sums: NDArray[np.float64]) -> Scores:
+        if self.classes is not None:
+            confused = sums[1:].reshape(self.outputs, self.outputs)
+            return _of_classes(float(sums[0]), confused)
+        total, squares, errors = sums[1:].reshape(3, -1)
+        return _of_values(sums[0], total, squares, errors)
+
+    def scores(self, nats: float, accuracy: float) -> Scores:
+        return {"nats": nats, "accuracy": accuracy}
+
+    def baselines(self) -> Mapping[str, Mapping[str, Scores]]:
+        splits: tuple[Split, ...] = ("valid", "test")
+        name = "training mean" if self.classes is None else "class prior"
+        return {name: {part: self._trivial(part) for part in splits}}
+
+    def _trivial(self, split: Split) -> Scores:
+        """Of a predictor that knows only how often training has each class, or its mean value."""
+        y = torch.from_numpy(self._y[self.parts[split]])
+        if self.classes is None:
+            train = self._y[self.parts["train"]]
+            mean = train[~np.isnan(train).any(-1)].mean(0)
+        else:
+            mean = np.log(self.frequency / self.frequency.sum())
+        return self.summary(self.tally(torch.from_numpy(np.broadcast_to(mean, (*y.shape[:2], self.outputs)).copy()), y))
+
+
+def _of_classes(nats: float, confused: NDArray[np.float64]) -> Scores:
+    """Mean cross entropy, accuracy, and the F1 of every class that occurs or is named, averaged."""
+    right, true, named = np.diag(confused), confused.sum(1), confused.sum(0)
+    occurs = true + named > 0
+    f1 = 2 * right[occurs] / (true + named)[occurs]
+    count = confused.sum()
+    return {"nats": nats / count, "accuracy": float(right.sum() / count), "macro_f1": float(f1.mean())}
+
+
+def _of_values(count: float, total: Any, squares: Any, errors: Any) -> Scores:
+    """Root of the mean squared error, and R² (mean over the values told)."""
+    spread = squares - total**2 / count
+    r2 = np.where(spread > 1e-12 * np.maximum(squares, 1e-300), 1 - errors / np.maximum(spread, 1e-300), 0.0)
+    return {"rmse": float(np.sqrt((errors / count).mean())), "r2": float(r2.mean())}
+
+
+def _moments(values: NDArray[Any], standardise: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation of every column; what does not vary is left as it is."""
+    if not standardise:
+        return np.zeros(values.shape[1]), np.ones(values.shape[1])
+    deviation = values.std(0)
+    return values.mean(0), np.where(deviation > 1e-12 * np.abs(values).max(0), deviation, 1.0)
+
+
+def _split(data: Sequences, options: SequenceOptions, *, must: bool = True) -> dict[str, NDArray[np.int64]]:
+    """Sequences of every part: the file's own, else the first ones of a fixed permutation."""
+    if data.split is not None:
+        parts = {part: np.flatnonzero(data.split == part) for part in PARTS}
+    else:
+        order = np.random.default_rng(0).permutation(len(data))
+        valid, test = (max(1, round(f * len(data))) for f in (options.valid_fraction, options.test_fraction))
+        parts = {
+            "valid": np.sort(order[:valid]),
+            "test": np.sort(order[valid : valid + test]),
+            "train": np.sort(order[valid + test :]),
+        }
+    for part in PARTS:
+        if must and not len(parts[part]):
+            raise DataError(f"{data.name}: {len(data)} sequences leave none for the {part} part")
+    return parts
+
+
+def _network(units: int, memory: int) -> NetworkConfig:
+    """Inputs, outputs and tau_max follow from the data. Half of the synapses are recurrent however few channels there
+    are; no high-pass, since a value to tell may be constant."""
+    neuron = NeuronConfig(memory=memory, branches=20, synapses=8, tau_min=1.0, tau_max=100.0, input_scale=4.0)
+    return NetworkConfig(inputs=1, outputs=1, layers=(LayerConfig(units=units, recurrent_connect=0.5, neuron=neuron),))
+
+
+_TRAINING = {"optimizer": "adam", "learning_rate": 5e-3, "reset_to": 1.0}
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {
+        "model": _network(96, 5),
+        "options": {},
+        "training": {**_TRAINING, "steps": 20_000, "eval_every": 500, "warmup": 400},
+    },
+    "small": {
+        "model": _network(64, 6),
+        "options": {},
+        "training": {**_TRAINING, "steps": 3000, "eval_every": 250, "warmup": 100},
+    },
+    "tiny": {
+        "model": _network(24, 4),
+        "options": {},
+        "training": {**_TRAINING, "steps": 400, "eval_every": 50, "warmup": 40},
+    },
+}

@@ -1,0 +1,136 @@
+"""Reading somebody's own sequences, and what is refused."""
+
+import duckdb
+import numpy as np
+import pytest
+
+from elmnet.data.sequences import checked, load_sequences
+from elmnet.errors import DataError
+
+X = np.arange(24.0).reshape(4, 3, 2)
+Y = np.array([0, 1, 0, 1])
+
+
+def test_arrays_become_padded_float32(tmp_path):
+    x = X.copy()
+    x[1, 2] = np.nan  # padding may hold anything
+    np.savez(tmp_path / "a.npz", x=x, y=Y, lengths=[3, 2, 1, 3])
+    found = load_sequences(str(tmp_path / "a.npz"))
+    assert found.x.dtype == np.float32 and found.x.shape == (4, 3, 2)
+    assert not found.x[1, 2].any() and not found.x[2, 1:].any()
+    assert found.classes and not found.per_step
+    assert checked(X[:, :, 0]).x.shape == (4, 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("y", "per", "per_step", "classes", "shape"),
+    [
+        (Y, "auto", False, True, (4,)),
+        (np.array(["a", "b", "a", "b"]), "auto", False, True, (4,)),
+        (Y > 0, "auto", False, True, (4,)),
+        (np.ones((4, 3), dtype=int), "auto", True, True, (4, 3)),
+        (Y * 0.5, "auto", False, False, (4, 1)),
+        (np.ones((4, 2)), "auto", False, False, (4, 2)),
+        (np.ones((4, 3)), "auto", True, False, (4, 3, 1)),
+        (np.ones((4, 3)), "sequence", False, False, (4, 3)),
+        (np.ones((4, 3, 2)), "step", True, False, (4, 3, 2)),
+    ],
+)
+def test_the_shape_of_y_says_what_it_belongs_to(y, per, per_step, classes, shape):
+    found = checked(X, y, per=per)
+    assert (found.per_step, found.classes, found.y.shape) == (per_step, classes, shape)
+
+
+def bad(**changes):
+    return {"x": X, "y": Y, **changes}
+
+
+def with_nan():
+    x = X.copy()
+    x[2, 1, 0] = np.nan
+    return x
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        (bad(x=with_nan()), "sequence 2, step 1, channel 0: nan .in all 1 numbers not finite.; fill or remove"),
+        (bad(x=np.full((4, 3, 2), 1e300)), "too large for float32"),
+        (bad(x=X[0, 0]), r"x must be \(n, T, channels\) or \(n, T\), none of them 0, got \(2,\)"),
+        (bad(x=np.zeros((4, 0, 2))), "none of them 0"),
+        (bad(x=X.astype("U4")), "x must hold numbers, got <U4"),
+        (bad(y=Y[:3]), r"y of classes must be \(4,\) or \(4, 3\), got \(3,\)"),
+        (bad(y=np.zeros((4, 3, 2, 1))), r"y of values must be .*\(4, 3, k\), got \(4, 3, 2, 1\)"),
+        (bad(y=np.array([0.5, np.inf, 1, 2])), "the target of sequence 1 is not finite .1 in all."),
+        (bad(y=Y * 1j), "y must hold numbers or texts, got complex128"),
+        (bad(lengths=[1, 2, 3]), "lengths must be 4 whole numbers, got"),
+        (bad(lengths=[0, 1, 2, 3]), r"lengths must lie in 1\.\.3, got 0\.\.3"),
+        (bad(split=["train", "dev", "test", "valid"]), "split must be 4 of train, valid, test"),
+    ],
+)
+def test_arrays_that_make_no_sense_are_refused_in_words(arrays, words):
+    with pytest.raises(DataError, match=words):
+        checked(**arrays)
+
+
+def test_files_that_are_no_sequences_are_refused_in_words(tmp_path):
+    np.savez(tmp_path / "objects.npz", x=X, y=np.array([{"a": 1}] * 4, dtype=object))
+    np.savez(tmp_path / "nox.npz", y=Y)
+    np.savez(tmp_path / "more.npz", x=X, labels=Y)
+    np.savez(tmp_path / "cut.npz", x=X, y=Y)
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "cut.npz").read_bytes()[:-30])
+    (tmp_path / "text.parquet").write_text("no table")
+    for name, words in (
+        ("objects.npz", "Python objects, which elmnet does not unpickle"),
+        ("nox.npz", "no array 'x'"),
+        ("more.npz", "unknown array 'labels'"),
+        ("cut.npz", "damaged or not an .npz archive"),
+        ("text.parquet", "damaged or not Parquet"),
+        ("nothing.npz", "no such file"),
+        ("table.csv", "name an .npz or .parquet file"),
+    ):
+        with pytest.raises(DataError, match=words):
+            load_sequences(str(tmp_path / name))
+
+
+def parquet(path, select):
+    with duckdb.connect() as connection:
+        connection.execute(f"COPY (SELECT {select} ORDER BY random()) TO '{path}' (FORMAT parquet)")
+    return str(path)
+
+
+ROWS = "sequence, step, step * 0.5 AS a, sequence + 0.25 AS b"
+RANGES = "FROM range(3) AS s(sequence), range(4) AS t(step) WHERE step <= sequence + 1"
+
+
+def test_a_long_table_becomes_the_same_arrays(tmp_path):
+    path = parquet(tmp_path / "t.parquet", f"{ROWS}, 'c' || sequence % 2 AS target {RANGES}")
+    found = load_sequences(path)
+    assert found.channels == ("a", "b") and found.lengths.tolist() == [2, 3, 4]
+    assert found.x[1].tolist() == [[0, 1.25], [0.5, 1.25], [1, 1.25], [0, 0]]
+    assert found.y.tolist() == ["c0", "c1", "c0"] and not found.per_step
+    by_step = load_sequences(parquet(tmp_path / "s.parquet", f"{ROWS}, step * 1.5 AS target {RANGES}"))
+    assert by_step.per_step and not by_step.classes
+    assert by_step.y[0, :2, 0].tolist() == [0, 1.5] and np.isnan(by_step.y[0, 2:]).all()
+    two = parquet(
+        tmp_path / "two.parquet", f'{ROWS}, 1.5 AS "target.u", \'train\' AS split, 0.5 AS "target.v" {RANGES}'
+    )
+    assert load_sequences(two).y.tolist() == [[1.5, 0.5]] * 3
+    assert load_sequences(two).split.tolist() == ["train"] * 3
+
+
+@pytest.mark.parametrize(
+    ("select", "words"),
+    [
+        (f"step, 1 AS a {RANGES}", "has no column 'sequence'; it has step, a"),
+        (f"sequence, step {RANGES}", "no column besides sequence, step and target"),
+        (f"sequence, 0 AS step, 1 AS a {RANGES}", "sequence 0 has step 0 twice"),
+        (f"{ROWS}, 'x' AS name {RANGES}", "column 'name' is not of numbers"),
+        (f"sequence, step, nullif(step, 1) AS a {RANGES}", "column 'a' is empty in 3 rows"),
+        (f"{ROWS}, if(step = 0, 'train', 'test') AS split {RANGES}", "column 'split' changes within sequence 0"),
+        (f"{ROWS}, 1 AS target {RANGES} AND step < 0", "holds no rows"),
+    ],
+)
+def test_tables_that_make_no_sense_are_refused_in_words(tmp_path, select, words):
+    with pytest.raises(DataError, match=words):
+        load_sequences(parquet(tmp_path / "bad.parquet", select))

@@ -1,0 +1,230 @@
+"""Somebody's own sequences as a task: parts, standardisation, scores against scikit-learn's, training, predictions."""
+
+import csv
+import json
+
+import duckdb
+import numpy as np
+import pytest
+import torch
+from conftest import run
+
+from elmnet.data.sequences import checked
+from elmnet.errors import DataError
+from elmnet.tasks.sequence import NOWHERE, Sequence, SequenceOptions
+
+SMALL = ["--set", "model.layers.0.units=8", "--set", "options.batch=16", "--set", "training.eval_every=40"]
+
+
+def waves(count=90, seed=0, classes=True, per_step=False):
+    """Synthetic: noisy sines of 8 to 16 steps; the class is whether they rise first, the value their amplitude."""
+    rng = np.random.default_rng(seed)
+    lengths, sign = rng.integers(8, 17, size=count), rng.choice([-1, 1], size=count)
+    size = rng.uniform(0.5, 2, size=count)
+    x = 5 + (sign * size)[:, None, None] * np.sin(np.arange(16) / 3)[:, None] * [[1.0, 100.0]]
+    x = x + 0.1 * rng.standard_normal(x.shape)
+    y = np.where(sign > 0, "up", "down") if classes else sign * size
+    return {"x": x, "y": np.repeat(y[:, None], 16, 1) if per_step else y, "lengths": lengths}
+
+
+def table_of(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def task(options=None, seed=0, **changes):
+    return Sequence(SequenceOptions(**(options or {})), checked(**waves(**changes)), seed=seed)
+
+
+def test_parts_are_disjoint_fixed_and_standardised_by_the_training_part():
+    a, b = task(seed=1), task(seed=2)
+    parts = [set(a.parts[part]) for part in ("train", "valid", "test")]
+    assert [len(part) for part in parts] == [62, 14, 14] and len(set.union(*parts)) == 90
+    assert all(np.array_equal(a.parts[part], b.parts[part]) for part in a.parts)
+    batch = a._batch(a.parts["train"])
+    inside = torch.arange(batch.x.shape[1]) < batch.lengths[:, None]
+    torch.testing.assert_close(batch.x[inside].mean(0), torch.zeros(2), atol=1e-4, rtol=0)
+    torch.testing.assert_close(batch.x[inside].std(0, correction=0), torch.ones(2), atol=1e-4, rtol=0)
+    assert torch.equal(a.training_batch(3).x, task(seed=1).training_batch(3).x)
+    assert not torch.equal(a.training_batch(3).x[:, 0], b.training_batch(3).x[:, 0])
+
+
+def test_only_the_last_step_of_a_sequence_counts_unless_every_step_does():
+    last = task()
+    batch = last.training_batch(0)
+    assert ((batch.y != NOWHERE).sum(1) == 1).all()
+    assert ((batch.y != NOWHERE).int().argmax(1) == batch.lengths - 1).all()
+    every = task(per_step=True)
+    batch = every.training_batch(0)
+    assert torch.equal((batch.y != NOWHERE).sum(1), batch.lengths)
+
+
+def test_scores_of_classes_are_those_of_scikit_learn():
+    metrics = pytest.importorskip("sklearn.metrics", reason="needs scikit-learn (extra `estimators`)")
+    rng = np.random.default_rng(0)
+    x, y = np.zeros((200, 3, 1)), rng.choice([3, 5, 9], p=[0.7, 0.2, 0.1], size=200)
+    one = Sequence(SequenceOptions(), checked(x, y))
+    out = torch.randn(200, 3, 3)
+    got = one.summary(
+        one.tally(out[:80], torch.from_numpy(one._y[:80])) + one.tally(out[80:], torch.from_numpy(one._y[80:]))
+    )
+    probability = out[:, -1].double().softmax(-1).numpy()
+    named = np.array([3, 5, 9])[probability.argmax(1)]
+    assert got["nats"] == pytest.approx(metrics.log_loss(y, probability))
+    assert got["accuracy"] == pytest.approx(metrics.accuracy_score(y, named))
+    assert got["macro_f1"] == pytest.approx(metrics.f1_score(y, named, average="macro"))
+
+
+def test_scores_of_values_are_those_of_scikit_learn_in_the_data_s_unit():
+    metrics = pytest.importorskip("sklearn.metrics", reason="needs scikit-learn (extra `estimators`)")
+    y = np.random.default_rng(0).normal(50, [3.0, 7.0], size=(60, 2))
+    one = Sequence(SequenceOptions(), checked(np.zeros((60, 3, 1)), y))
+    out = torch.randn(60, 3, 2)
+    got = one.summary(one.tally(out, torch.from_numpy(one._y)))
+    told = one.in_units(out[:, -1].numpy())
+    assert got["rmse"] == pytest.approx(metrics.mean_squared_error(y, told) ** 0.5, rel=1e-6)
+    assert got["r2"] == pytest.approx(metrics.r2_score(y, told), rel=1e-6)
+
+
+def test_balanced_weights_make_the_classes_count_alike():
+    x, y = np.zeros((100, 2, 1)), np.array([0] * 90 + [1] * 10)
+    plain, fair = (Sequence(SequenceOptions(class_weights=w), checked(x, y)) for w in ("none", "balanced"))
+    train = torch.from_numpy(plain._y[plain.parts["train"]])
+    logits = torch.zeros(len(train), 2, 2)
+    logits[:, :, 0] = 3.0  # says class 0
+    nats = torch.nn.functional.softplus(torch.tensor([-3.0, 3.0]))
+    assert fair.loss(logits, train).item() == pytest.approx(nats.mean().item(), rel=1e-5)
+    assert plain.loss(logits, train).item() < 0.6
+
+
+def test_the_longest_timescale_is_the_median_length():
+    from elmnet.tasks.sequence import PRESETS
+
+    one = task()
+    length = float(np.median(one.data.lengths[one.parts["train"]]))
+    assert one.fit_model(PRESETS["tiny"]["model"]).layers[0].neuron.tau_max == length
+    assert f"tau_max: {length:g} steps, the median length" in " ".join(one.notes())
+    kept = task(options={"timescales": "model"}).fit_model(PRESETS["tiny"]["model"])
+    assert kept.layers[0].neuron.tau_max == 100.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"y": None}, "has no targets"),
+        ({"y": np.zeros(90, dtype=int)}, "all targets are 0; there is nothing to tell apart"),
+        ({"split": np.array(["train"] * 80 + ["valid"] * 10)}, "90 sequences leave none for the test part"),
+    ],
+)
+def test_data_without_anything_to_learn(changes, words):
+    with pytest.raises(DataError, match=words):
+        Sequence(SequenceOptions(), checked(**{**waves(), **changes}))
+
+
+def test_a_class_outside_the_training_part_alone_is_refused():
+    data = waves(count=20)
+    split = np.where(data["y"] == "up", "train", np.where(np.arange(20) % 2, "valid", "test"))
+    with pytest.raises(DataError, match="class down is not in the training part"):
+        Sequence(SequenceOptions(), checked(**data, split=split))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Runs on synthetic classes and values, by `elmnet train`."""
+    from elmnet.cli import main
+
+    place = tmp_path_factory.mktemp("own")
+    for name, classes in (("classes", True), ("values", False)):
+        np.savez(place / f"{name}.npz", **waves(count=160, classes=classes))
+        command = ["train", "sequence", "--data", str(place / f"{name}.npz"), "--out", str(place / name), "-q", *SMALL]
+        with pytest.raises(SystemExit, match="0"):
+            main([*command, "--steps", "120"])
+    return place
+
+
+def test_training_beats_the_trivial_predictors(trained):
+    named, told = (json.loads((trained / name / "result.json").read_text()) for name in ("classes", "values"))
+    assert named["test"]["accuracy"] > 0.95 > named["baselines"]["class prior"]["test"]["accuracy"]
+    assert named["test"]["macro_f1"] > 0.95
+    assert told["test"]["r2"] > 0.8 > 0.1 > told["baselines"]["training mean"]["test"]["r2"]
+    assert told["test"]["rmse"] < 0.5 * told["baselines"]["training mean"]["test"]["rmse"]
+
+
+def test_predictions_need_no_targets_and_keep_the_files_own_numbers(trained, capsys):
+    data = waves(count=7, seed=5)
+    x, lengths = data["x"], data["lengths"]
+    np.savez(trained / "new.npz", x=x, lengths=lengths)
+    code, _, err = run(
+        capsys, "predict", trained / "classes", "--data", trained / "new.npz", "--out", trained / "p.csv"
+    )
+    assert code == 0, err
+    rows = table_of(trained / "p.csv")
+    assert [row["prediction"] for row in rows] == data["y"].tolist()
+    assert all(float(row["p.up"]) + float(row["p.down"]) == pytest.approx(1) for row in rows)
+    run(capsys, "predict", trained / "classes", "--data", trained / "new.npz", "--out", trained / "p.npz")
+    arrays = np.load(trained / "p.npz")
+    assert arrays["prediction"].tolist() == data["y"].tolist() and arrays["probability"].shape == (7, 2)
+    columns = "100 + sequence AS sequence, step, a, b"
+    with duckdb.connect() as connection:
+        table = [(i, t, *x[i, t].tolist()) for i in range(7) for t in range(lengths[i])]
+        connection.execute("CREATE TABLE rows (sequence INT, step INT, a DOUBLE, b DOUBLE)")
+        connection.executemany("INSERT INTO rows VALUES (?, ?, ?, ?)", table)
+        connection.execute(f"COPY (SELECT {columns} FROM rows) TO '{trained / 'new.parquet'}' (FORMAT parquet)")
+        source, target = trained / "new.parquet", trained / "p.parquet"
+        code, _, err = run(capsys, "predict", trained / "classes", "--data", source, "--out", target)
+        assert code == 0, err
+        found = connection.execute(f"SELECT sequence, prediction, \"p.up\" FROM '{target}' ORDER BY 1").fetchall()
+    assert [row[0] for row in found] == list(range(100, 107))
+    assert [row[2] for row in found] == pytest.approx([float(row["p.up"]) for row in rows], rel=1e-6)
+
+
+def test_values_are_told_in_the_data_s_unit(trained, capsys):
+    data = waves(count=30, seed=6, classes=False)
+    np.savez(trained / "v.npz", x=data["x"], lengths=data["lengths"])
+    code, _, err = run(capsys, "predict", trained / "values", "--data", trained / "v.npz", "--out", trained / "v.csv")
+    assert code == 0, err
+    told = [float(row["prediction"]) for row in table_of(trained / "v.csv")]
+    assert np.corrcoef(told, data["y"])[0, 1] > 0.9
+    assert np.abs(np.array(told) - data["y"]).mean() < 0.5
+
+
+def test_other_data_are_scored_with_the_run_s_own_standardisation(trained, capsys):
+    np.savez(trained / "other.npz", **waves(count=12, seed=9))
+    code, out, err = run(
+        capsys, "eval", trained / "classes", "--data", trained / "other.npz", "--split", "all", "--json"
+    )
+    assert code == 0, err
+    assert json.loads(out)["accuracy"] > 0.9
+    data = waves(count=12, seed=9)
+    np.savez(trained / "sideways.npz", **{**data, "y": np.where(data["y"] == "up", "up", "sideways")})
+    code, _, err = run(capsys, "eval", trained / "classes", "--data", trained / "sideways.npz", "--split", "all")
+    assert code == 1 and "has class sideways, which the model does not know: down, up" in " ".join(err.split())
+    np.savez(trained / "three.npz", x=np.zeros((3, 4, 3)))
+    code, _, err = run(
+        capsys, "predict", trained / "classes", "--data", trained / "three.npz", "--out", trained / "x.csv"
+    )
+    assert code == 1 and "has 3 channels, the model was trained on 2" in " ".join(err.split())
+
+
+@pytest.mark.parametrize("classes", [True, False])
+def test_every_step_can_have_its_own_target(tmp_path, capsys, classes):
+    np.savez(tmp_path / "d.npz", **waves(count=40, classes=classes, per_step=True))
+    command = [
+        "train",
+        "sequence",
+        "--data",
+        tmp_path / "d.npz",
+        "--out",
+        tmp_path / "run",
+        "-q",
+        *SMALL,
+        "--steps",
+        "5",
+    ]
+    code, _, err = run(capsys, *command)
+    assert code == 0, err
+    code, _, err = run(capsys, "predict", tmp_path / "run", "--data", tmp_path / "d.npz", "--out", tmp_path / "p.csv")
+    assert code == 0, err
+    rows = table_of(tmp_path / "p.csv")
+    assert len(rows) == waves(count=40)["lengths"].sum()
+    assert rows[0]["step"] == "0"

@@ -1,0 +1,119 @@
+"""The estimators: scikit-learn's own checks as far as they apply to sequences, and sequences."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn", reason="needs scikit-learn (extra `estimators`)")
+
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils.estimator_checks import estimator_checks_generator
+
+from elmnet.errors import ConfigError
+from elmnet.estimators import ELMClassifier, ELMRegressor
+
+SMALL = {"units": 10, "memory": 3, "random_state": 0}
+QUICK = (
+    "check_no_attributes_set_in_init",
+    "check_estimator_cloneable",
+    "check_estimator_get_tags_default_keys",
+    "check_estimators_unfitted",
+    "check_estimators_nan_inf",
+    "check_supervised_y_no_nan",
+    "check_get_params_invariance",
+    "check_set_params",
+    "check_dict_unchanged",
+    "check_n_features_in_after_fitting",
+    "check_estimators_pickle",
+)
+"""Every check passes, and none is left out; those that fit most often run with `-m slow`."""
+
+
+def checks():
+    for estimator in (ELMClassifier(steps=60, **SMALL), ELMRegressor(steps=150, **SMALL)):
+        for one, check in estimator_checks_generator(estimator):
+            name = getattr(check, "func", check).__name__
+            if name == "check_regressors_train":  # asks for R² > 0.5 on ten unrelated columns, read as ten steps
+                one = clone(one).set_params(units=32, memory=4, steps=400)
+            marks = () if name in QUICK and isinstance(one, ELMClassifier) else pytest.mark.slow
+            yield pytest.param(one, check, id=f"{type(one).__name__}-{name}", marks=marks)
+
+
+@pytest.mark.parametrize(("estimator", "check"), list(checks()))
+def test_scikit_learn_s_checks(estimator, check):
+    check(estimator)
+
+
+def waves(count=80, seed=0):
+    """Synthetic: noisy sines of 6 to 12 steps and two channels that rise or fall first, with an amplitude."""
+    rng = np.random.default_rng(seed)
+    sign, size = rng.choice([-1, 1], size=count), rng.uniform(0.5, 2, size=count)
+    lengths = rng.integers(6, 13, size=count)
+    shape = np.sin(np.arange(12) / 3)[:, None] * [[1.0, -30.0]]
+    x = [v * shape[:n] + 0.1 * rng.standard_normal((n, 2)) for v, n in zip(sign * size, lengths, strict=True)]
+    return x, np.where(sign > 0, "up", "down"), sign * size
+
+
+def test_sequences_of_different_lengths_are_classified():
+    x, y, _ = waves()
+    model = ELMClassifier(units=16, steps=100, random_state=0).fit(x, y)
+    new, truth, _ = waves(seed=1)
+    assert model.score(new, truth) > 0.95
+    probability = model.predict_proba(new)
+    assert probability.shape == (80, 2) and np.allclose(probability.sum(1), 1)
+    assert model.classes_.tolist() == ["down", "up"] and model.n_features_in_ == 2
+    assert np.array_equal(model.predict(new), model.classes_[probability.argmax(1)])
+    one_by_one = [model.predict_proba([sequence])[0] for sequence in new[:5]]
+    assert np.allclose(one_by_one, probability[:5], atol=1e-6)
+
+
+def test_several_values_of_sequences_are_told():
+    x, _, y = waves()
+    model = ELMRegressor(units=16, steps=150, random_state=0).fit(x, np.stack([y, 100 * y], 1))
+    new, _, truth = waves(seed=1)
+    assert model.predict(new).shape == (80, 2)
+    assert model.score(new, np.stack([truth, 100 * truth], 1)) > 0.8
+
+
+def test_equal_random_states_give_equal_models_and_pickles_tell_the_same():
+    x, y, _ = waves(30)
+    first, second, other = (ELMClassifier(steps=20, random_state=seed).fit(x, y) for seed in (1, 1, 2))
+    assert np.array_equal(first.predict_proba(x), second.predict_proba(x))
+    assert not np.array_equal(first.predict_proba(x), other.predict_proba(x))
+    assert np.array_equal(pickle.loads(pickle.dumps(first)).predict_proba(x), first.predict_proba(x))
+    assert not hasattr(clone(first), "network_")
+
+
+def test_every_model_and_a_budget_can_be_asked_for():
+    x, y, _ = waves(30)
+    for kind in ("leaky", "gru"):
+        model = ELMClassifier(model=kind, budget=3000, steps=10, random_state=0).fit(x, y)
+        assert 2000 < model.network_.count_parameters() <= 3000
+    with pytest.raises(ConfigError, match="no model 'mlp'"):
+        ELMClassifier(model="mlp").fit(x, y)
+
+
+def test_searches_and_pipelines_take_three_dimensions():
+    x, y, _ = waves(40)
+    x = np.stack([sequence[:6] for sequence in x])
+    pipeline = make_pipeline(FunctionTransformer(lambda x: x[:, ::-1]), ELMClassifier(steps=10, random_state=0))
+    search = GridSearchCV(pipeline, {"elmclassifier__units": [4, 8]}, cv=2).fit(x, y)
+    assert search.best_params_["elmclassifier__units"] in (4, 8)
+
+
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        ([np.zeros((3, 2)), np.zeros((4, 1))], "the same number of channels"),
+        ([np.zeros((3, 2)), np.zeros((0, 2))], "sequence 1 has no step"),
+        ([np.zeros((3, 2)), np.full((3, 2), np.nan)], "sequence 1, step 0, channel 0: nan"),
+        (np.zeros((2, 3, 2, 2)), "at most 3 dimensions"),
+    ],
+)
+def test_wrong_sequences_are_refused_in_words(x, words):
+    with pytest.raises(ValueError, match=words):
+        ELMClassifier().fit(x, [0, 1])
