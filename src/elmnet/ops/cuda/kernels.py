@@ -32,12 +32,13 @@ class Shape(NamedTuple):
     highpassed: bool
     kept: bool  # a program owns one block of units and keeps its weights on the chip
     barrier: bool  # programs wait for each other after every step
+    wide: bool  # tensors over time have 2^31 numbers or more: places are 64 bits wide
 
 
 @triton.jit
 def _place(b, t, u, row, steps, units, rows: tl.constexpr):
     """Where [u, row, b] lies at step t in a tensor (B, steps, N, rows)."""
-    time = (b.to(tl.int64) * steps + t) * units
+    time = (b * steps + t) * units
     return (time[None, None, :] + u[:, None, None]) * rows + row[None, :, None]
 
 
@@ -47,9 +48,14 @@ def _inside(b, u, row, batch, units, rows: tl.constexpr):
 
 
 @triton.jit
+def _zeros(a: tl.constexpr, b: tl.constexpr, c: tl.constexpr):
+    return tl.zeros((a, b, c), tl.float32)
+
+
+@triton.jit
 def _matrix(pointer, u, units, row, rows, row_stride, column, columns, column_stride, size, first):
     """[u, row, column] of every unit's matrix, which begins at u·size + first; zero past the edges."""
-    place = u.to(tl.int64)[:, None, None] * size + first
+    place = u[:, None, None] * size + first
     place += row[None, :, None] * row_stride + column[None, None, :] * column_stride
     inside = (u < units)[:, None, None] & (row < rows)[None, :, None] & (column < columns)[None, None, :]
     return tl.load(pointer + place, mask=inside, other=0.0)
@@ -104,44 +110,35 @@ def _activate_back(h, kind: tl.constexpr):
 
 
 @triton.jit
-def _neurons(u, units, weight1, bias1, weight2, bias2, readout, bias, decay, gain, S: tl.constexpr):
-    """Everything a block of units needs on the way forward: the first affine map cut into the part that reads the
-    branches and the part that reads the memory, its bias, the second map, ..."""
-    j, m = tl.arange(0, S.branch_rows), tl.arange(0, S.memory_rows)
-    h, y = tl.arange(0, S.hidden_rows), tl.arange(0, S.output_rows)
+def _matrices(u, units, weight1, weight2, S: tl.constexpr):
+    """What a block of units multiplies with on the way forward: the first affine map, cut into the part that reads the
+    branches and the part that reads the memory, and the second. The compiler keeps them in shared memory; vectors are
+    read at every step, since in registers they crowd out the rest."""
+    j, m, h = tl.arange(0, S.branch_rows), tl.arange(0, S.memory_rows), tl.arange(0, S.hidden_rows)
     width: tl.constexpr = S.branches + S.memory
     if S.hidden > 0:
         size: tl.constexpr = S.hidden * width
         of_branch = _matrix(weight1, u, units, h, S.hidden, width, j, S.branches, 1, size, 0)
         of_memory = _matrix(weight1, u, units, h, S.hidden, width, m, S.memory, 1, size, S.branches)
-        offset1 = _column(bias1, u, units, h, S.hidden)
         second = _matrix(weight2, u, units, m, S.memory, S.hidden, h, S.hidden, 1, S.memory * S.hidden, 0)
-        offset2 = _column(bias2, u, units, m, S.memory)
     else:
         size: tl.constexpr = S.memory * width
         of_branch = _matrix(weight2, u, units, m, S.memory, width, j, S.branches, 1, size, 0)
         of_memory = _matrix(weight2, u, units, m, S.memory, width, m, S.memory, 1, size, S.branches)
-        offset1 = _column(bias2, u, units, m, S.memory)
-        second, offset2 = of_memory, offset1  # not used
-    if S.output_rows == 1:
-        rows = _column(readout, u, units, m, S.memory)
-    else:
-        rows = _matrix(readout, u, units, y, S.outputs, S.memory, m, S.memory, 1, S.outputs * S.memory, 0)
-    offset = _column(bias, u, units, y, S.outputs)
-    kappa, absorbed = _column(decay, u, units, m, S.memory), _column(gain, u, units, m, S.memory)
-    return of_branch, of_memory, offset1, second, offset2, rows, offset, kappa, absorbed
+        second = of_memory  # not used
+    return of_branch, of_memory, second
 
 
 @triton.jit
 def _forward_step(
-    t, u, b, neurons, state,
+    t, u, b, matrices, state,
     branch, hidden, mlp, memory, readout, drive, out, heard, sources, synapse,
-    mask_recurrent, mask_synapse, mask_memory, lengths,
+    bias1, bias2, readout_weight, bias, decay, gain, mask_recurrent, mask_synapse, mask_memory, lengths,
     batch, steps, units, per_branch, input_scale, branch_decay, highpass_decay, highpass_rest,
     S: tl.constexpr,
 ):  # fmt: skip
     """One step; `branch` holds the feed-forward drive and becomes the branches. Returns the new state."""
-    of_branch, of_memory, offset1, second, offset2, rows, offset, kappa, absorbed = neurons
+    of_branch, of_memory, second = matrices
     before, low, slow = state  # memory, filtered branches, high-pass
     j, m = tl.arange(0, S.branch_rows), tl.arange(0, S.memory_rows)
     h, y = tl.arange(0, S.hidden_rows), tl.arange(0, S.output_rows)
@@ -154,36 +151,50 @@ def _forward_step(
     if heard is not None:
         lateral = tl.zeros_like(x)
         for s in range(per_branch):
-            k = ((u[:, None, None] * S.branches + j[None, :, None]) * per_branch + s).to(tl.int64)
+            k = (u[:, None, None] * S.branches + j[None, :, None]) * per_branch + s
             own = (u < units)[:, None, None] & (j < S.branches)[None, :, None]
             source = tl.load(sources + k, mask=own, other=-1)
             weight = tl.load(synapse + k, mask=own, other=0.0)
             row = (t % 2) * units * S.outputs + source
-            a = tl.load(heard + row.to(tl.int64) * batch + b[None, None, :], mask=in_j & (source >= 0), other=0.0)
+            a = tl.load(heard + row * batch + b[None, None, :], mask=in_j & (source >= 0), other=0.0)
             if mask_synapse is not None:
-                per_sequence = b.to(tl.int64)[None, None, :] * units * S.branches * per_branch
+                per_sequence = b[None, None, :] * units * S.branches * per_branch
                 a *= tl.load(mask_synapse + per_sequence + k, mask=in_j, other=0.0)
             lateral += weight * a
         x += input_scale * lateral
     if S.filtered:
         x += branch_decay * low
         low = tl.where(live, x, low)
+    if memory is not None:
+        tl.store(branch + at_j, x, mask=in_j)
 
-    decayed = kappa * before
-    first = _times(of_branch, x) + _times(of_memory, decayed) + offset1
+    decayed = _column(decay, u, units, m, S.memory) * before
+    first = _times(of_branch, x) + _times(of_memory, decayed)
+    offset = _column(bias2, u, units, m, S.memory)
     if S.hidden > 0:
-        update = _times(second, _activate(first, S.mlp_activation)) + offset2
+        first += _column(bias1, u, units, h, S.hidden)
+        if memory is not None:
+            at_h = _place(b, t, u, h, steps, units, S.hidden)
+            tl.store(hidden + at_h, first, mask=_inside(b, u, h, batch, units, S.hidden))
+        update = _times(second, _activate(first, S.mlp_activation)) + offset
     else:
-        update = first
+        update = first + offset
     kept = update
     if mask_memory is not None:
         kept *= tl.load(mask_memory + _place(b, 0, u, m, 1, units, S.memory), mask=in_m, other=0.0)
+    if memory is not None:
+        tl.store(mlp + at_m, update, mask=in_m)
+    absorbed = _column(gain, u, units, m, S.memory)
     new = tl.where(live, decayed + absorbed * (1.7159 * _tanh(kept * (2 / 3))), before)
+    if memory is not None:
+        tl.store(memory + at_m, new, mask=in_m)
     if S.output_rows == 1:
-        read = tl.sum(rows * new, 1, keep_dims=True)
+        read = tl.sum(_column(readout_weight, u, units, m, S.memory) * new, 1, keep_dims=True)
     else:
+        size: tl.constexpr = S.outputs * S.memory
+        rows = _matrix(readout_weight, u, units, y, S.outputs, S.memory, m, S.memory, 1, size, 0)
         read = _times(rows, new)
-    v = read + offset
+    v = read + _column(bias, u, units, y, S.outputs)
     if S.highpassed:
         faded = highpass_decay * slow + highpass_rest * read
         v -= faded
@@ -196,21 +207,15 @@ def _forward_step(
         a = tl.where(v > 0, 1.0, 0.0)
     a = tl.where(live, a, 0.0)
 
+    if memory is not None:
+        tl.store(readout + at_y, read, mask=in_y)
+        tl.store(drive + at_y, v, mask=in_y)
     tl.store(out + at_y, a, mask=in_y)
     if heard is not None:
         to = ((t + 1) % 2) * units * S.outputs + u[:, None, None] * S.outputs + y[None, :, None]
         if mask_recurrent is not None:
             a *= tl.load(mask_recurrent + _place(b, 0, u, y, 1, units, S.outputs), mask=in_y, other=0.0)
-        tl.store(heard + to.to(tl.int64) * batch + b[None, None, :], a, mask=in_y)
-    if memory is not None:
-        tl.store(branch + at_j, x, mask=in_j)
-        if S.hidden > 0:
-            at_h = _place(b, t, u, h, steps, units, S.hidden)
-            tl.store(hidden + at_h, first, mask=_inside(b, u, h, batch, units, S.hidden))
-        tl.store(mlp + at_m, update, mask=in_m)
-        tl.store(memory + at_m, new, mask=in_m)
-        tl.store(readout + at_y, read, mask=in_y)
-        tl.store(drive + at_y, v, mask=in_y)
+        tl.store(heard + to * batch + b[None, None, :], a, mask=in_y)
     return new, low, slow
 
 
@@ -226,12 +231,12 @@ def _load_state(memory, branch, slow, b, u, batch, units, S: tl.constexpr):
         at = _place(b, 0, u, j, 1, units, S.branches)
         second = tl.load(branch + at, mask=_inside(b, u, j, batch, units, S.branches), other=0.0)
     else:
-        second = tl.zeros((S.block, 1, S.lanes), tl.float32)
+        second = _zeros(S.block, 1, S.lanes)
     if S.highpassed:
         at = _place(b, 0, u, y, 1, units, S.outputs)
         third = tl.load(slow + at, mask=_inside(b, u, y, batch, units, S.outputs), other=0.0)
     else:
-        third = tl.zeros((S.block, 1, S.lanes), tl.float32)
+        third = _zeros(S.block, 1, S.lanes)
     return first, second, third
 
 
@@ -273,16 +278,18 @@ def forward(
 ):  # fmt: skip
     """Steps begin..end. The grid is (programs for the units, tiles of sequences)."""
     b = tl.program_id(1) * S.lanes + tl.arange(0, S.lanes)
+    if S.wide:
+        b = b.to(tl.int64)
     start = tl.program_id(0)
     if S.kept:
         u = start * S.block + tl.arange(0, S.block)
-        neurons = _neurons(u, units, weight1, bias1, weight2, bias2, readout_weight, bias, decay, gain, S)
+        matrices = _matrices(u, units, weight1, weight2, S)
         state = _load_state(state_memory, state_branch, state_highpass, b, u, batch, units, S)
         for t in range(begin, end):
             state = _forward_step(
-                t, u, b, neurons, state,
+                t, u, b, matrices, state,
                 branch, hidden, mlp, memory, readout, drive, out, heard, sources, synapse,
-                mask_recurrent, mask_synapse, mask_memory, lengths,
+                bias1, bias2, readout_weight, bias, decay, gain, mask_recurrent, mask_synapse, mask_memory, lengths,
                 batch, steps, units, per_branch, input_scale, branch_decay, highpass_decay, highpass_rest, S,
             )  # fmt: skip
             if S.barrier:
@@ -294,12 +301,12 @@ def forward(
         for t in range(begin, end):
             for block in range(start, blocks, programs):
                 u = block * S.block + tl.arange(0, S.block)
-                neurons = _neurons(u, units, weight1, bias1, weight2, bias2, readout_weight, bias, decay, gain, S)
+                matrices = _matrices(u, units, weight1, weight2, S)
                 state = _load_state(state_memory, state_branch, state_highpass, b, u, batch, units, S)
                 state = _forward_step(
-                    t, u, b, neurons, state,
+                    t, u, b, matrices, state,
                     branch, hidden, mlp, memory, readout, drive, out, heard, sources, synapse,
-                    mask_recurrent, mask_synapse, mask_memory, lengths,
+                    bias1, bias2, readout_weight, bias, decay, gain, mask_recurrent, mask_synapse, mask_memory, lengths,
                     batch, steps, units, per_branch, input_scale, branch_decay, highpass_decay, highpass_rest, S,
                 )  # fmt: skip
                 _store_state(state, state_memory, state_branch, state_highpass, b, u, batch, units, S)
@@ -310,10 +317,9 @@ def forward(
 
 
 @triton.jit
-def _neurons_back(u, units, weight1, weight2, readout, decay, gain, S: tl.constexpr):
+def _matrices_back(u, units, weight1, weight2, S: tl.constexpr):
     """The transposes that the way back multiplies with."""
-    j, m = tl.arange(0, S.branch_rows), tl.arange(0, S.memory_rows)
-    h, y = tl.arange(0, S.hidden_rows), tl.arange(0, S.output_rows)
+    j, m, h = tl.arange(0, S.branch_rows), tl.arange(0, S.memory_rows), tl.arange(0, S.hidden_rows)
     width: tl.constexpr = S.branches + S.memory
     if S.hidden > 0:
         size: tl.constexpr = S.hidden * width
@@ -325,12 +331,7 @@ def _neurons_back(u, units, weight1, weight2, readout, decay, gain, S: tl.conste
         to_branch = _matrix(weight2, u, units, j, S.branches, 1, m, S.memory, width, size, 0)
         to_memory = _matrix(weight2, u, units, m, S.memory, 1, m, S.memory, width, size, S.branches)
         to_hidden = to_memory  # not used
-    if S.output_rows == 1:
-        rows = _column(readout, u, units, m, S.memory)
-    else:
-        rows = _matrix(readout, u, units, m, S.memory, 1, y, S.outputs, S.memory, S.outputs * S.memory, 0)
-    kappa, absorbed = _column(decay, u, units, m, S.memory), _column(gain, u, units, m, S.memory)
-    return to_branch, to_memory, to_hidden, rows, kappa, absorbed
+    return to_branch, to_memory, to_hidden
 
 
 @triton.jit
@@ -339,19 +340,19 @@ def _told(told, slot, channel, there, b, batch, units, first, readers, synapse, 
     """The gradient [u, 1, b] of what channels (u,) said, from all synapses that read them: a sum in fixed order."""
     low = tl.load(first + channel, mask=there, other=0)
     high = tl.load(first + channel + 1, mask=there, other=0)
-    total = tl.zeros((S.block, S.readers, S.lanes), tl.float32)
+    total = _zeros(S.block, S.readers, S.lanes)
     longest = tl.max(high - low, 0)
     k = 0
     while k < longest:
         entry = low[:, None] + k + tl.arange(0, S.readers)[None, :]
         real = entry < high[:, None]
-        reader = tl.load(readers + entry, mask=real, other=0).to(tl.int64)
+        reader = tl.load(readers + entry, mask=real, other=0)
         weight = tl.load(synapse + reader, mask=real, other=0.0)[:, :, None]
         row = slot * units * S.branches + reader // per_branch
         both = real[:, :, None] & (b < batch)[None, None, :]
         g = tl.load(told + row[:, :, None] * batch + b[None, None, :], mask=both, other=0.0)
         if mask_synapse is not None:
-            per_sequence = b.to(tl.int64)[None, None, :] * units * S.branches * per_branch
+            per_sequence = b[None, None, :] * units * S.branches * per_branch
             g *= tl.load(mask_synapse + per_sequence + reader[:, :, None], mask=both, other=0.0)
         total += weight * g
         k += S.readers
@@ -360,16 +361,16 @@ def _told(told, slot, channel, there, b, batch, units, first, readers, synapse, 
 
 @triton.jit
 def _backward_step(
-    t, u, b, neurons, state,
+    t, u, b, matrices, state,
     hidden, mlp, drive, g_out, g_branch, g_mlp, g_memory, g_readout,
     b_branch, b_hidden, b_mlp, b_readout, b_drive, b_gain, b_decay, told, first, readers, synapse,
-    mask_recurrent, mask_synapse, mask_memory, lengths,
+    readout_weight, decay, gain, mask_recurrent, mask_synapse, mask_memory, lengths,
     batch, steps, units, per_branch, input_scale, branch_decay, highpass_decay, highpass_rest, surrogate_gain,
     S: tl.constexpr,
 ):  # fmt: skip
     """One step backwards. `state`: gradients of memory, filtered branches, high-pass after the step; returns those
     before it."""
-    to_branch, to_memory, to_hidden, rows, kappa, absorbed = neurons
+    to_branch, to_memory, to_hidden = matrices
     d_memory, d_low, d_slow = state
     j, m = tl.arange(0, S.branch_rows), tl.arange(0, S.memory_rows)
     h, y = tl.arange(0, S.hidden_rows), tl.arange(0, S.output_rows)
@@ -381,8 +382,8 @@ def _backward_step(
 
     d_a = tl.load(g_out + at_y, mask=live_y, other=0.0)
     if told is not None:
-        heard = tl.zeros((S.block, S.output_rows, S.lanes), tl.float32)
-        for i in tl.static_range(S.outputs):
+        heard = _zeros(S.block, S.output_rows, S.lanes)
+        for i in range(S.outputs):
             channel = u * S.outputs + i
             g = _told(told, (t + 1) % 2, channel, u < units, b, batch, units, first, readers, synapse, mask_synapse,
                       per_branch, S)  # fmt: skip
@@ -411,8 +412,10 @@ def _backward_step(
     tl.store(b_readout + at_y, d_read, mask=in_y)
 
     if S.output_rows == 1:
-        d_new = d_memory + rows * d_read
+        d_new = d_memory + _column(readout_weight, u, units, m, S.memory) * d_read
     else:
+        size: tl.constexpr = S.outputs * S.memory
+        rows = _matrix(readout_weight, u, units, m, S.memory, 1, y, S.outputs, S.memory, size, 0)
         d_new = d_memory + _times(rows, d_read)
     if g_memory is not None:
         d_new += tl.load(g_memory + at_m, mask=live_m, other=0.0)
@@ -422,6 +425,7 @@ def _backward_step(
         scale = tl.load(mask_memory + _place(b, 0, u, m, 1, units, S.memory), mask=in_m, other=0.0)
         kept *= scale
     tanh = _tanh(kept * (2 / 3))
+    absorbed = _column(gain, u, units, m, S.memory)
     d_update = d_new * absorbed * ((1.7159 * 2 / 3) * (1 - tanh * tanh))
     if mask_memory is not None:
         d_update *= scale
@@ -441,7 +445,7 @@ def _backward_step(
     d_decayed = d_new + _times(to_memory, d_first)
     if b_decay is not None:
         tl.store(b_decay + at_m, d_decayed, mask=in_m)
-    d_memory = tl.where(live, kappa * d_decayed, d_memory)
+    d_memory = tl.where(live, _column(decay, u, units, m, S.memory) * d_decayed, d_memory)
 
     d_x = _times(to_branch, d_first)
     if g_branch is not None:
@@ -452,7 +456,7 @@ def _backward_step(
     tl.store(b_branch + at_j, d_x, mask=in_j)
     if told is not None:
         to = (t % 2) * units * S.branches + u[:, None, None] * S.branches + j[None, :, None]
-        tl.store(told + to.to(tl.int64) * batch + b[None, None, :], d_x, mask=in_j)
+        tl.store(told + to * batch + b[None, None, :], d_x, mask=in_j)
     return d_memory, d_low, d_slow
 
 
@@ -471,17 +475,19 @@ def backward(
 ):  # fmt: skip
     """Steps `steps`-1-begin down to `steps`-end. The grid as in `forward`."""
     b = tl.program_id(1) * S.lanes + tl.arange(0, S.lanes)
+    if S.wide:
+        b = b.to(tl.int64)
     start = tl.program_id(0)
     if S.kept:
         u = start * S.block + tl.arange(0, S.block)
-        neurons = _neurons_back(u, units, weight1, weight2, readout_weight, decay, gain, S)
+        matrices = _matrices_back(u, units, weight1, weight2, S)
         state = _load_state(state_memory, state_branch, state_highpass, b, u, batch, units, S)
         for i in range(begin, end):
             state = _backward_step(
-                steps - 1 - i, u, b, neurons, state,
+                steps - 1 - i, u, b, matrices, state,
                 hidden, mlp, drive, g_out, g_branch, g_mlp, g_memory, g_readout,
                 b_branch, b_hidden, b_mlp, b_readout, b_drive, b_gain, b_decay, told, first, readers, synapse,
-                mask_recurrent, mask_synapse, mask_memory, lengths, batch, steps, units, per_branch,
+                readout_weight, decay, gain, mask_recurrent, mask_synapse, mask_memory, lengths, batch, steps, units, per_branch,
                 input_scale, branch_decay, highpass_decay, highpass_rest, surrogate_gain, S,
             )  # fmt: skip
             if S.barrier:
@@ -493,13 +499,13 @@ def backward(
         for i in range(begin, end):
             for block in range(start, blocks, programs):
                 u = block * S.block + tl.arange(0, S.block)
-                neurons = _neurons_back(u, units, weight1, weight2, readout_weight, decay, gain, S)
+                matrices = _matrices_back(u, units, weight1, weight2, S)
                 state = _load_state(state_memory, state_branch, state_highpass, b, u, batch, units, S)
                 state = _backward_step(
-                    steps - 1 - i, u, b, neurons, state,
+                    steps - 1 - i, u, b, matrices, state,
                     hidden, mlp, drive, g_out, g_branch, g_mlp, g_memory, g_readout,
                     b_branch, b_hidden, b_mlp, b_readout, b_drive, b_gain, b_decay, told, first, readers, synapse,
-                    mask_recurrent, mask_synapse, mask_memory, lengths, batch, steps, units, per_branch,
+                    readout_weight, decay, gain, mask_recurrent, mask_synapse, mask_memory, lengths, batch, steps, units, per_branch,
                     input_scale, branch_decay, highpass_decay, highpass_rest, surrogate_gain, S,
                 )  # fmt: skip
                 _store_state(state, state_memory, state_branch, state_highpass, b, u, batch, units, S)

@@ -89,7 +89,7 @@ def sizes_of(i: Inputs, wires: Wires) -> Sizes:
     return Sizes(len(i.x), units, branches, memory, hidden, outputs, wires.recurrent > 0)
 
 
-def shape_of(chosen: Plan, sizes: Sizes, n: Numbers) -> Shape:
+def shape_of(chosen: Plan, sizes: Sizes, n: Numbers, steps: int) -> Shape:
     """What the kernels are compiled for."""
     readers = min(max(4096 // (chosen.block * chosen.lanes), 16), 128)
     return Shape(
@@ -103,6 +103,7 @@ def shape_of(chosen: Plan, sizes: Sizes, n: Numbers) -> Shape:
         highpassed=n.highpass_decay is not None,
         kept=chosen.kept,
         barrier=chosen.barrier,
+        wide=sizes.batch * steps * sizes.units * max(sizes.rows) >= 2**31,
     )
 
 
@@ -125,7 +126,7 @@ class Layer:
         self.wires = wires_of(i.connectome, self.inputs, self.channels, tuple(i.synapse.shape))  # type: ignore[arg-type]
         sizes = sizes_of(i, self.wires)
         self.plan = plan(sizes, limits) if chosen is None else chosen
-        self.shape = shape_of(self.plan, sizes, n)
+        self.shape = shape_of(self.plan, sizes, n, self.steps)
         self.x = i.x if i.mask_input is None else i.x * i.mask_input.unsqueeze(1)
         whole = torch.full((self.batch,), self.steps, dtype=torch.int32, device=i.x.device)
         self.lengths = whole if i.lengths is None else i.lengths.int()
@@ -153,8 +154,7 @@ class Layer:
             **{"branch_decay": n.branch_decay or 0.0, "highpass_decay": n.highpass_decay or 0.0},
             "highpass_rest": 1 - (n.highpass_decay or 0.0),
         }
-        wide = p.block * self.shape.branch_rows * p.lanes >= 2048
-        options = {"num_warps": 8 if wide else 4, "launch_cooperative_grid": p.barrier}
+        options = {"num_warps": p.warps, "launch_cooperative_grid": p.barrier, "maxnreg": 255}
         pieces = range(steps) if p.regime == "stepwise" else [0]
         for begin in pieces:
             end = begin + 1 if p.regime == "stepwise" else steps

@@ -14,6 +14,8 @@ LANES = 16
 FEW_BLOCKS = 2
 """Blocks of units that one program does one after another rather than wait for others. A rule of thumb: a wait is
 about as long as a block's step. Not measured on a GPU."""
+VALUES_A_WARP = 128
+"""Of a tile's branches: with twice as many, the assembler ran out of registers."""
 HEADROOM = 1.4
 """A kernel's shared memory over that of its weights: operands of products, sums across threads (`elmnet bench
 --compile-only` prints what the compiler took)."""
@@ -81,6 +83,8 @@ class Plan:
     programs: int
     """Programs that share the units; each tile of sequences has as many."""
     tiles: int
+    warps: int
+    """Of a program."""
     why: str
 
     @property
@@ -116,7 +120,8 @@ def plan(sizes: Sizes, limits: Limits) -> Plan:
 
     def made(regime: Regime, block: int, why: str, programs: int | None = None) -> Plan:
         blocks = -(-sizes.units // block)
-        return Plan(regime, block, lanes, blocks, blocks if programs is None else programs, tiles, why)
+        warps = min(max(block * lanes * sizes.rows[0] // VALUES_A_WARP, 4), 8)
+        return Plan(regime, block, lanes, blocks, blocks if programs is None else programs, tiles, warps, why)
 
     if not sizes.recurrent:
         return made("independent", min(most, 4), "no synapse reads the layer itself, so nobody waits for anybody")
