@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from elmnet.ops.cuda import operator, plan
+from elmnet.ops.cuda import check, operator, plan
 from elmnet.ops.types import NO_MASKS, Dynamics, LayerState, Masks, Signal, Weights
 
 __all__ = ["ABOUT", "DEVICES", "recurrence", "refuses"]
@@ -30,7 +30,10 @@ def refuses(dtype: torch.dtype, dynamics: Dynamics) -> str | None:
         return f"weights are {dtype}, it computes in float32"
     if dynamics.mlp_layers > 1:
         return f"the neurons' MLP has {dynamics.mlp_layers} hidden layers, it has kernels for 0 and 1"
-    return _too_large(dynamics)
+    too_large = _too_large(dynamics)
+    if too_large is None and torch.cuda.is_available():
+        return check.disagreement(recurrence, torch.device("cuda", torch.cuda.current_device()))
+    return too_large
 
 
 @lru_cache

@@ -4,6 +4,7 @@ Same tensors, numbers and order as the CPU's (`elmnet.ops.cpu.operator`). Kernel
 when the first layer runs.
 """
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -30,9 +31,9 @@ torch.library.define(
 
 @lru_cache
 def limits(device: torch.device) -> Limits:
-    """Of a GPU; of an H100 where there is none and kernels are interpreted."""
+    """Of a GPU; where kernels are interpreted, of an H100 on which programs cannot wait for each other."""
     if device.type != "cuda":
-        return H100
+        return replace(H100, waits=False)
     found = torch.cuda.get_device_properties(device)
     fallback = GPUS.get(10 * found.major + found.minor, A100).shared_bytes
     shared = getattr(found, "shared_memory_per_block_optin", fallback)
