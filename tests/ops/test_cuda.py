@@ -1,4 +1,4 @@
-"""The Triton backend without a GPU: interpreted kernels, the planner, refusals, compilation for GPUs that are not here."""
+"""The Triton backend without a GPU: interpreted kernels, the planner, refusals, compilation for absent GPUs."""
 
 import os
 import subprocess

@@ -8,13 +8,14 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from elmnet.ops.cpu.operator import Inputs
 from elmnet.ops.cuda import check, operator, plan
 from elmnet.ops.types import NO_MASKS, Dynamics, LayerState, Masks, Signal, Weights
 
 __all__ = ["ABOUT", "DEVICES", "recurrence", "refuses"]
 
 ABOUT = "Triton kernels, not measured on a GPU yet"
-DEVICES = ("cuda",)
+DEVICES: tuple[str, ...] = ("cuda",)
 
 if os.environ.get("TRITON_INTERPRET") == "1":  # kernels run on the CPU, for tests
     DEVICES = ("cuda", "cpu")
@@ -59,7 +60,7 @@ def recurrence(
     *hidden, (weight2, bias2) = weights.mlp
     weight1, bias1 = hidden[0] if hidden else (None, None)
     exact = [tensor.to(torch.float32) for tensor in (x, *state)]
-    tensors = operator.Inputs(
+    tensors = Inputs(
         *exact,
         *(weights.synapse, weight1, bias1, weight2, bias2, weights.readout, weights.bias),
         *(weights.decay.to(torch.float32), weights.gain.to(torch.float32)),

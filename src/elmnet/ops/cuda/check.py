@@ -1,4 +1,4 @@
-"""Before the first layer runs on a GPU: does this GPU, with this driver and this Triton, compute what the reference does?"""
+"""Before the first layer runs on a GPU: do this GPU, driver and Triton compute what the reference does?"""
 
 from functools import lru_cache
 

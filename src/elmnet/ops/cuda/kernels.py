@@ -1,7 +1,7 @@
 """The Triton kernels. Tiles are [units, a neuron's rows, sequences]; tensors over time are (B, T, N, rows).
 
-`_forward_step` and `_backward_step` are one time step of a block of units for a tile of sequences; every regime (plan.py)
-runs these two. Nothing here is compiled for a batch size, a length or a number of units.
+`_forward_step` and `_backward_step` are one time step of a block of units for a tile of sequences; every regime
+(plan.py) runs these two. Nothing here is compiled for a batch size, a length or a number of units.
 """
 
 from typing import NamedTuple
@@ -487,7 +487,8 @@ def backward(
                 steps - 1 - i, u, b, matrices, state,
                 hidden, mlp, drive, g_out, g_branch, g_mlp, g_memory, g_readout,
                 b_branch, b_hidden, b_mlp, b_readout, b_drive, b_gain, b_decay, told, first, readers, synapse,
-                readout_weight, decay, gain, mask_recurrent, mask_synapse, mask_memory, lengths, batch, steps, units, per_branch,
+                readout_weight, decay, gain, mask_recurrent, mask_synapse, mask_memory, lengths,
+                batch, steps, units, per_branch,
                 input_scale, branch_decay, highpass_decay, highpass_rest, surrogate_gain, S,
             )  # fmt: skip
             if S.barrier:
@@ -505,8 +506,9 @@ def backward(
                     steps - 1 - i, u, b, matrices, state,
                     hidden, mlp, drive, g_out, g_branch, g_mlp, g_memory, g_readout,
                     b_branch, b_hidden, b_mlp, b_readout, b_drive, b_gain, b_decay, told, first, readers, synapse,
-                    readout_weight, decay, gain, mask_recurrent, mask_synapse, mask_memory, lengths, batch, steps, units, per_branch,
-                    input_scale, branch_decay, highpass_decay, highpass_rest, surrogate_gain, S,
+                    readout_weight, decay, gain, mask_recurrent, mask_synapse, mask_memory, lengths,
+                    batch, steps, units, per_branch,
+                input_scale, branch_decay, highpass_decay, highpass_rest, surrogate_gain, S,
                 )  # fmt: skip
                 _store_state(state, state_memory, state_branch, state_highpass, b, u, batch, units, S)
             if S.barrier:

@@ -167,7 +167,8 @@ class Layer:
         bytes_a_step = 4 * self.batch * self.units * self.branches
         chunk = self.steps if keep else min(self.steps, max(1, CHUNK_BYTES // bytes_a_step))
         state = [tensor.clone() for tensor in (i.memory0, i.branch0, i.highpass0)]
-        activity, pieces, tape = i.activity0, [], []
+        activity, pieces = i.activity0, []
+        tape: list[Tensor] = []
         for begin in range(0, self.steps, chunk):
             x, lengths = self.x[:, begin : begin + chunk].contiguous(), self.lengths - begin
             out, tape = self._forward(x, lengths, state, activity, keep)
@@ -231,8 +232,8 @@ class Layer:
             last = (self.lengths.long() - 1).view(-1, 1, 1).expand(-1, 1, out.shape[2])
             g_out = g_out.scatter_add(1, last, given["activity1"].unsqueeze(1))
         before = {"memory": i.memory0, "branch": i.branch0, "highpass": i.highpass0}
-        state = {k: torch.zeros_like(v) if given[f"{k}1"] is None else given[f"{k}1"] for k, v in before.items()}
-        state = {k: v.clone() for k, v in state.items() if v is not None}  # overwritten
+        ends = {k: given[f"{k}1"] for k in before}
+        state = {k: torch.zeros_like(before[k]) if g is None else g.clone() for k, g in ends.items()}  # overwritten
         rows = {"branch": s.branches, "hidden": s.hidden, "mlp": s.memory, "readout": s.outputs, "drive": s.outputs}
         back = {name: self.new(*shape, count) for name, count in rows.items()}
         back |= {name: self.new(*shape, s.memory) for name in ("gain", "decay") if want[name]}

@@ -3,7 +3,7 @@
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ from torch import Tensor
 
 from elmnet.errors import BackendError
 from elmnet.layer import ELMLayer
-from elmnet.ops.cuda import kernels
-from elmnet.ops.cuda.launch import INTERPRETED, Layer, wires_of
-from elmnet.ops.cuda.operator import TAPE, Inputs, Numbers
+from elmnet.ops.cpu.operator import Inputs, Numbers
+from elmnet.ops.cuda.launch import INTERPRETED, Layer
+from elmnet.ops.cuda.operator import TAPE
 from elmnet.ops.cuda.plan import GPUS, Plan
 
 
@@ -70,7 +70,7 @@ def _arguments(layer: ELMLayer, batch: int) -> tuple[Inputs, Numbers]:
     x = torch.zeros(batch, 2, layer.inputs)
     masks = layer.draw_masks(batch)
     i = Inputs(
-        *(x, *state, weights.synapse.detach(), weight1, bias1, weight2, bias2, *rest, *masks, layer.connectome, None)
+        *(x, *state, weights.synapse.detach(), weight1, bias1, weight2, bias2, *rest, *masks, layer.connectome, None)  # type: ignore[arg-type]
     )
     numbers = (d.branch_decay, d.highpass_decay, d.input_scale, d.surrogate_gain, d.mlp_activation, d.activation)
     return i, Numbers(*numbers, "", True)

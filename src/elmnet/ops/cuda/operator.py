@@ -46,7 +46,7 @@ def forward(*arguments: Any) -> list[Tensor]:
     from elmnet.ops.cuda.launch import Layer
 
     i = Inputs(*arguments[:_COUNT])
-    with torch.cuda.device_of(i.x):
+    with torch.cuda.device_of(i.x):  # type: ignore[no-untyped-call]
         return Layer(i, Numbers(*arguments[_COUNT:]), limits(i.x.device)).forward()
 
 
@@ -55,7 +55,7 @@ def backward(*arguments: Any) -> list[Tensor]:
     from elmnet.ops.cuda.launch import Layer
 
     i, n = Inputs(*arguments[:_COUNT]), Numbers(*arguments[_COUNT:-4])
-    with torch.cuda.device_of(i.x):
+    with torch.cuda.device_of(i.x):  # type: ignore[no-untyped-call]
         return Layer(i, n, limits(i.x.device)).backward(*arguments[-4:])
 
 
