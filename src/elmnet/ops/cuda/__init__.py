@@ -60,7 +60,7 @@ def recurrence(
     *hidden, (weight2, bias2) = weights.mlp
     weight1, bias1 = hidden[0] if hidden else (None, None)
     exact = [tensor.to(torch.float32) for tensor in (x, *state)]
-    tensors = Inputs(
+    tensors = Inputs(  # type: ignore[call-arg]
         *exact,
         *(weights.synapse, weight1, bias1, weight2, bias2, weights.readout, weights.bias),
         *(weights.decay.to(torch.float32), weights.gain.to(torch.float32)),
