@@ -14,8 +14,8 @@ LANES = 16
 FEW_BLOCKS = 2
 """Blocks of units that one program does one after another rather than wait for others. A rule of thumb: a wait is
 about as long as a block's step. Not measured on a GPU."""
-VALUES_A_WARP = 128
-"""Of a tile's branches: with twice as many, the assembler ran out of registers."""
+VALUES_A_WARP = 256
+"""Of a tile's branches, between 4 and 8 warps; with these no kernel of the benchmark's cases spills."""
 HEADROOM = 1.4
 """A kernel's shared memory over that of its weights: operands of products, sums across threads (`elmnet bench
 --compile-only` prints what the compiler took)."""
