@@ -25,8 +25,8 @@ class Replicas(nn.Module):
         out, states = replicas(x)      # x (4, B, T, n_in) → out (4, B, T, n_out), four states
         for loss in losses(out): ...   # losses of different networks share no parameter: sum them, one backward
 
-    Outputs and gradients equal those of the networks alone within rounding, with the reference backend bit for bit in
-    the forward pass (backends may add up in another order where a layer has other sizes).
+    Outputs and gradients equal those of the networks alone within rounding: a backend may add up in another order where
+    a layer has other sizes.
 
     Args:
         networks: with equal configurations, dtypes and devices; kept, not copied.

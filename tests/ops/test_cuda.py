@@ -106,7 +106,7 @@ def test_without_triton_the_reference_runs_with_a_line(monkeypatch, caplog):
 
 
 @needs_triton
-@pytest.mark.parametrize("capability", [90, 80])
+@pytest.mark.parametrize("capability", [90, pytest.param(80, marks=pytest.mark.slow)])
 def test_kernels_compile_without_spills_for_gpus_that_are_not_here(capability):
     """A small layer that waits; `pytest -m slow` compiles those of the four benchmark cases."""
     from elmnet.ops.cuda.offline import compile_layer
@@ -132,3 +132,49 @@ def test_kernels_of_the_benchmark_cases_compile_without_spills(capability):
             _, compiled = compile_layer(layer, case.batch, capability)
             assert all(c.spilled_bytes == 0 for c in compiled), (case.name, compiled)
             assert all(c.shared_bytes <= GPUS[capability].shared_bytes for c in compiled), (case.name, compiled)
+
+
+LAUNCHES = """
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
+
+class Driver:  # stands in for a GPU's: kernels are compiled as for a launch, none is started
+    get_current_target = staticmethod(lambda: GPUTarget("cuda", 90, 32))
+    get_current_device = staticmethod(lambda: 0)
+    get_current_stream = staticmethod(lambda device=0: 0)
+
+
+driver.set_active(Driver())
+from elmnet import ELMLayer, LayerConfig, NeuronConfig
+from elmnet.ops.cuda import launch, offline
+from elmnet.ops.cuda.plan import H100
+
+compiled = []
+
+
+def warm(kernel, grid, arguments, options):
+    made = kernel.warmup(**arguments, **options, grid=grid)
+    compiled.append((kernel.__name__, made.hash))
+    if kernel.__name__ in ("forward", "backward"):
+        assert made.metadata.launch_cooperative_grid
+
+
+neuron = NeuronConfig(memory=3, branches=3, synapses=2)
+for units, batch in ((100, 5), (100, 8), (101, 7)):
+    layer = ELMLayer(LayerConfig(units=units, neuron=neuron, recurrent_connect=0.5), 3)
+    run = launch.Layer(*offline._arguments(layer, batch), H100, warm)
+    out, *rest = run.forward()
+    run.backward(out, rest[-6:], [out, *[None] * 8], [True] * 14)
+assert len(compiled) == 18, compiled
+print(len(set(compiled)))
+"""
+
+
+@needs_triton
+@pytest.mark.slow
+def test_no_batch_size_and_no_number_of_units_is_compiled_in():
+    done = subprocess.run([sys.executable, "-c", LAUNCHES], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "6"  # five kernels; one is also called with a list that begins at an odd place
