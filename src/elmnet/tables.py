@@ -41,25 +41,26 @@ def numbers(title: str, rows: Sequence[Mapping[str, int]]) -> Table:
     return table
 
 
-def checks(title: str, double: Sequence["Check"], single: Sequence["Check"]) -> Table:
-    """Every relative error of a verification in float64 and float32."""
-    table = _table(title, "relative error of", "float64", "tolerance", "float32", "tolerance")
-    for pair in zip(double, single, strict=True):
+def checks(title: str, by_dtype: Mapping[str, Sequence["Check"]]) -> Table:
+    """Every relative error of a verification, for each dtype."""
+    columns = [column for dtype in by_dtype for column in (dtype, "tolerance")]
+    table = _table(title, "relative error of", *columns)
+    for row in zip(*by_dtype.values(), strict=True):
         cells = []
-        for check in pair:
+        for check in row:
             colour, word = ("green", "") if check.passed else ("bold red", " FAILED")
             cells += [f"[{colour}]{check.error:.1e}{word}[/]", f"{check.tolerance:.0e}"]
-        table.add_row(pair[0].name, *cells)
+        table.add_row(row[0].name, *cells)
     return table
 
 
-def checks_in_a_line(title: str, double: Sequence["Check"], single: Sequence["Check"]) -> str:
+def checks_in_a_line(title: str, by_dtype: Mapping[str, Sequence["Check"]]) -> str:
     """The worst error of each dtype, measured by its tolerance."""
-    good = all(check.passed for check in (*double, *single))
+    good = all(check.passed for row in by_dtype.values() for check in row)
     words = []
-    for kind, row in (("float64", double), ("float32", single)):
+    for dtype, row in by_dtype.items():
         worst = max(row, key=lambda check: check.error / (check.tolerance or 1e-300))
-        words.append(f"{kind}: {worst.error:.1e} ({worst.name})")
+        words.append(f"{dtype}: {worst.error:.1e} ({worst.name})")
     return f"{'ok    ' if good else 'FAILED'} {title}: {'  '.join(words)}"
 
 

@@ -23,7 +23,7 @@ from elmnet.errors import BackendError, CheckpointError, DataError
 from elmnet.interop.pytorch import neuron_of
 from elmnet.layer import ELMLayer
 from elmnet.network import ELMNetwork
-from elmnet.ops import Masks
+from elmnet.ops import BACKENDS, Masks
 from elmnet.train.objective import cross_entropy, mlp_magnitude, population_activity
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -81,7 +81,8 @@ def _verify_network(config: dict[str, Any], arrays: Arrays, backend: str, dtype:
         layers=layers[:1],
         readout=layers[1] if len(layers) > 1 else "linear",
     )
-    network = ELMNetwork(shape, seed=0, backend=backend).to(dtype)
+    device = _device(backend)
+    network = ELMNetwork(shape, seed=0, backend=backend).to(device, dtype)
     names = _parameter_names(network)
     with torch.no_grad():
         for golden, own in names.items():
@@ -91,16 +92,16 @@ def _verify_network(config: dict[str, Any], arrays: Arrays, backend: str, dtype:
             neurons.set_timescales(torch.tensor(layers[i].neuron.timescales, dtype=torch.float64))
             _copy(network.get_buffer(f"layers.{i}.connectome"), arrays[f"layer{i}.connectome"])
     masks = [
-        Masks(*(torch.from_numpy(arrays[f"layer{i}.{kind}_mask"]).to(dtype) for kind in ("input", "recurrent")))
+        Masks(*(torch.from_numpy(arrays[f"layer{i}.{kind}_mask"]).to(device, dtype) for kind in ("input", "recurrent")))
         for i in range(len(layers))
     ]
-    x = torch.from_numpy(arrays["x"])
+    x = torch.from_numpy(arrays["x"]).to(device)
     out, state, signals = network(
         x if config["kind"] == "token" else x.to(dtype), masks=masks, monitor=("branch", "mlp", "activity")
     )
 
     logits = out.flatten(0, 1) if config["loss"] == "sequence" else out[:, -1]
-    entropy = cross_entropy(logits, torch.from_numpy(arrays["y"]).flatten(), config["label_smoothing"])
+    entropy = cross_entropy(logits, torch.from_numpy(arrays["y"]).flatten().to(device), config["label_smoothing"])
     reg_mlp, reg_activity = mlp_magnitude(signals[0]["mlp"]), population_activity(signals[0]["activity"])
     weights = config["regularisers"]
     loss = entropy + weights["mlp"] * reg_mlp + weights["act"] * reg_activity
@@ -169,9 +170,9 @@ def _verify_neuron(config: dict[str, Any], arrays: Arrays, backend: str, dtype: 
     state = {
         name.removeprefix("state."): torch.from_numpy(arrays[name]) for name in arrays if name.startswith("state.")
     }
-    elm = neuron_of(config, state, where="state", backend=backend).to(dtype)
+    elm = neuron_of(config, state, where="state", backend=backend).to(_device(backend), dtype)
     with torch.no_grad():
-        out, _ = elm(torch.from_numpy(arrays["input"]).to(dtype))
+        out, _ = elm(torch.from_numpy(arrays["input"]).to(_device(backend), dtype))
     final = torch.stack([torch.sigmoid(out[..., 0]), out[..., 1] * 10], -1)  # spike probability, soma voltage
     drawn = wiring.draw(elm.layer.config, elm.layer.inputs)
     tolerance = OUTPUT_TOLERANCE[torch.float32]
@@ -180,6 +181,13 @@ def _verify_neuron(config: dict[str, Any], arrays: Arrays, backend: str, dtype: 
         _check("output", out, arrays["output"], tolerance),
         _check("eval_output", final, arrays["eval_output"], tolerance),
     ]
+
+
+def _device(backend: str) -> torch.device:
+    """Where a backend runs: a GPU for one that runs nowhere else, if there is one."""
+    devices = BACKENDS[backend].devices if backend in BACKENDS else ()
+    gpu = bool(devices) and "cpu" not in devices and torch.cuda.is_available()
+    return torch.device("cuda" if gpu else "cpu")
 
 
 def _copy(target: Tensor, source: NDArray[Any]) -> None:
@@ -208,18 +216,21 @@ def self_check(*, backend: str = "auto", dtype: torch.dtype = torch.float64) -> 
             ),
         ),
     )
-    network = ELMNetwork(config, seed=1, backend=backend).to(dtype)
+    device = _device(backend)
+    network = ELMNetwork(config, seed=1, backend=backend).to(device, dtype)
     x = torch.rand(2, 11, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    out, _ = network(x.to(dtype))
+    out, _ = network(x.to(device, dtype))
     expected = plain_network(network, x.numpy())
     checks = [_check("logits against plain NumPy", out, expected, OUTPUT_TOLERANCE[dtype])]
 
     carried, pieces = None, []
     for t in range(x.shape[1]):
-        piece, carried = network.step(x[:, t].to(dtype), carried)
+        piece, carried = network.step(x[:, t].to(device, dtype), carried)
         pieces.append(piece)
     streamed = torch.stack(pieces, 1)
-    checks.append(_check("streaming against whole", streamed, out.detach().double().numpy(), OUTPUT_TOLERANCE[dtype]))
+    checks.append(
+        _check("streaming against whole", streamed, out.detach().double().cpu().numpy(), OUTPUT_TOLERANCE[dtype])
+    )
 
     out.square().sum().backward()
     gradient = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
@@ -230,7 +241,7 @@ def self_check(*, backend: str = "auto", dtype: torch.dtype = torch.float64) -> 
         moved.load_state_dict(network.state_dict())
         with torch.no_grad():
             for name, g in gradient.items():
-                moved.get_parameter(name).add_(g.double(), alpha=sign * 1e-6 / along**0.5)
+                moved.get_parameter(name).add_(g.double().cpu(), alpha=sign * 1e-6 / along**0.5)
         steps.append(float(np.square(plain_network(moved, x.numpy())).sum()))
     slope = (steps[0] - steps[1]) / 2e-6
     tolerance = max(GRADIENT_TOLERANCE[dtype], 1e-6)  # a central difference is no better than that

@@ -1,6 +1,8 @@
 """Looking at things: params, verify, doctor."""
 
 import os
+from collections.abc import Callable
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -128,36 +130,40 @@ def verify(
     import torch
 
     from elmnet.ops import BACKENDS, usable
-    from elmnet.verify import self_check, verify_file
+    from elmnet.verify import Check, self_check, verify_file
 
     failed = refused = verified = 0
     everything: list[Path | None] = list(files or [None])  # type: ignore[list-item]
     for name, path in product(backend or usable(torch.device("cpu")), everything):
         title = f"{'self-check' if path is None else path.name}, backend {name}"
-        checks = {}
-        try:
-            for dtype in (torch.float64, torch.float32):
-                if path is None:
-                    checks[dtype] = self_check(backend=name, dtype=dtype)
-                else:
-                    checks[dtype] = verify_file(path, backend=name, dtype=dtype)
-        except BackendError as error:
-            if name not in BACKENDS:
-                raise
+        checks: dict[str, list[Check]] = {}
+        for dtype in (torch.float64, torch.float32):
+            try:
+                row = self_check if path is None else partial(verify_file, path)
+                checks[str(dtype).removeprefix("torch.")] = row(backend=name, dtype=dtype)
+            except BackendError as error:
+                if name not in BACKENDS:
+                    raise
+                refusal = error
+        if not checks:
             refused += 1
-            out.print(f"refused {title}: {error}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+            out.print(f"refused {title}: {refusal}", style="yellow", highlight=False, markup=False, soft_wrap=True)
             continue
         verified += 1
         failed += sum(not check.passed for row in checks.values() for check in row)
-        both = (title, checks[torch.float64], checks[torch.float32])
-        out.print(tables.checks_in_a_line(*both) if summary else tables.checks(*both), highlight=False, soft_wrap=True)
+        shown = (tables.checks_in_a_line if summary else tables.checks)(title, checks)
+        out.print(shown, highlight=False, soft_wrap=True)
     verdict = f"{failed} failed" if failed else "all passed" if verified else "nothing verified"
     bad = failed > 0 or verified == 0
     out.print(f"{verdict}, {refused} refused" if refused else verdict, style="red" if bad else "green")
     raise typer.Exit(1 if bad else 0)
 
 
-def doctor() -> None:
+def doctor(
+    cuda_plan: Annotated[
+        bool, typer.Option("--cuda-plan", help="how the cuda backend would lay out the published networks")
+    ] = False,
+) -> None:
     """Versions, backends, threads, disk, and a self-check of this installation."""
     import shutil
 
@@ -171,6 +177,9 @@ def doctor() -> None:
     def line(name: str, value: object) -> None:
         out.print(f"{name:>12}  {value}", highlight=False, markup=False, soft_wrap=True)
 
+    if cuda_plan:
+        _cuda_plan(line)
+        return
     for name, value in environment().items():
         line(name, value)
     line("cores", os.cpu_count())
@@ -188,3 +197,21 @@ def doctor() -> None:
         verdict = "ok" if worst.passed else "FAILED"
         line("backend", f"{backend.name} ({backend.about}): {verdict}, worst {worst.name} {worst.error:.1e}")
     raise typer.Exit(0 if healthy else 1)
+
+
+def _cuda_plan(line: Callable[[str, object], None]) -> None:
+    """The regimes of the benchmark's cases on this GPU, or on those whose limits are known."""
+    import torch
+
+    from elmnet.bench.cases import CASES
+    from elmnet.ops.cuda.operator import limits
+    from elmnet.ops.cuda.plan import GPUS, Sizes, plan
+
+    known = [limits(torch.device("cuda", 0))] if torch.cuda.is_available() else list(GPUS.values())
+    for gpu, case in product(known, CASES.values()):
+        for place, layer in zip(("hidden", "read-out"), case.network.stack, strict=True):
+            c, rho = layer.neuron, layer.recurrent_connect
+            widths = c.mlp_widths
+            hidden = widths[1] if c.hidden_layers else 0
+            sizes = Sizes(case.batch, layer.units, c.branches, c.memory, hidden, c.outputs, rho != 0)
+            line(gpu.name, f"{case.name}, {place}: {plan(sizes, gpu).in_words()}")

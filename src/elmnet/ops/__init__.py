@@ -14,7 +14,7 @@ from torch import Tensor
 
 from elmnet.config import NeuronConfig
 from elmnet.errors import BackendError
-from elmnet.ops import cpu, reference
+from elmnet.ops import cpu, cuda, reference
 from elmnet.ops.types import SIGNALS, Dynamics, LayerState, Masks, Recurrence, Signal, Stream, Weights
 
 __all__ = [
@@ -111,3 +111,4 @@ def _refuses_integers(dtype: torch.dtype, dynamics: Dynamics) -> str | None:
 
 register(Backend("reference", reference.recurrence, _refuses_integers, "plain torch, any device, the definition"))
 register(Backend("cpu", cpu.recurrence, cpu.refuses, cpu.ABOUT, ("cpu",), cpu.Stream))
+register(Backend("cuda", cuda.recurrence, cuda.refuses, cuda.ABOUT, cuda.DEVICES))

@@ -71,7 +71,7 @@ NO_MASKS = Masks()
 
 @dataclass(frozen=True)
 class Dynamics:
-    """The fixed numbers and names of one layer's equations."""
+    """The fixed numbers and names of one layer's equations, and the sizes of its neurons."""
 
     branch_decay: float | None  # κ_b
     highpass_decay: float | None  # κ_r
@@ -80,6 +80,8 @@ class Dynamics:
     mlp_activation: MlpActivation
     activation: OutputActivation
     surrogate_gain: float
+    mlp_widths: tuple[int, ...] = ()  # of the neurons' MLP, as in NeuronConfig; empty: unknown
+    outputs: int = 1  # n_y
 
     @classmethod
     def of(cls, neuron: NeuronConfig) -> "Dynamics":
@@ -96,6 +98,8 @@ class Dynamics:
             mlp_activation=neuron.mlp_activation,
             activation=neuron.activation,
             surrogate_gain=neuron.surrogate_gain,
+            mlp_widths=neuron.mlp_widths,
+            outputs=neuron.outputs,
         )
 
 

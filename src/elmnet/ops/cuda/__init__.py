@@ -1,0 +1,95 @@
+"""The `cuda` backend: the recurrence and its gradient as Triton kernels. Not measured on a GPU yet."""
+
+import os
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from elmnet.ops.cpu.operator import Inputs
+from elmnet.ops.cuda import check, operator, plan
+from elmnet.ops.types import NO_MASKS, Dynamics, LayerState, Masks, Signal, Weights
+
+__all__ = ["ABOUT", "DEVICES", "recurrence", "refuses"]
+
+ABOUT = "Triton kernels, not measured on a GPU yet"
+DEVICES: tuple[str, ...] = ("cuda",)
+
+if os.environ.get("TRITON_INTERPRET") == "1":  # kernels run on the CPU, for tests
+    DEVICES = ("cuda", "cpu")
+    torch.library.impl("elmnet::cuda_recurrence", "CPU")(operator.forward)
+    torch.library.impl("elmnet::cuda_recurrence_backward", "CPU")(operator.backward)
+
+
+def refuses(dtype: torch.dtype, dynamics: Dynamics) -> str | None:
+    """Why this backend cannot run such a layer; None: it can."""
+    if find_spec("triton") is None:
+        return "Triton is not installed; pip install 'elmnet[cuda]'"
+    if dtype != torch.float32:
+        return f"weights are {dtype}, it computes in float32"
+    if dynamics.mlp_layers > 1:
+        return f"the neurons' MLP has {dynamics.mlp_layers} hidden layers, it has kernels for 0 and 1"
+    too_large = _too_large(dynamics)
+    if too_large is None and torch.cuda.is_available():
+        return check.disagreement(recurrence, torch.device("cuda", torch.cuda.current_device()))
+    return too_large
+
+
+@lru_cache
+def _too_large(dynamics: Dynamics) -> str | None:
+    if not dynamics.mlp_widths:
+        return None
+    first, *hidden, memory = dynamics.mlp_widths
+    limits = operator.limits(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return plan.refuses(first - memory, memory, hidden[0] if hidden else 0, dynamics.outputs, limits)
+
+
+def recurrence(
+    x: Tensor,
+    state: LayerState,
+    connectome: Tensor,
+    weights: Weights,
+    dynamics: Dynamics,
+    masks: Masks = NO_MASKS,
+    lengths: Tensor | None = None,
+    monitor: tuple[Signal, ...] = (),
+) -> tuple[Tensor, LayerState, Mapping[Signal, Tensor]]:
+    """Shapes and meaning as in `elmnet.ops.Recurrence`."""
+    *hidden, (weight2, bias2) = weights.mlp
+    weight1, bias1 = hidden[0] if hidden else (None, None)
+    exact = [tensor.to(torch.float32) for tensor in (x, *state)]
+    tensors = Inputs(  # type: ignore[call-arg]
+        *exact,
+        *(weights.synapse, weight1, bias1, weight2, bias2, weights.readout, weights.bias),
+        *(weights.decay.to(torch.float32), weights.gain.to(torch.float32)),
+        *masks,
+        connectome,
+        lengths,
+    )
+    keep = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    out, memory, branch, highpass, activity, *tape = torch.ops.elmnet.cuda_recurrence(
+        *tensors,
+        dynamics.branch_decay,
+        dynamics.highpass_decay,
+        dynamics.input_scale,
+        dynamics.surrogate_gain,
+        dynamics.mlp_activation,
+        dynamics.activation,
+        " ".join(name for name in operator.SEEN if name in monitor),
+        keep,
+    )
+    over_time = dict(zip(operator.TAPE, tape, strict=True))
+    signals: dict[Signal, Tensor] = {
+        name: out if name == "activity" else _valid(over_time[name], lengths) for name in monitor
+    }
+    return out, LayerState(memory, branch, highpass, activity), signals
+
+
+def _valid(signal: Tensor, lengths: Tensor | None) -> Tensor:
+    """(B, T, N, rows), zero past a sequence's length."""
+    if lengths is None:
+        return signal
+    steps = torch.arange(signal.shape[1], device=signal.device)
+    return signal.masked_fill((steps >= lengths.unsqueeze(1))[:, :, None, None], 0)

@@ -1,0 +1,51 @@
+"""Before the first layer runs on a GPU: do this GPU, driver and Triton compute what the reference does?"""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from elmnet.config import NeuronConfig
+from elmnet.ops import reference
+from elmnet.ops.types import Dynamics, LayerState, Recurrence, Weights
+
+TOLERANCE = 1e-4
+"""Relative L2 error of an output or a gradient, float32 against float32."""
+
+
+@lru_cache
+def disagreement(run: Recurrence, device: torch.device, sizes: tuple[int, ...] = (3, 150)) -> str | None:
+    """In words, how a backend differs from the reference on layers of so many units, of which the planner lets the
+    first run without a wait, the second with one; None: it does not."""
+    try:
+        for units in sizes:
+            wanted, got = (_everything(function, units, device) for function in (reference.recurrence, run))
+            for name, want in wanted.items():
+                error = float((got[name] - want).norm() / want.norm())
+                if not error <= TOLERANCE:
+                    return f"its first check on {device} failed: {name} of {units} units is off by {error:.1e}"
+    except Exception as error:  # of Triton, of the driver, of the compiler it calls: they have many kinds
+        lines = str(error).strip().splitlines() or [""]
+        return f"its first check on {device} broke: {type(error).__name__}: {lines[0]}"
+    return None
+
+
+def _everything(run: Recurrence, units: int, device: torch.device) -> dict[str, Tensor]:
+    """Outputs and gradients of a layer drawn from a seed; its activation has no kink for rounding to cross."""
+    neuron = NeuronConfig(memory=3, branches=4, synapses=2, activation="identity", tau_branch=3.0, tau_highpass=4.0)
+    batch, steps, inputs = 3, 5, 2
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).mul(0.3).to(device).requires_grad_()
+
+    connectome = torch.randint(-1, inputs + units, (units, 8), generator=generator).to(device)
+    tensors = [draw(batch, steps, inputs), draw(batch, units, 3), draw(batch, units, 4), draw(batch, units, 1)]
+    tensors += [draw(batch, units), draw(units, 4, 2), draw(units, 6, 7), draw(units, 6), draw(units, 3, 6)]
+    tensors += [draw(units, 3), draw(units, 1, 3), draw(units, 1), draw(units, 3), draw(units, 3)]
+    x, memory, branch, highpass, activity, synapse, *rest = tensors
+    weights = Weights(synapse, ((rest[0], rest[1]), (rest[2], rest[3])), *rest[4:])
+    with torch.enable_grad():
+        out, state, _ = run(x, LayerState(memory, branch, highpass, activity), connectome, weights, Dynamics.of(neuron))
+        grads = torch.autograd.grad(out.square().sum() + state.memory.sum(), tensors)
+    return {"output": out.detach(), "memory": state.memory.detach()} | {f"gradient {i}": g for i, g in enumerate(grads)}

@@ -1,0 +1,332 @@
+"""The recurrence and its gradient as calls of kernels: buffers, grids, and the products around the loop."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from elmnet.ops import reference
+from elmnet.ops.cpu.operator import ACTIVATIONS, DIFFERENTIABLE, MLP_ACTIVATIONS, Inputs, Numbers
+from elmnet.ops.cuda import kernels
+from elmnet.ops.cuda.kernels import Shape
+from elmnet.ops.cuda.operator import TAPE
+from elmnet.ops.cuda.plan import Limits, Plan, Sizes, plan
+
+Launch = Callable[[Any, tuple[int, ...], Mapping[str, Any], Mapping[str, Any]], None]
+"""Starts a kernel: (kernel, grid, arguments, options)."""
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+"""Triton's interpreter runs kernels on the CPU, one program after another: for tests."""
+
+
+def start(kernel: Any, grid: tuple[int, ...], arguments: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Run a kernel on the current stream."""
+    kernel[grid](**arguments, **({} if INTERPRETED else options))
+
+
+class Wires(NamedTuple):
+    """A connectome, sorted as the kernels read it."""
+
+    connectome: Tensor  # (N, k_c) int32
+    sources: Tensor  # (N, d_tree, R) int32, recurrent synapses first in each branch, sources in 0..N·n_y, -1: none
+    picks: Tensor  # (N, d_tree, R) int64, which synapses of a branch these are
+    first: Tensor  # (n_in + N·n_y + 1,) int32
+    readers: Tensor  # int32, synapses sorted by source: those of channel c are readers[first[c]:first[c + 1]]
+
+    @property
+    def recurrent(self) -> int:
+        """R, the most recurrent synapses that a branch has."""
+        return int(self.sources.shape[2])
+
+    @classmethod
+    def of(cls, connectome: Tensor, inputs: int, channels: int, shape: tuple[int, int, int]) -> "Wires":
+        """Sort a connectome of `shape` (N, d_tree, d_s) that names `channels` sources, inputs first."""
+        sources = connectome.view(shape)
+        recurrent = sources >= inputs
+        most = int(recurrent.sum(2).max())
+        picks = recurrent.to(torch.int8).sort(dim=2, descending=True, stable=True).indices[:, :, :most]
+        listed = torch.where(recurrent, sources - inputs, -1).gather(2, picks)
+        flat = connectome.flatten()
+        order = flat.sort(stable=True).indices
+        counts = torch.bincount(flat + 1, minlength=channels + 1)  # of unconnected synapses first
+        return cls(
+            connectome.int().contiguous(),
+            listed.int().contiguous(),
+            picks.contiguous(),
+            torch.cat([counts.new_zeros(1), counts[1:].cumsum(0)]).int().contiguous(),
+            order[int(counts[0]) :].int().contiguous(),
+        )
+
+
+_WIRES: Any = WeakTensorKeyDictionary()
+
+
+def wires_of(connectome: Tensor, inputs: int, channels: int, shape: tuple[int, int, int]) -> Wires:
+    """Sorted once for every connectome: sorting asks the GPU how long lists are."""
+    key = (connectome._version, inputs, channels, shape)
+    kept = _WIRES.get(connectome)
+    if kept is None or kept[0] != key:
+        kept = (key, Wires.of(connectome, inputs, channels, shape))
+        _WIRES[connectome] = kept
+    return kept[1]  # type: ignore[no-any-return]
+
+
+CHUNK_BYTES = 2**30
+"""Feed-forward drive computed at once where nothing is kept for a way back."""
+
+empty = torch.empty
+"""Tests put NaN into it, to find reads of what nobody wrote."""
+
+
+def sizes_of(i: Inputs, wires: Wires) -> Sizes:
+    """What the planner wants to know."""
+    units, branches, _ = i.synapse.shape
+    hidden = 0 if i.weight1 is None else i.weight1.shape[1]
+    memory, outputs = i.decay.shape[1], i.readout.shape[1]
+    return Sizes(len(i.x), units, branches, memory, hidden, outputs, wires.recurrent > 0)
+
+
+def shape_of(chosen: Plan, sizes: Sizes, n: Numbers, steps: int) -> Shape:
+    """What the kernels are compiled for."""
+    readers = min(max(4096 // (chosen.block * chosen.lanes), 16), 128)
+    return Shape(
+        *(sizes.branches, sizes.memory, sizes.hidden, sizes.outputs, *sizes.rows),
+        block=chosen.block,
+        lanes=chosen.lanes,
+        readers=readers,
+        mlp_activation=MLP_ACTIVATIONS.index(n.mlp_activation),
+        activation=ACTIVATIONS.index(n.activation),
+        filtered=n.branch_decay is not None,
+        highpassed=n.highpass_decay is not None,
+        kept=chosen.kept,
+        barrier=chosen.barrier,
+        wide=sizes.batch * steps * sizes.units * max(sizes.rows) >= 2**31,
+    )
+
+
+class Layer:
+    """One call's layer: its tensors made dense, its plan.
+
+    Args:
+        limits: of the GPU it runs on.
+        launch: starts kernels.
+        chosen: a plan instead of the planner's.
+    """
+
+    def __init__(self, i: Inputs, n: Numbers, limits: Limits, launch: Launch = start, chosen: Plan | None = None):
+        self.i = i = Inputs(*(None if tensor is None else tensor.contiguous() for tensor in i))  # type: ignore[arg-type]
+        self.n, self.launch = n, launch
+        self.batch, self.steps, self.inputs = i.x.shape
+        self.units, self.branches, self.synapses = i.synapse.shape
+        self.outputs = i.readout.shape[1]
+        self.channels = self.inputs + self.units * self.outputs
+        self.wires = wires_of(i.connectome, self.inputs, self.channels, tuple(i.synapse.shape))  # type: ignore[arg-type]
+        sizes = sizes_of(i, self.wires)
+        self.plan = plan(sizes, limits) if chosen is None else chosen
+        self.shape = shape_of(self.plan, sizes, n, self.steps)
+        self.x = i.x if i.mask_input is None else i.x * i.mask_input.unsqueeze(1)
+        whole = torch.full((self.batch,), self.steps, dtype=torch.int32, device=i.x.device)
+        self.lengths = whole if i.lengths is None else i.lengths.int()
+
+    def new(self, *shape: int) -> Tensor:
+        """An uninitialised tensor."""
+        return empty(shape, dtype=torch.float32, device=self.i.x.device)
+
+    def last_activity(self, out: Tensor, before: Tensor, lengths: Tensor) -> Tensor:
+        """out (B, T, N·n_y) at each sequence's last step; `before` where it has none left."""
+        last = lengths.long().clamp(1, out.shape[1]) - 1
+        found = out.gather(1, last.view(-1, 1, 1).expand(-1, 1, out.shape[2])).squeeze(1)
+        return torch.where(lengths.unsqueeze(1) > 0, found, before)
+
+    def _loop(self, kernel: Any, steps: int, arguments: Mapping[str, Any]) -> None:
+        """Start a kernel of the recurrence as the plan says."""
+        p, i, n, device = self.plan, self.i, self.n, self.i.x.device
+        counter = torch.zeros(p.tiles, dtype=torch.int32, device=device) if p.barrier else None
+        common = {
+            **arguments,
+            **{"readout_weight": i.readout, "decay": i.decay, "gain": i.gain, "weight1": i.weight1},
+            **{"weight2": i.weight2, "mask_recurrent": i.mask_recurrent, "mask_memory": i.mask_memory},
+            **{"counter": counter, "batch": self.batch, "steps": steps, "units": self.units},
+            **{"blocks": p.blocks, "programs": p.programs, "input_scale": n.input_scale, "S": self.shape},
+            **{"branch_decay": n.branch_decay or 0.0, "highpass_decay": n.highpass_decay or 0.0},
+            "highpass_rest": 1 - (n.highpass_decay or 0.0),
+        }
+        options = {"num_warps": p.warps, "launch_cooperative_grid": p.barrier, "maxnreg": 255}
+        pieces = range(steps) if p.regime == "stepwise" else [0]
+        for begin in pieces:
+            end = begin + 1 if p.regime == "stepwise" else steps
+            self.launch(kernel, (p.programs, p.tiles), {**common, "begin": begin, "end": end}, options)
+
+    def forward(self) -> list[Tensor]:
+        """As the operator returns it: out, the state's four tensors, the tape (empty where nothing is kept)."""
+        i, n = self.i, self.n
+        keep = n.keep or bool(n.see)
+        bytes_a_step = 4 * self.batch * self.units * self.branches
+        chunk = self.steps if keep else min(self.steps, max(1, CHUNK_BYTES // bytes_a_step))
+        state = [tensor.clone() for tensor in (i.memory0, i.branch0, i.highpass0)]
+        activity, pieces = i.activity0, []
+        tape: list[Tensor] = []
+        for begin in range(0, self.steps, chunk):
+            x, lengths = self.x[:, begin : begin + chunk].contiguous(), self.lengths - begin
+            out, tape = self._forward(x, lengths, state, activity, keep)
+            activity = self.last_activity(out, activity, lengths)
+            pieces.append(out)
+        return [pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1), *state, activity, *tape]
+
+    def _forward(
+        self, x: Tensor, lengths: Tensor, state: Sequence[Tensor], activity: Tensor, keep: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        """A piece of time: the state is overwritten; returns out and the tape."""
+        i, n, s, w = self.i, self.n, self.shape, self.wires
+        shape = (self.batch, x.shape[1], self.units)
+        rows = {"branch": s.branches, "hidden": s.hidden, "mlp": s.memory, "memory": s.memory}
+        rows |= {"readout": s.outputs, "drive": s.outputs}
+        tape = {name: self.new(*shape, rows[name]) if keep or name == "branch" else None for name in TAPE}
+        branch = tape["branch"]
+        assert branch is not None
+        lines, count = shape[0] * shape[1], self.units * self.branches
+        feed = {
+            **{"x": x, "connectome": w.connectome, "synapse": i.synapse, "mask_synapse": i.mask_synapse},
+            **{"branch": branch, "rows": lines, "steps": shape[1], "inputs": self.inputs, "count": count},
+            **{"input_scale": n.input_scale, "SYNAPSES": self.synapses, "ROWS": 8, "BRANCHES": 128},
+        }
+        self.launch(kernels.feed, (-(-lines // 8), -(-count // 128)), feed, {"num_warps": 4})
+        out = self.new(shape[0], shape[1], self.units * self.outputs)
+        heard, synapse, mask_synapse = None, None, None
+        if w.recurrent:
+            heard = self.new(2, self.units * self.outputs, self.batch)
+            said = activity if i.mask_recurrent is None else activity * i.mask_recurrent
+            heard[0].copy_(said.t())
+            synapse = i.synapse.gather(2, w.picks)
+            if i.mask_synapse is not None:
+                mask_synapse = i.mask_synapse.gather(3, w.picks.expand(self.batch, *w.picks.shape))
+        names = dict(zip(("state_memory", "state_branch", "state_highpass"), state, strict=True))
+        arguments = {
+            **{name: tensor if s.hidden or name != "hidden" else None for name, tensor in tape.items()},
+            **{"out": out, "heard": heard, "sources": w.sources, "synapse": synapse, "mask_synapse": mask_synapse},
+            **{"bias1": i.bias1, "bias2": i.bias2, "bias": i.bias, "lengths": lengths, "per_branch": w.recurrent},
+            **names,
+        }
+        self._loop(kernels.forward, shape[1], arguments)
+        return out, [self.new(0) if tensor is None or not keep else tensor for tensor in tape.values()]
+
+    def backward(
+        self, out: Tensor, tape: Sequence[Tensor], grads: Sequence[Tensor | None], wanted: Sequence[bool]
+    ) -> list[Tensor]:
+        """Gradients of the tensors in `DIFFERENTIABLE`, empty where not wanted.
+
+        Args:
+            grads: of out, the state's four tensors, then branch, mlp, memory and readout over time; None: zero.
+        """
+        i, s, w = self.i, self.shape, self.wires
+        kept = dict(zip(TAPE, tape, strict=True))
+        want = dict(zip(DIFFERENTIABLE, wanted, strict=True))
+        names = ("out", "memory1", "branch1", "highpass1", "activity1", "branch", "mlp", "memory", "readout")
+        given = {k: None if g is None else g.contiguous() for k, g in zip(names, grads, strict=True)}
+        shape = (self.batch, self.steps, self.units)
+        g_out = torch.zeros_like(out) if given["out"] is None else given["out"]
+        if given["activity1"] is not None:
+            last = (self.lengths.long() - 1).view(-1, 1, 1).expand(-1, 1, out.shape[2])
+            g_out = g_out.scatter_add(1, last, given["activity1"].unsqueeze(1))
+        before = {"memory": i.memory0, "branch": i.branch0, "highpass": i.highpass0}
+        ends = {k: given[f"{k}1"] for k in before}
+        state = {k: torch.zeros_like(before[k]) if g is None else g.clone() for k, g in ends.items()}  # overwritten
+        rows = {"branch": s.branches, "hidden": s.hidden, "mlp": s.memory, "readout": s.outputs, "drive": s.outputs}
+        back = {name: self.new(*shape, count) for name, count in rows.items()}
+        back |= {name: self.new(*shape, s.memory) for name in ("gain", "decay") if want[name]}
+        told = None
+        if w.recurrent:
+            told = torch.zeros(2, self.units * self.branches, self.batch, device=out.device)
+        first = w.first[self.inputs :]
+        arguments = {
+            **{"hidden": kept["hidden"] if s.hidden else None, "mlp": kept["mlp"], "drive": kept["drive"]},
+            **{"g_out": g_out, **{f"g_{k}": given[k] for k in ("branch", "mlp", "memory", "readout")}},
+            **{f"b_{k}": back.get(k) for k in ("branch", "mlp", "readout", "drive", "gain", "decay")},
+            **{"b_hidden": back["hidden"] if s.hidden else None, "told": told, "first": first, "readers": w.readers},
+            **{f"state_{k}": v for k, v in state.items()},
+            **{"synapse": i.synapse, "mask_synapse": i.mask_synapse, "lengths": self.lengths},
+            **{"per_branch": self.synapses, "surrogate_gain": self.n.surrogate_gain},
+        }
+        self._loop(kernels.backward, self.steps, arguments)
+        found = self._weight_gradients(out, kept, back, want)
+        found |= {f"{k}0": v for k, v in state.items() if want[f"{k}0"]}
+        if want["x"]:
+            x = self._of_sources(back["branch"].flatten(0, 1), w.first, self.inputs, self.steps)
+            x = x.view(i.x.shape)
+            found["x"] = x if i.mask_input is None else x * i.mask_input.unsqueeze(1)
+        if want["activity0"]:
+            a = self._of_sources(back["branch"][:, 0].contiguous(), first, self.channels - self.inputs, 1)
+            found["activity0"] = a if i.mask_recurrent is None else a * i.mask_recurrent
+        return [found.get(name, self.new(0)) for name in DIFFERENTIABLE]
+
+    def _weight_gradients(
+        self, out: Tensor, kept: Mapping[str, Tensor], back: Mapping[str, Tensor], want: Mapping[str, bool]
+    ) -> dict[str, Tensor]:
+        """All sums over time and sequences, as products after the loop."""
+        i, s = self.i, self.shape
+        found: dict[str, Tensor] = {}
+        before = torch.cat([i.memory0.unsqueeze(1), kept["memory"][:, :-1]], 1)
+        first, bias1, map1 = ("hidden", "bias1", "weight1") if s.hidden else ("mlp", "bias2", "weight2")
+        if want[map1]:
+            of_branch = torch.einsum("btno,btni->noi", back[first], kept["branch"])
+            of_memory = torch.einsum("btno,btni->noi", back[first], before) * i.decay.unsqueeze(1)
+            found[map1] = torch.cat([of_branch, of_memory], 2)
+        if s.hidden and want["weight2"]:
+            active = _ACTIVATIONS[s.mlp_activation](kept["hidden"])
+            found["weight2"] = torch.einsum("btno,btni->noi", back["mlp"], active)
+        if want[bias1]:
+            found[bias1] = back[first].sum((0, 1))
+        if s.hidden and want["bias2"]:
+            found["bias2"] = back["mlp"].sum((0, 1))
+        if want["readout"]:
+            found["readout"] = torch.einsum("btno,btni->noi", back["readout"], kept["memory"])
+        if want["bias"]:
+            found["bias"] = back["drive"].sum((0, 1))
+        if want["gain"]:
+            update = kept["mlp"] if i.mask_memory is None else kept["mlp"] * i.mask_memory.unsqueeze(1)
+            found["gain"] = (back["gain"] * reference.compress(update)).sum((0, 1))
+        if want["decay"]:
+            found["decay"] = (back["decay"] * before).sum((0, 1))
+        if want["synapse"]:
+            found["synapse"] = self._of_synapses(out, back["branch"])
+        return found
+
+    def _of_synapses(self, out: Tensor, b_branch: Tensor) -> Tensor:
+        i = self.i
+        table, channels = self.x, self.inputs
+        if self.wires.recurrent:
+            said = torch.cat([i.activity0.unsqueeze(1), out[:, :-1]], 1)
+            said = said if i.mask_recurrent is None else said * i.mask_recurrent.unsqueeze(1)
+            table, channels = torch.cat([table, said], 2), self.channels
+        rows, size = self.batch * self.steps, i.synapse.numel()
+        groups = -(-size // 256)
+        shares = max(1, min(2048 // groups, rows // 16))
+        share = -(-rows // shares)
+        partial = self.new(shares, size)
+        arguments = {
+            **{"table": table, "b_branch": b_branch, "connectome": self.wires.connectome, "partial": partial},
+            **{"mask_synapse": i.mask_synapse, "rows": rows, "steps": self.steps, "channels": channels},
+            **{"count": self.units * self.branches, "share": share, "input_scale": self.n.input_scale},
+            **{"SYNAPSES": self.synapses, "LANES": 256},
+        }
+        self.launch(kernels.synapse_gradient, (groups, shares), arguments, {"num_warps": 8})
+        return partial.sum(0).view(i.synapse.shape)
+
+    def _of_sources(self, b_branch: Tensor, first: Tensor, channels: int, steps: int) -> Tensor:
+        """b_branch (rows, N, d_tree) → (rows, channels), what those who read a channel tell it."""
+        i, rows = self.i, len(b_branch)
+        out = self.new(rows, channels)
+        arguments = {
+            **{"b_branch": b_branch, "first": first, "readers": self.wires.readers, "synapse": i.synapse},
+            **{"mask_synapse": i.mask_synapse, "out": out, "steps": steps, "channels": channels},
+            **{"count": self.units * self.branches, "input_scale": self.n.input_scale},
+            **{"SYNAPSES": self.synapses, "CHANNELS": 32, "READERS": 32},
+        }
+        self.launch(kernels.source_gradient, (rows, -(-channels // 32)), arguments, {"num_warps": 4})
+        return out
+
+
+_ACTIVATIONS = [reference.MLP_ACTIVATIONS[name] for name in MLP_ACTIVATIONS]

@@ -1,0 +1,114 @@
+"""Compiling kernels without a GPU: for which GPU, with how many registers, how much shared memory, how many spills."""
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from elmnet.errors import BackendError
+from elmnet.layer import ELMLayer
+from elmnet.ops.cpu.operator import Inputs, Numbers
+from elmnet.ops.cuda.launch import INTERPRETED, Layer
+from elmnet.ops.cuda.operator import TAPE
+from elmnet.ops.cuda.plan import GPUS, Plan
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A kernel as the assembler sees it."""
+
+    kernel: str
+    capability: int
+    warps: int
+    registers: int
+    shared_bytes: int
+    spilled_bytes: int
+
+
+def compile_layer(
+    layer: ELMLayer, batch: int, capability: int, *, chosen: Plan | None = None
+) -> tuple[Plan, list[Compiled]]:
+    """Compile all kernels that one training step of a layer starts.
+
+    Args:
+        layer: float32, on the CPU; nothing is run.
+        batch: sequences, which decide the plan.
+        capability: 80 or 90.
+        chosen: a plan instead of the planner's for that GPU.
+
+    Raises:
+        BackendError: Triton interprets, or its assembler fails.
+    """
+    if INTERPRETED:
+        raise BackendError("kernels are interpreted here (TRITON_INTERPRET=1); nothing can be compiled")
+    seen: dict[str, Compiled] = {}
+
+    def launch(kernel: Any, grid: tuple[int, ...], arguments: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+        if kernel.__name__ not in seen:
+            seen[kernel.__name__] = _compile(kernel, arguments, options, capability)
+
+    i, n = _arguments(layer, batch)
+    run = Layer(i, n, GPUS[capability], launch, chosen)
+    out, *state_and_tape = run.forward()
+    tape = state_and_tape[-len(TAPE) :]
+    run.backward(out, tape, [out, *[None] * 8], [True] * 14)
+    return run.plan, list(seen.values())
+
+
+def _arguments(layer: ELMLayer, batch: int) -> tuple[Inputs, Numbers]:
+    """Of the operator, for two steps."""
+    d, weights, state = layer.dynamics, layer.neurons.effective(), layer.initial_state(batch)
+    *hidden, (weight2, bias2) = (tuple(tensor.detach() for tensor in pair) for pair in weights.mlp)
+    weight1, bias1 = hidden[0] if hidden else (None, None)
+    rest = (tensor.detach() for tensor in (weights.readout, weights.bias, weights.decay, weights.gain))
+    x = torch.zeros(batch, 2, layer.inputs)
+    masks = layer.draw_masks(batch)
+    i = Inputs(
+        *(x, *state, weights.synapse.detach(), weight1, bias1, weight2, bias2, *rest, *masks, layer.connectome, None)  # type: ignore[arg-type]
+    )
+    numbers = (d.branch_decay, d.highpass_decay, d.input_scale, d.surrogate_gain, d.mlp_activation, d.activation)
+    return i, Numbers(*numbers, "", True)
+
+
+def _compile(kernel: Any, arguments: Mapping[str, Any], options: Mapping[str, Any], capability: int) -> Compiled:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    signature, constants, aligned = {}, {}, {}
+    for place, name in enumerate(kernel.arg_names):
+        value = arguments[name]
+        if value is None or kernel.params[place].is_constexpr:
+            signature[name], constants[name] = "constexpr", value
+        elif isinstance(value, Tensor):
+            signature[name] = {torch.float32: "*fp32", torch.int32: "*i32"}[value.dtype]
+            aligned[(place,)] = [["tt.divisibility", 16]]
+        else:
+            signature[name] = "fp32" if isinstance(value, float) else "i32"
+    source = ASTSource(kernel, signature, constants, aligned)
+    made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=dict(options))
+    warps = int(made.metadata.num_warps)
+    return Compiled(kernel.__name__, capability, warps, *_assemble(made.asm["ptx"], capability, made.metadata.shared))
+
+
+def _assemble(ptx: str, capability: int, shared: int) -> tuple[int, int, int]:
+    """Registers, shared memory and spills of generated PTX, from the assembler that comes with Triton."""
+    from triton import knobs
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "kernel.ptx"
+        file.write_text(ptx)
+        target = f"sm_{capability}a" if capability >= 90 else f"sm_{capability}"
+        command = [knobs.nvidia.ptxas.path, "-v", f"--gpu-name={target}", str(file), "-o", f"{folder}/kernel.cubin"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BackendError(f"ptxas cannot assemble a kernel for {target}: {done.stderr.strip()}")
+    spills = re.findall(r"(\d+) bytes spill (?:stores|loads)", done.stderr)
+    registers = re.findall(r"Used (\d+) registers", done.stderr)
+    return max(map(int, registers)), shared, sum(map(int, spills))

@@ -1,0 +1,146 @@
+"""Several networks of equal shape in one: k seeds or settings run as one block-diagonal layer.
+
+A small network fills a fraction of a machine, and most of what a step costs it is waiting. `Replicas` runs k of them as
+one network of k times the units, in which nobody hears the others. The networks keep their own parameters: optimisers,
+clipping and checkpoints are theirs, as if they ran alone.
+"""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from elmnet import ops
+from elmnet.errors import ShapeError
+from elmnet.layer import ELMLayer, Signals, without_padding
+from elmnet.network import ELMNetwork, NetworkState
+from elmnet.ops import LayerState, Masks, Signal, Weights
+
+
+class Replicas(nn.Module):
+    """k networks of one configuration, run together:
+
+        replicas = Replicas([ELMNetwork(config, seed=s) for s in range(4)])
+        out, states = replicas(x)      # x (4, B, T, n_in) → out (4, B, T, n_out), four states
+        for loss in losses(out): ...   # losses of different networks share no parameter: sum them, one backward
+
+    Outputs and gradients equal those of the networks alone within rounding: a backend may add up in another order where
+    a layer has other sizes.
+
+    Args:
+        networks: with equal configurations, dtypes and devices; kept, not copied.
+    """
+
+    def __init__(self, networks: Sequence[ELMNetwork]) -> None:
+        super().__init__()
+        if not networks:
+            raise ShapeError("replicas: at least one network is needed")
+        first = networks[0]
+        for i, network in enumerate(networks):
+            for what in ("config", "dtype", "device"):
+                own, other = getattr(network, what), getattr(first, what)
+                if own != other:
+                    raise ShapeError(f"replicas: network {i} has another {what} than network 0; they must be equal")
+        self.networks = nn.ModuleList(networks)
+        for place, layers in enumerate(self._layers()):
+            self.register_buffer(f"connectome_{place}", _side_by_side(layers), persistent=False)
+
+    def _layers(self) -> list[list[ELMLayer]]:
+        """Layer by layer, those of all networks."""
+        stacks = (cast(ELMNetwork, network).layers for network in self.networks)
+        return [list(cast(Sequence[ELMLayer], layers)) for layers in zip(*stacks, strict=True)]
+
+    def forward(
+        self,
+        x: Tensor,
+        states: Sequence[NetworkState] | None = None,
+        lengths: Tensor | None = None,
+        *,
+        masks: Sequence[Sequence[Masks]] | None = None,
+        monitor: tuple[Signal, ...] | None = None,
+    ) -> Any:
+        """Run a batch of sequences in every network.
+
+        Args:
+            x: (k, B, T, n_in), or (k, B, T) tokens: each network's own batch.
+            states: where each network goes on; None: zeros.
+            lengths: (B,) valid steps, the same in all networks; None: all T.
+            masks: for each network, one per layer; None: drawn in turn from torch's default generator.
+            monitor: as for `ELMNetwork`.
+
+        Returns:
+            out (k, B, T, n_out), k states, and with `monitor` for each network a tuple of signals per layer.
+
+        Raises:
+            ShapeError: an argument has the wrong shape, type or range.
+            BackendError: the demanded backend refuses.
+        """
+        networks = cast(list[ELMNetwork], list(self.networks))
+        k = len(networks)
+        if len(x) != k:
+            raise ShapeError(f"input must hold one batch for each of {k} networks, got {tuple(x.shape)}")
+        h = torch.cat([network._dense(own) for network, own in zip(networks, x, strict=True)], 2)
+        batch, inputs = len(h), k * networks[0].config.inputs
+        if h.shape[2] != inputs:
+            raise ShapeError(f"input must be ({k}, B, T, {networks[0].config.inputs}), got {tuple(x.shape)}")
+        if lengths is not None:
+            lengths = torch.as_tensor(lengths, device=h.device)
+            h = without_padding(h, lengths)
+        after: list[list[LayerState]] = [[] for _ in networks]
+        seen: list[list[Signals]] = [[] for _ in networks]
+        for place, layers in enumerate(self._layers()):
+            first = layers[0]
+            weights = _together([layer.neurons.effective() for layer in layers])
+            before = [
+                layer.initial_state(batch) if states is None else states[i].layers[place]
+                for i, layer in enumerate(layers)
+            ]
+            drawn = [layer.draw_masks(batch) if masks is None else masks[i][place] for i, layer in enumerate(layers)]
+            backend = ops.select(first.backend, h.device, weights.synapse.dtype, first.dynamics)
+            h, state, signals = backend.run(
+                h.to(weights.synapse.dtype),
+                LayerState(*(torch.cat(tensors, 1) for tensors in zip(*before, strict=True))),
+                getattr(self, f"connectome_{place}"),
+                weights,
+                first.dynamics,
+                Masks(*(None if m[0] is None else torch.cat(m, 1) for m in zip(*drawn, strict=True))),
+                lengths,
+                tuple(monitor or ()),
+            )
+            for i, own in enumerate(zip(*(tensor.chunk(k, 1) for tensor in state), strict=True)):
+                after[i].append(LayerState(*own))
+            for i in range(k):
+                seen[i].append({name: signal.chunk(k, 2)[i] for name, signal in signals.items()})
+        out = torch.stack([self._affine(n, own, lengths) for n, own in zip(networks, h.chunk(k, 2), strict=True)])
+        result = [NetworkState(tuple(layers_)) for layers_ in after]
+        return (out, result) if monitor is None else (out, result, [tuple(signals_) for signals_ in seen])
+
+    @staticmethod
+    def _affine(network: ELMNetwork, h: Tensor, lengths: Tensor | None) -> Tensor:
+        if network.affine is None:
+            return h
+        out = cast(Tensor, network.affine(h.to(network.dtype)))
+        return out if lengths is None else without_padding(out, lengths)
+
+
+def _side_by_side(layers: Sequence[ELMLayer]) -> Tensor:
+    """One connectome (k·N, k_c): all networks' inputs come first, then all activities."""
+    inputs, own, k = layers[0].inputs, layers[0].config.outputs, len(layers)
+    moved = []
+    for i, layer in enumerate(layers):
+        source = layer.connectome
+        from_layer = source + (k - 1) * inputs + i * own
+        here = torch.where(source < inputs, source + i * inputs, from_layer)
+        moved.append(torch.where(source < 0, -1, here))
+    return torch.cat(moved)
+
+
+def _together(weights: Sequence[Weights]) -> Weights:
+    """The units of all networks, one after another."""
+    maps = [
+        tuple(torch.cat(part) for part in zip(*maps, strict=True))
+        for maps in zip(*(w.mlp for w in weights), strict=True)
+    ]
+    rest = {name: torch.cat([getattr(w, name) for w in weights]) for name in Weights._fields if name != "mlp"}
+    return Weights(mlp=cast(Any, tuple(maps)), **rest)

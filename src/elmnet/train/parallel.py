@@ -1,0 +1,95 @@
+"""One network trained by several processes (`torchrun`): each takes a part of every batch, gradients are averaged.
+
+    torchrun --nproc-per-node 2 script.py      # script.py:
+
+    with parallel.group() as team:             # gloo on CPUs, nccl on GPUs; a team of one without torchrun
+        team.spread(network)                   # everybody starts from the first one's weights
+        x, y = team.part(x), team.part(y)      # of a batch that everybody drew alike
+        loss(network(x)[0], y).backward()      # a mean over sequences
+        team.average(network)                  # now everybody holds the gradient of the whole batch
+        clip_grad_norm_(...); optimizer.step() # the same step everywhere
+
+Equal to one process within rounding: sums are taken in another order. Dropout masks are drawn by every process for
+itself, so seed them apart. `elmnet train` does not use this yet.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, distributed, nn
+
+from elmnet.errors import RunError, ShapeError
+
+
+@dataclass(frozen=True)
+class Team:
+    """The processes that train one network."""
+
+    rank: int = 0
+    size: int = 1
+
+    def part(self, batch: Tensor) -> Tensor:
+        """This process's sequences of a batch (B, ...): an equal share, so that means of shares average to the mean.
+
+        Raises:
+            ShapeError: the batch cannot be shared equally.
+        """
+        if len(batch) % self.size:
+            raise ShapeError(f"a batch of {len(batch)} cannot be shared equally by {self.size} processes")
+        return batch.chunk(self.size)[self.rank]
+
+    @torch.no_grad()
+    def spread(self, network: nn.Module) -> None:
+        """Give everybody the first one's parameters and buffers, the connectome included."""
+        if self.size > 1:
+            for tensor in (*network.parameters(), *network.buffers()):
+                distributed.broadcast(tensor.data, 0)
+
+    @torch.no_grad()
+    def average(self, network: nn.Module) -> None:
+        """Average all gradients in one exchange."""
+        grads = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+        if self.size == 1 or not grads:
+            return
+        flat = torch.cat([grad.flatten() for grad in grads])
+        distributed.all_reduce(flat)
+        flat /= self.size
+        for grad, mean in zip(grads, torch.split(flat, [grad.numel() for grad in grads]), strict=True):
+            grad.copy_(mean.view_as(grad))
+
+    def mean(self, value: float) -> float:
+        """The mean of everybody's number, for example of losses."""
+        if self.size == 1:
+            return value
+        total = torch.tensor(value, dtype=torch.float64)
+        if distributed.get_backend() == "nccl":
+            total = total.cuda()
+        distributed.all_reduce(total)
+        return cast(float, total.item()) / self.size
+
+
+@contextmanager
+def group() -> Iterator[Team]:
+    """Join the processes that `torchrun` started; alone where it did not.
+
+    Raises:
+        RunError: torchrun's variables are there, but the others cannot be reached.
+    """
+    if "WORLD_SIZE" not in os.environ:
+        yield Team()
+        return
+    gpus = torch.cuda.is_available()
+    if gpus:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    try:
+        distributed.init_process_group("nccl" if gpus else "gloo")
+    except (RuntimeError, ValueError) as error:
+        raise RunError(f"cannot join the processes that torchrun started: {error}") from error
+    try:
+        yield Team(distributed.get_rank(), distributed.get_world_size())
+    finally:
+        distributed.destroy_process_group()

@@ -1,0 +1,153 @@
+"""The cuda backend's kernels under Triton's interpreter; test_cuda.py runs this file with TRITON_INTERPRET=1.
+
+Kernels that wait for each other cannot run here (one program runs after another); they share the per-step body.
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import network_config, neuron
+
+from elmnet import ELMNetwork, LayerConfig, LayerState, Masks, ops
+from elmnet.layer import ELMLayer
+from elmnet.ops import cuda
+from elmnet.ops.cuda import check, launch
+from elmnet.ops.cuda.plan import plan
+
+
+@pytest.fixture(autouse=True)
+def _poisoned(monkeypatch):
+    """What is not initialised starts as NaN."""
+
+    def empty(shape, **options):
+        return torch.full(shape, torch.nan, **options)
+
+    monkeypatch.setattr(launch, "empty", empty)
+
+
+def planned(regime, *, lanes, block=2):
+    """The planner's answer, forced into a regime and small tiles."""
+
+    def choose(sizes, limits):
+        chosen, blocks = plan(sizes, limits), -(-sizes.units // block)
+        if chosen.regime != "independent":
+            chosen = replace(chosen, regime=regime)
+        tiles = -(-sizes.batch // lanes)
+        programs = 1 if chosen.regime == "whole" else blocks
+        return replace(chosen, block=block, blocks=blocks, programs=programs, lanes=lanes, tiles=tiles)
+
+    return choose
+
+
+def pull(layer, backend, x, state, lengths, masks, monitor=ops.SIGNALS):
+    """Everything a backend returns, and the gradients of a random function of it."""
+    layer.backend = backend
+    layer.zero_grad()
+    x, state = x.detach().requires_grad_(), LayerState(*(s.detach().requires_grad_() for s in state))
+    out, last, signals = layer(x, state, lengths, masks=masks, monitor=monitor)
+    results = {"out": out, **last._asdict(), **{f"signal {name}": signal for name, signal in signals.items()}}
+    generator = torch.Generator().manual_seed(1)
+    sum((r * torch.randn(r.shape, generator=generator)).sum() for r in results.values()).backward()
+    gradients = {"x": x.grad, **{f"initial {name}": s.grad for name, s in state._asdict().items()}}
+    gradients |= {name: parameter.grad for name, parameter in layer.named_parameters() if parameter.requires_grad}
+    return {name: r.detach() for name, r in results.items()} | {f"grad {k}": g for k, g in gradients.items()}
+
+
+def assert_equal(layer, x, state, lengths=None, masks=None, tolerance=3e-6):
+    want = pull(layer, "reference", x, state, lengths, masks or Masks())
+    got = pull(layer, "cuda", x, state, lengths, masks or Masks())
+    assert got.keys() == want.keys()
+    errors = {name: float((got[name] - w).norm() / w.norm().clamp(min=1e-30)) for name, w in want.items() if w.numel()}
+    wrong = {name: error for name, error in errors.items() if not error < tolerance}
+    assert not wrong, wrong
+
+
+def random_state(layer, batch):
+    return LayerState(*(torch.randn_like(tensor) for tensor in layer.initial_state(batch)))
+
+
+CASES = {
+    "everything": {"outputs": 2, "activation": "identity"},
+    "one map": {"hidden_layers": 0, "activation": "spike", "tau_branch": None},
+    "published": {"tau_branch": None, "memory": 5, "branches": 7, "synapses": 3},
+    "relu": {"mlp_activation": "relu", "tau_highpass": None, "lambda_as_timescale_ratio": False},
+    "silu": {"mlp_activation": "silu", "hidden": 17, "outputs": 3, "nonnegative_synapses": True},
+}
+
+
+@pytest.mark.parametrize(("case", "regime"), [*((case, "whole") for case in CASES), ("everything", "stepwise")])
+def test_equals_the_reference(monkeypatch, case, regime):
+    """Values and every gradient; sizes no tile divides, unconnected synapses, masks, lengths, carried state."""
+    lanes = 2 if regime == "stepwise" else 4  # two tiles or one that is not full
+    monkeypatch.setattr(launch, "plan", planned(regime, lanes=lanes))
+    cell = neuron(**CASES[case], learn_timescales=True, synapse_dropout=0.3, memory_dropout=0.3)
+    config = LayerConfig(units=3, neuron=cell, recurrent_connect=0.5, input_dropout=0.3, recurrent_dropout=0.3)
+    layer = ELMLayer(config, 4)
+    layer.connectome[torch.rand(layer.connectome.shape) < 0.2] = -1
+    masks = layer.draw_masks(3) if case in ("everything", "silu") else Masks()
+    lengths = torch.tensor([3, 1, 2]) if case != "published" else None
+    assert_equal(layer, torch.randn(3, 3, 4), random_state(layer, 3), lengths, masks)
+
+
+@pytest.mark.parametrize("rho", [0.0, 1.0])
+def test_layers_of_one_kind_of_synapse(rho):
+    layer = ELMLayer(LayerConfig(units=3, neuron=neuron(activation="identity"), recurrent_connect=rho), 2)
+    assert_equal(layer, torch.randn(2, 3, 2), random_state(layer, 2))
+
+
+def test_places_of_64_bits(monkeypatch):
+    monkeypatch.setattr(launch, "shape_of", lambda *given: SHAPE_OF(*given)._replace(wide=True))
+    layer = ELMLayer(LayerConfig(units=3, neuron=neuron(activation="identity"), recurrent_connect=0.5), 2)
+    assert_equal(layer, torch.randn(2, 3, 2), random_state(layer, 2), torch.tensor([3, 2]))
+
+
+SHAPE_OF = launch.shape_of
+
+
+def test_streaming_and_inference_in_pieces_equal_the_whole(monkeypatch):
+    network = ELMNetwork(network_config(), seed=0, backend="cuda").eval()
+    x, lengths = torch.randn(2, 4, 6), torch.tensor([4, 1])
+    want, last = ELMNetwork(network_config(), seed=0, backend="reference")(x, lengths=lengths)
+    monkeypatch.setattr(launch, "CHUNK_BYTES", 3 * 4 * 2 * 5 * 4)  # three steps of the first layer
+    with torch.no_grad():
+        got, state = network(x, lengths=lengths)
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+        for a, b in zip(state.layers, last.layers, strict=True):
+            for name, tensor in a._asdict().items():
+                torch.testing.assert_close(tensor, getattr(b, name), rtol=1e-5, atol=1e-6)
+        state = None
+        for t in range(2):
+            out, state = network.step(x[:, t], state)
+            torch.testing.assert_close(out[:1], want[:1, t], rtol=1e-5, atol=1e-6)
+
+
+def test_the_operator_is_what_it_says():
+    layer = ELMLayer(LayerConfig(units=2, neuron=neuron(), recurrent_connect=0.5), 3, backend="cuda")
+    calls = []
+    original = torch.ops.elmnet.cuda_recurrence
+
+    class Spy:
+        cuda_recurrence = staticmethod(lambda *given: calls.append(given) or original(*given))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.ops, "elmnet", Spy)
+        layer(torch.randn(1, 2, 3), monitor=("mlp",))
+    given = tuple(a.detach().requires_grad_(a.requires_grad) if isinstance(a, torch.Tensor) else a for a in calls[0])
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(original.default, given, test_utils=checks)
+
+
+def test_the_first_check_passes_and_sees_a_difference():
+    assert check.disagreement(cuda.recurrence, torch.device("cpu"), (3,)) is None
+
+    def wrong(*given):
+        out, state, signals = cuda.recurrence(*given)
+        return out * 1.01, state, signals
+
+    assert "output of 3 units is off by" in check.disagreement(wrong, torch.device("cpu"), (3,))
+
+    def broken(*given):
+        raise RuntimeError("no such device\nat all")
+
+    assert check.disagreement(broken, torch.device("cpu"), (3,)).endswith("broke: RuntimeError: no such device")

@@ -1,0 +1,180 @@
+"""The Triton backend without a GPU: interpreted kernels, the planner, refusals, compilation for absent GPUs."""
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import neuron
+
+from elmnet import ELMLayer, LayerConfig, ops
+from elmnet.errors import BackendError
+from elmnet.ops import cuda
+from elmnet.ops.cuda.plan import A100, H100, Limits, Sizes, plan, refuses
+
+needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed: elmnet[cuda]")
+
+
+@needs_triton
+def test_interpreted_kernels_equal_the_reference():
+    """interpreted_cuda.py in a process of its own: Triton looks at TRITON_INTERPRET when it is imported."""
+    file = Path(__file__).with_name("interpreted_cuda.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--override-ini",
+               "addopts=--import-mode=importlib", str(file)]  # fmt: skip
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run(
+        command, env=environment, cwd=file.parents[2], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout
+
+
+def sizes(units, *, batch=8, memory=15, branches=50, recurrent=True):
+    return Sizes(batch, units, branches, memory, 2 * memory, 1, recurrent)
+
+
+def test_the_planner_keeps_weights_on_the_chip_where_they_fit():
+    chosen = plan(sizes(1024), H100)
+    assert (chosen.regime, chosen.block, chosen.programs, chosen.kept) == ("resident", 8, 128, True)
+    assert chosen.programs * chosen.tiles <= H100.multiprocessors
+    assert "weights stay on a multiprocessor" in chosen.in_words()
+
+
+def test_the_planner_streams_what_does_not_fit():
+    for chosen, limits in ((plan(sizes(1024), A100), A100), (plan(sizes(20_000), H100), H100)):
+        assert (chosen.regime, chosen.kept, chosen.barrier) == ("streamed", False, True)
+        assert chosen.programs * chosen.tiles <= limits.multiprocessors
+    assert "241,250 KiB of weights do not fit" in plan(sizes(20_000), H100).why
+
+
+def test_nobody_waits_without_recurrence_or_with_few_units():
+    assert plan(sizes(1024, recurrent=False), H100).regime == "independent"
+    few = plan(sizes(6), H100)
+    assert (few.regime, few.programs, few.barrier) == ("whole", 1, False)
+
+
+def test_step_by_step_where_programs_cannot_wait():
+    many = plan(sizes(64, batch=16 * 100), H100)
+    assert (many.regime, many.tiles, many.launches) == ("stepwise", 100, "one launch a step")
+    assert plan(sizes(64), Limits("old", 80, 100_000, waits=False)).regime == "stepwise"
+
+
+@pytest.mark.parametrize("limits", [H100, A100])
+@pytest.mark.parametrize("batch", [1, 3, 16, 17, 64, 3000])
+@pytest.mark.parametrize("units", [1, 7, 57, 1024, 5000])
+def test_every_plan_covers_all_units_and_sequences_and_fits(limits, batch, units):
+    size = sizes(units, batch=batch)
+    chosen = plan(size, limits)
+    assert chosen.blocks * chosen.block >= units > (chosen.blocks - 1) * chosen.block
+    assert chosen.tiles * chosen.lanes >= batch > (chosen.tiles - 1) * chosen.lanes
+    assert size.shared_bytes(chosen.block) <= limits.shared_bytes
+    if chosen.barrier:
+        assert chosen.programs * chosen.tiles <= limits.multiprocessors
+
+
+def test_a_neuron_too_large_for_any_plan_is_refused():
+    assert refuses(50, 15, 30, 1, H100) is None
+    assert "about 8,604 KiB of a multiprocessor's shared memory, H100 has 227" in refuses(400, 300, 600, 1, H100)
+    huge = ops.Dynamics.of(neuron(branches=400, memory=300))
+    with pytest.raises(BackendError, match="backend 'cuda' cannot run this: a neuron with d_tree 400"):
+        ops.select("cuda", torch.device("cuda"), torch.float32, huge)
+
+
+@needs_triton
+def test_refusals_name_the_reason():
+    gpu, ordinary = torch.device("cuda"), ops.Dynamics.of(neuron())
+    for device, dtype, dynamics, words in [
+        (torch.device("cpu"), torch.float32, ordinary, "the weights are on cpu, it runs on cuda"),
+        (gpu, torch.float64, ordinary, "weights are torch.float64, it computes in float32"),
+        (gpu, torch.float32, ops.Dynamics.of(neuron(hidden_layers=2)), "MLP has 2 hidden layers"),
+    ]:
+        with pytest.raises(BackendError, match=words):
+            ops.select("cuda", device, dtype, dynamics)
+
+
+def test_without_triton_the_reference_runs_with_a_line(monkeypatch, caplog):
+    monkeypatch.setattr(cuda, "find_spec", lambda name: None)
+    ops._passed_over.cache_clear()
+    ordinary = ops.Dynamics.of(neuron())
+    assert ops.select("auto", torch.device("cuda"), torch.float32, ordinary).name == "reference"
+    assert caplog.messages == [
+        "elmnet: backend 'cuda' is not used: Triton is not installed; pip install 'elmnet[cuda]'"
+    ]
+
+
+@needs_triton
+@pytest.mark.parametrize("capability", [90, pytest.param(80, marks=pytest.mark.slow)])
+def test_kernels_compile_without_spills_for_gpus_that_are_not_here(capability):
+    """A small layer that waits; `pytest -m slow` compiles those of the four benchmark cases."""
+    from elmnet.ops.cuda.offline import compile_layer
+
+    layer = ELMLayer(LayerConfig(units=100, neuron=neuron(branches=3), recurrent_connect=0.5), 3)
+    chosen, compiled = compile_layer(layer, 2, capability)
+    assert chosen.barrier
+    names = {"feed", "forward", "backward", "synapse_gradient", "source_gradient"}
+    assert {c.kernel for c in compiled} == names
+    assert all(c.spilled_bytes == 0 and 0 < c.registers <= 255 for c in compiled), compiled
+
+
+@needs_triton
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", [90, 80])
+def test_kernels_of_the_benchmark_cases_compile_without_spills(capability):
+    from elmnet.bench.cases import CASES
+    from elmnet.ops.cuda.offline import compile_layer
+    from elmnet.ops.cuda.plan import GPUS
+
+    for case in CASES.values():
+        for layer in case.build("reference").layers:
+            _, compiled = compile_layer(layer, case.batch, capability)
+            assert all(c.spilled_bytes == 0 for c in compiled), (case.name, compiled)
+            assert all(c.shared_bytes <= GPUS[capability].shared_bytes for c in compiled), (case.name, compiled)
+
+
+LAUNCHES = """
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
+
+class Driver:  # stands in for a GPU's: kernels are compiled as for a launch, none is started
+    get_current_target = staticmethod(lambda: GPUTarget("cuda", 90, 32))
+    get_current_device = staticmethod(lambda: 0)
+    get_current_stream = staticmethod(lambda device=0: 0)
+
+
+driver.set_active(Driver())
+from elmnet import ELMLayer, LayerConfig, NeuronConfig
+from elmnet.ops.cuda import launch, offline
+from elmnet.ops.cuda.plan import H100
+
+compiled = []
+
+
+def warm(kernel, grid, arguments, options):
+    made = kernel.warmup(**arguments, **options, grid=grid)
+    compiled.append((kernel.__name__, made.hash))
+    if kernel.__name__ in ("forward", "backward"):
+        assert made.metadata.launch_cooperative_grid
+
+
+neuron = NeuronConfig(memory=3, branches=3, synapses=2)
+for units, batch in ((100, 5), (100, 8), (101, 7)):
+    layer = ELMLayer(LayerConfig(units=units, neuron=neuron, recurrent_connect=0.5), 3)
+    run = launch.Layer(*offline._arguments(layer, batch), H100, warm)
+    out, *rest = run.forward()
+    run.backward(out, rest[-6:], [out, *[None] * 8], [True] * 14)
+assert len(compiled) == 18, compiled
+print(len(set(compiled)))
+"""
+
+
+@needs_triton
+@pytest.mark.slow
+def test_no_batch_size_and_no_number_of_units_is_compiled_in():
+    done = subprocess.run([sys.executable, "-c", LAUNCHES], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "6"  # five kernels; one is also called with a list that begins at an odd place

@@ -1,0 +1,100 @@
+"""k networks as one: equal to k networks alone, also when trained."""
+
+import pytest
+import torch
+from conftest import network_config
+
+from elmnet import ELMNetwork, ops
+from elmnet.errors import ShapeError
+from elmnet.replicas import Replicas
+
+DROPOUT = {"layer": {"input_dropout": 0.3, "recurrent_dropout": 0.3}, "memory_dropout": 0.2, "synapse_dropout": 0.2}
+
+
+def networks(count=3, backend="reference", **changes):
+    return [ELMNetwork(network_config(**changes), seed=s, backend=backend) for s in range(count)]
+
+
+def backends():
+    return ops.usable(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("backend", backends())
+@pytest.mark.parametrize("token_scale", [None, 2.0])
+def test_equals_each_network_alone(backend, token_scale):
+    """Outputs, states, signals and gradients, with carried states, lengths, masks and an unconnected synapse."""
+    alone = [n.double() for n in networks(backend=backend, token_scale=token_scale, layers=2, **DROPOUT)]
+    alone[1].layers[0].connectome[0, 0] = -1
+    x = torch.randn(3, 4, 5, 6).double() if token_scale is None else torch.randint(6, (3, 4, 5))
+    lengths = torch.tensor([5, 1, 3, 4])
+    masks = [[layer.draw_masks(4) for layer in n.layers] for n in alone]
+    together = Replicas(alone)
+    states = [n(own)[1].detach() for n, own in zip(alone, x, strict=True)]
+    out, after, signals = together(x, states, lengths, masks=masks, monitor=("mlp", "activity"))
+    out.square().sum().backward()
+    got = [[p.grad.clone() for p in n.parameters() if p.requires_grad] for n in alone]
+    together.zero_grad()
+    for i, network in enumerate(alone):
+        want, last, seen = network(x[i], states[i], lengths, masks=masks[i], monitor=("mlp", "activity"))
+        torch.testing.assert_close(out[i], want, rtol=1e-12, atol=1e-12)
+        for a, b in zip(after[i].layers, last.layers, strict=True):
+            torch.testing.assert_close(tuple(a), tuple(b), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(signals[i], seen, rtol=1e-12, atol=1e-12)
+        want.square().sum().backward()
+        for g, parameter in zip(got[i], (p for p in network.parameters() if p.requires_grad), strict=True):
+            torch.testing.assert_close(g, parameter.grad, rtol=1e-9, atol=1e-12)
+
+
+def train(run, trained, steps=8):
+    """Clip and step every network by itself; returns all parameters."""
+    optimizers = [torch.optim.Adam(network.parameters(), lr=0.01) for network in trained]
+    generator = torch.Generator().manual_seed(0)
+    states = None
+    for _ in range(steps):
+        x = torch.randn(len(trained), 4, 5, 6, generator=generator)
+        outs, states = run(x, states)
+        states = [state.detach() for state in states]
+        sum(out.square().mean() for out in outs).backward()
+        for network, optimizer in zip(trained, optimizers, strict=True):
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 0.1)
+            optimizer.step()
+            optimizer.zero_grad()
+    return [p.detach() for network in trained for p in network.parameters()]
+
+
+@pytest.mark.parametrize("backend", backends())
+def test_training_together_is_training_alone(backend):
+    together, alone = networks(backend=backend), networks(backend=backend)
+    got = train(Replicas(together), together)
+
+    def one_by_one(x, states):
+        pairs = [n(own, None if states is None else states[i]) for i, (n, own) in enumerate(zip(alone, x, strict=True))]
+        return [out for out, _ in pairs], [state for _, state in pairs]
+
+    want = train(one_by_one, alone)
+    assert any((a - b.detach()).norm() > 1e-2 for a, b in zip(got, _parameters(networks()), strict=True))  # it moved
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+def _parameters(of):
+    return [p for network in of for p in network.parameters()]
+
+
+def test_one_replica_fails_alone():
+    """NaN in one network's input reaches no other."""
+    together = Replicas(networks())
+    x = torch.randn(3, 2, 3, 6)
+    want = together(x)[0]
+    x[1] = torch.nan
+    got = together(x)[0]
+    assert torch.equal(got[[0, 2]], want[[0, 2]])
+    assert got[1].isnan().any()
+
+
+def test_networks_that_differ_are_refused():
+    with pytest.raises(ShapeError, match="network 1 has another config than network 0"):
+        Replicas([*networks(1), *networks(1, units=4)])
+    with pytest.raises(ShapeError, match="network 1 has another dtype"):
+        Replicas([networks(1)[0], networks(1)[0].double()])
+    with pytest.raises(ShapeError, match="one batch for each of 3 networks"):
+        Replicas(networks())(torch.zeros(2, 1, 1, 6))
