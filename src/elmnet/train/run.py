@@ -80,6 +80,13 @@ class RunDirectory:
         except ConfigError as error:
             raise RunError(f"{self.config_file}: {error}") from error
 
+    def read_environment(self) -> dict[str, Any]:
+        """Versions the run began with; empty where they were not recorded."""
+        try:
+            return dict(yaml.safe_load(self.config_file.read_text())["environment"])
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError):
+            return {}
+
     def read_result(self) -> dict[str, Any] | None:
         """The final result, or None while the run is unfinished."""
         try:
