@@ -32,6 +32,7 @@ _COMMANDS: dict[str, Any] = {
     "fit": theory.fit,
     "plan": plan.plan,
     "report": report.report,
+    "watch": report.watch,
     "verify": inspect.verify,
     "bench": bench,
     "doctor": inspect.doctor,
