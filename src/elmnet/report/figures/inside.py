@@ -49,7 +49,7 @@ def activity_distribution(activity: Array, ax: "Axes | None" = None) -> "Axes":
     ax.stairs(counts, edges, color=BLUE, fill=True, alpha=0.6, label="units")
     ax.set_xlabel("mean activity of a unit")
     whole_numbers(ax)
-    ax.set_ylabel("units, count")
+    ax.set_ylabel("units (count)")
     ax.set_title(f"How active units are; {silent} of {len(means)} silent")
     return ax
 
@@ -167,7 +167,7 @@ def dimension(activity: Array, ax: "Axes | None" = None) -> "Axes":
     ax.annotate(f"participation ratio {ratio:.1f}", (max(ratio, 1.0), 0.03), (5, 0), textcoords="offset points")
     ax.set_xscale("log")
     ax.set_ylim(0, 1.03)
-    ax.set_xlabel("principal axes of activity, count")
+    ax.set_xlabel("principal axes of activity (count)")
     ax.set_ylabel("share of the variance")
     ax.set_title(f"Effective dimension of the activity of {activity.shape[-1]} units")
     return ax
@@ -189,15 +189,17 @@ def spikes_and_classes(
         target: the true class.
         step: length of a time step.
         unit: of `step`.
-        ax: where to draw the spikes; the classes take its lower half.
+        ax: whose place both take.
     """
     ax = axis(ax)
-    time, channel = np.nonzero(spikes)
-    ax.plot(step * (time + 0.5), channel, ",", color="black", rasterized=True)
-    ax.set_ylabel("input channel")
+    ax.axis("off")
     ax.set_title("Input spikes, and what the network takes them for")
-    ax.tick_params(labelbottom=False)
-    below = ax.inset_axes((0.0, -1.08, 1.0, 1.0), sharex=ax)
+    above, below = ax.inset_axes((0.0, 0.53, 1.0, 0.47)), ax.inset_axes((0.0, 0.0, 1.0, 0.47))
+    time, channel = np.nonzero(spikes)
+    above.plot(step * (time + 0.5), channel, ",", color="black", rasterized=True)
+    above.set_xlim(0, step * len(spikes))
+    above.set_ylabel("input channel")
+    above.tick_params(labelbottom=False)
     shown = np.argsort(probability.max(0))[::-1][: TRACES - 2]
     shown = shown if target in shown else np.append(shown[:-1], target)
     colours = dict(zip([one for one in shown if one != target], COLOURS[1:], strict=False))
