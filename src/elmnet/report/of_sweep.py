@@ -9,7 +9,7 @@ from elmnet.report.figures import curves
 from elmnet.report.of_theory import theory
 from elmnet.report.page import Figure, Section, Table, bound, number
 from elmnet.sweep import table as tables
-from elmnet.sweep.store import Sweep, row
+from elmnet.sweep.store import Sweep
 from elmnet.train.results import read_metrics, read_runs
 
 LOST = ("failed", "damaged", "stopped early")
@@ -21,7 +21,10 @@ def sections(sweep: Sweep) -> list[Section]:
     Raises:
         RunError: the sweep is damaged.
     """
-    rows = [row(sweep, one) for one in sweep.look()]
+    with tempfile.TemporaryDirectory() as place:  # a report only reads
+        collected = Path(place) / "table.parquet"
+        rows = tables.write(sweep, collected)
+        means = tables.aggregate(collected)
     section = Section(f"Sweep {sweep.name}")
     counts = {
         state: sum(one["state"] == state for one in rows) for state in dict.fromkeys(one["state"] for one in rows)
@@ -30,7 +33,7 @@ def sections(sweep: Sweep) -> list[Section]:
     done = [one for one in rows if one["state"] == "done"]
     if done:
         section.words.append(_what(done))
-        _scores(section, sweep, rows)
+        _scores(section, sweep, rows, means)
     lost = [one for one in rows if one["state"] in LOST]
     if lost:
         cells = [(str(one["trial"]), f"N {one['N']}, d_m {one['d_m']}", str(one["reason"])) for one in lost]
@@ -68,15 +71,11 @@ def _what(done: list[dict[str, Any]]) -> str:
     )
 
 
-def _scores(section: Section, sweep: Sweep, rows: list[dict[str, Any]]) -> None:
+def _scores(section: Section, sweep: Sweep, rows: list[dict[str, Any]], means: list[dict[str, Any]]) -> None:
     """Means over seeds, their spread, learning, and the curves that the sweep's design allows."""
     done = [one for one in rows if one["state"] == "done"]
     score = "valid_bpc" if any(one["valid_bpc"] is not None for one in done) else "valid_nats"
     test = score.replace("valid", "test")
-    with tempfile.TemporaryDirectory() as place:  # a report only reads
-        collected = Path(place) / "table.parquet"
-        tables.write(sweep, collected)
-        means = tables.aggregate(collected)
     columns = ("N", "d_m", "d_tree", "d_s", "P'", "P", "steps", "seeds", score, "± SE", test, "± SE")
     keys = ("N", "d_m", "d_tree", "d_s", "hidden", "P", "steps", "seeds")
     cells = [

@@ -50,10 +50,12 @@ def look(directory: Path) -> list[Place]:
     """The run or sweep at a directory, or those directly or two levels below it, newest first; reads only."""
     places = []
     for number, path in enumerate(_found(directory)):
+        place = Place(str(path.relative_to(directory)) if path != directory else path.resolve().name)
         try:
-            places.append(_sweep(path, f"f{number}") if (path / "sweep.json").exists() else _run(path, f"f{number}"))
+            (_sweep if (path / "sweep.json").exists() else _run)(place, path, f"f{number}")
         except Exception as error:  # a damaged directory must not hide the others
-            places.append(Place(path.name, [f"cannot be read: {' '.join(str(error).split()) or type(error).__name__}"]))
+            place.words = [f"cannot be read: {' '.join(str(error).split()) or type(error).__name__}"]
+        places.append(place)
     return places
 
 
@@ -80,11 +82,11 @@ def _touched(path: Path) -> float:
     return max(times, default=0.0)
 
 
-def _run(path: Path, key: str) -> Place:
+def _run(place: Place, path: Path, key: str) -> None:
     run = RunDirectory.open(path)
     config, facts = run.read_config()
     result, lines = run.read_result(), read_metrics(run.metrics_file) if run.metrics_file.exists() else []
-    place = Place(path.resolve().name, [f"{config.task} on {facts.get('name', config.data)}"])
+    place.words = [f"{config.task} on {facts.get('name', config.data)}"]
     place.done, place.total, place.unit = _steps(lines), config.training.steps, "steps"
     if result is not None:
         place.words.append("Finished: test " + _scores(result["test"]))
@@ -93,7 +95,6 @@ def _run(path: Path, key: str) -> Place:
     if lines:
         place.svg = picture(lambda: figures.learning_curve(lines), key).svg
         place.about = "Cross entropy of training batches and of validation, by training step."
-    return place
 
 
 def _steps(lines: Sequence[dict[str, Any]]) -> int:
@@ -104,11 +105,11 @@ def _scores(scores: dict[str, Any]) -> str:
     return ", ".join(f"{name} {scores[name]:.4f}" for name in ("bpc", "accuracy", "nats") if name in scores) + "."
 
 
-def _sweep(path: Path, key: str) -> Place:
+def _sweep(place: Place, path: Path, key: str) -> None:
     sweep = Sweep.open(path)
     seen = sorted(sweep.look(), key=lambda one: (ORDER.index(one.state), -one.step))
     states = Counter(one.state for one in seen)
-    place = Place(sweep.name, [", ".join(f"{count} {state}" for state, count in states.items())])
+    place.words = [f"Sweep {sweep.name}: " + ", ".join(f"{count} {state}" for state, count in states.items()) + "."]
     place.done, place.total, place.unit = sum(states[state] for state in ORDER[1:5]), len(seen), "trials"
     place.columns = ("trial", "state", "N", "d_m", "seed", "step", "validation", "why")
     lines = {one.trial.name: _metrics(sweep, one) for one in seen[:ROWS] if one.state != "waiting"}
@@ -122,7 +123,6 @@ def _sweep(path: Path, key: str) -> Place:
         shown = [one for one in learned if one[1]]
         place.svg = picture(lambda: figures.learning_curves(shown, score), key).svg
         place.about = "Validation score of every run by training step, coloured by d_m."
-    return place
 
 
 def _metrics(sweep: Sweep, one: Seen) -> list[dict[str, Any]]:

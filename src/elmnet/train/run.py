@@ -72,7 +72,7 @@ class RunDirectory:
             RunError: the file is damaged or does not describe a run.
         """
         try:
-            document = yaml.safe_load(self.config_file.read_text())
+            document = read_yaml(self.config_file)
             return RunConfig.from_dict(document["config"]), dict(document["data"])
         except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
             words = " ".join(f"{type(error).__name__}: {error}".split())
@@ -83,7 +83,7 @@ class RunDirectory:
     def read_environment(self) -> dict[str, Any]:
         """Versions the run began with; empty where they were not recorded."""
         try:
-            return dict(yaml.safe_load(self.config_file.read_text())["environment"])
+            return dict(read_yaml(self.config_file)["environment"])
         except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError):
             return {}
 
@@ -125,6 +125,11 @@ class RunDirectory:
         except OSError as error:
             raise RunError(f"cannot write the run directory {self.path}: {error}") from error
         return lock
+
+
+def read_yaml(file: Path) -> Any:
+    """A YAML file, through the parser in C where there is one: sweeps have many."""
+    return yaml.load(file.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 class MetricsLog:

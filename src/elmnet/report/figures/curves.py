@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from elmnet.report.figures.style import BLUE, COLOURS, GREY, MARKERS, ORANGE, axis, decades
+from elmnet.report.figures.style import BLUE, COLOURS, GREY, MARKERS, ORANGE, axis, decades, few_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -173,6 +173,7 @@ def axis_curve(rows: Sequence[dict[str, Any]], varied: str, score: str, ax: "Axe
         style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "capsize": 2}
         ax.errorbar(x, y, error, markersize=4, label=others, **style)
     ax.set_xscale("log")
+    few_numbers(ax, "x")
     ax.set_xlabel(AXES[varied])
     ax.set_ylabel(_label(score))
     ax.set_title(f"{varied} alone")

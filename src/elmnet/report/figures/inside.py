@@ -210,7 +210,7 @@ def spikes_and_classes(
         label = f"class {one}" + (" (true)" if right else "")
         below.plot(ends, probability[:, one], label=label, **{"linewidth": 1.1, **style})
     below.set_xlim(0, step * len(spikes))
-    below.set_ylim(0, 1)
+    below.set_ylim(0, min(1.02, 1.5 * float(probability[:, shown].max())))
     below.set_xlabel(f"time ({unit})")
     below.set_ylabel("probability")
     below.legend(loc="upper left", ncols=2)

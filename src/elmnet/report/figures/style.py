@@ -119,11 +119,11 @@ def source(text: str) -> str:
     return "\n".join(textwrap.wrap(plain(text), 66))
 
 
-def few_numbers(ax: "Axes") -> None:
-    """1, 2 and 5 of every decade on two logarithmic axes, written plainly."""
+def few_numbers(ax: "Axes", names: str = "xy") -> None:
+    """1, 2 and 5 of every decade on logarithmic axes, written plainly."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    for one in (ax.xaxis, ax.yaxis):
+    for one in (getattr(ax, f"{name}axis") for name in names):
         one.set_major_locator(LogLocator(subs=(1, 2, 5)))
         one.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         one.set_minor_formatter(NullFormatter())
