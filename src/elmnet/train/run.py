@@ -129,7 +129,11 @@ class RunDirectory:
 
 def read_yaml(file: Path) -> Any:
     """A YAML file, through the parser in C where there is one: sweeps have many."""
-    return yaml.load(file.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    text = file.read_text()
+    try:
+        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError:
+        return yaml.safe_load(text)  # which says better what is wrong
 
 
 class MetricsLog:
