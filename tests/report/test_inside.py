@@ -58,6 +58,11 @@ def test_autocorrelation_times_of_leaky_noise():
     assert np.isnan(times[2])  # silent
 
 
+def test_timescales_are_in_steps():
+    network = ELMNetwork(network_config(dt=0.5, tau_min=1.0, tau_max=30.0), seed=0)
+    assert inside.timescales(network)[0, [0, -1]] == pytest.approx([2, 60], rel=1e-4)
+
+
 def test_degrees_count_every_synapse_once(network):
     counted = inside.degrees(network)
     synapses = network.config.layers[0].neuron.connectivity

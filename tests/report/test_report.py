@@ -155,6 +155,29 @@ def test_an_unfinished_run_and_one_with_a_torn_last_line(sweep, tmp_path):
     assert "not finished: no final scores" in page
 
 
+def test_a_look_inside_says_what_is_missing_and_goes_on(sweep, tmp_path, text_file):
+    run = next(path.parent for path in sweep.glob("trials/*/result.json"))
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    config = (copy / "config.yaml").read_text()
+    (copy / "config.yaml").write_text(config.replace(str(text_file), "/nowhere/words.txt"))
+    inside = report([str(copy)])[1]
+    assert "Its data are not at hand" in inside.words[0]
+    assert [figure.name for figure in inside.figures] == ["degrees", "readout"]
+    (copy / "best" / "model.safetensors").write_bytes(b"")
+    assert report([str(copy)])[1].words[0].startswith("No look inside: ")
+    assert len(report([str(copy)], inside=False)) == 1
+
+
+def test_surprise_shades_every_character_of_the_sample(sweep):
+    run = next(path.parent for path in sweep.glob("trials/*/result.json"))
+    (passage,) = report([str(run)])[1].passages
+    text = "".join(piece for _, piece in passage.pieces)
+    assert len(text) > 50
+    assert "neuron" in text
+    assert {level for level, _ in passage.pieces} <= set(range(5))
+
+
 def test_learning_curves_show_the_metrics(sweep):
     run = next(path.parent for path in sweep.glob("trials/*/result.json"))
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

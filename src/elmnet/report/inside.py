@@ -122,9 +122,10 @@ def degrees(network: ELMNetwork) -> Degrees:
 
 
 def timescales(network: ELMNetwork) -> Array:
-    """τ_m (N, d_m) of the first hidden layer, in the unit of dt."""
+    """τ_m (N, d_m) of the first hidden layer, in time steps."""
     neurons = network.get_submodule("layers.0.neurons")
-    return np.asarray(neurons.timescales().detach().double().cpu().numpy())  # type: ignore[operator]
+    tau = neurons.timescales().detach().double().cpu().numpy()  # type: ignore[operator]
+    return np.asarray(tau / network.config.layers[0].neuron.dt)
 
 
 class ReadoutNorms(NamedTuple):
