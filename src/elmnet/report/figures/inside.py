@@ -196,7 +196,8 @@ def spikes_and_classes(
     ax.set_title("Input spikes, and what the network takes them for")
     above, below = ax.inset_axes((0.0, 0.53, 1.0, 0.47)), ax.inset_axes((0.0, 0.0, 1.0, 0.47))
     time, channel = np.nonzero(spikes)
-    above.plot(step * (time + 0.5), channel, ",", color="black", rasterized=True)
+    height = float(np.clip(120 / spikes.shape[1], 1.0, 8.0))  # points; of one channel, or just visible
+    above.plot(step * (time + 0.5), channel, "|", markersize=height, color="black", rasterized=True)
     above.set_xlim(0, step * len(spikes))
     above.set_ylabel("input channel")
     above.tick_params(labelbottom=False)
@@ -210,8 +211,8 @@ def spikes_and_classes(
         label = f"class {one}" + (" (true)" if right else "")
         below.plot(ends, probability[:, one], label=label, **{"linewidth": 1.1, **style})
     below.set_xlim(0, step * len(spikes))
-    below.set_ylim(0, min(1.02, 1.5 * float(probability[:, shown].max())))
+    below.set_ylim(0, min(1.02, 1.1 * float(probability[:, shown].max())))
     below.set_xlabel(f"time ({unit})")
     below.set_ylabel("probability")
-    below.legend(loc="upper left", ncols=2)
+    below.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax
