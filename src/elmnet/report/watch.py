@@ -263,8 +263,8 @@ def serve(directory: Path, *, host: str, port: int, announce: Callable[[str], No
         ConfigError: as `server`.
     """
     with server(directory, host=host, port=port) as listening:
-        announce(f"http://{host}:{listening.server_port}/")
         try:
+            announce(f"http://{host}:{listening.server_port}/")
             listening.serve_forever(poll_interval=0.2)
         except KeyboardInterrupt:
             return
