@@ -1,6 +1,10 @@
 """Sphinx: python -m sphinx -W docs site"""
 
+import sys
 from importlib import metadata
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # run_notebooks.py
 
 project = "elmnet"
 author = "the elmnet developers"
@@ -14,3 +18,10 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 suppress_warnings = ["myst.header"]
+
+
+def setup(app):
+    """Notebooks are scripts: run them first."""
+    from run_notebooks import write_pages
+
+    app.connect("builder-inited", lambda app: write_pages(Path(app.srcdir) / "notebooks"))

@@ -5,6 +5,7 @@ import pytest
 from conftest import simulated
 
 from elmnet.config import NetworkConfig
+from elmnet.errors import ConfigError
 from elmnet.report import figures
 from elmnet.theory import Limit, Wiring, fit, plan, published
 
@@ -73,7 +74,7 @@ def test_without_matplotlib(monkeypatch, known, tmp_path):
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(figures.ConfigError, match=r"pip install 'elmnet\[report\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'elmnet\[report\]'"):
         figures.save(figures.of_fit(known), tmp_path)
-    with pytest.raises(figures.ConfigError, match=r"pip install 'elmnet\[report\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'elmnet\[report\]'"):
         figures.front(known)

@@ -10,8 +10,10 @@ import yaml
 
 from elmnet.cli import main
 from elmnet.errors import ConfigError
-from elmnet.report import curves
-from elmnet.report.build import Section, Table, render, report
+from elmnet.report.build import report
+from elmnet.report.figures import curves
+from elmnet.report.page import Figure, Section, Table, digest, render
+from elmnet.train.results import read_metrics
 
 pytest.importorskip("matplotlib", reason="needs matplotlib (extra `report`)")
 pytest.importorskip("duckdb", reason="needs DuckDB (extra `sweep`)")
@@ -75,15 +77,17 @@ def test_a_report_of_everything(capsys, sweep, tmp_path):
     page = out.read_text()
     assert len(page) < 5_000_000
     tags = outline(page)
-    assert not [t for t, _ in tags if t in ("script", "link", "iframe", "img", "object")]  # nothing from elsewhere
+    assert not [t for t, _ in tags if t in ("link", "iframe", "img", "object")]  # nothing from elsewhere
+    assert not [a for t, a in tags if t == "script" and "src" in a]
     assert not re.findall(r"(?:src|href)=[\"']https?:", re.sub(r"xmlns[^>]*", "", page))
     headings = re.findall(r"<h2[^>]*>([^<]*)", page)
     assert headings[0].startswith("What limits these networks: published:enwik8")
     assert "&lt;b&gt;bold&lt;/b&gt;" in headings[1]
     assert "<b>" not in page
-    assert headings[-1] == f"Run {run.name}"
+    assert headings[-2:] == [f"Run {run.name}", f"Inside {run.name}"]
+    shown = re.sub(r"<template.*?</template>", "", page, flags=re.S)
     roles = [attributes.get("aria-label") for tag, attributes in tags if attributes.get("role") == "img"]
-    assert len(roles) == page.count("<svg") == len(list(pictures.glob("*.svg"))) == len(list(pictures.glob("*.png")))
+    assert len(roles) == shown.count("<svg") == len(list(pictures.glob("*.svg"))) == len(list(pictures.glob("*.png")))
     assert all(len(words) > 30 for words in roles)
     assert "DivergedError" in page
     assert "How to spend the next budget" in page
@@ -97,11 +101,34 @@ def test_ids_are_unique_and_links_lead_somewhere(sweep):
     assert links == ids
 
 
+def line(name):
+    from elmnet.report.figures.style import axis
+
+    ax = axis(None)
+    ax.plot([1, 10, 100], [3, 2, 1], label=name)
+    return ax
+
+
 def test_names_from_outside_are_escaped():
     words = '<script>alert("x")</script> $\\frac{1}$'
     page = render(words, [Section(words, [words], [Table(words, (words,), [(words,)])])])
-    assert "<script" not in page
+    assert "<script>alert" not in page
     assert page.count("&lt;script&gt;") >= 6
+
+
+def test_a_name_cannot_end_the_data_of_a_figure():
+    name = "</script><script>alert(1)</script>"
+    page = render("page", [Section("one", figures=[Figure("f", name, name, lambda: line(name))])])
+    assert page.count("</script>") == 2  # the figure's data, the page's script
+    assert "<script>alert" not in page
+    (data,) = re.findall(r'<script type="application/json">(.*?)</script>', page)
+    assert json.loads(data)["axes"][0]["series"][0]["name"] == name
+
+
+def test_the_policy_lets_the_own_script_run_and_no_other():
+    page = render("page", [])
+    (script,) = re.findall(r"<script>(.*)</script>", page, re.S)
+    assert f"script-src 'sha256-{digest(script)}'\"" in page
 
 
 def test_a_name_with_a_formula_in_it_is_drawn(sweep, tmp_path):
@@ -122,10 +149,33 @@ def test_an_unfinished_run_and_one_with_a_torn_last_line(sweep, tmp_path):
     (copy / "result.json").unlink()
     with (copy / "metrics.jsonl").open("ab") as file:
         file.write(b'{"event": "train", "st')
-    lines = curves.read_metrics(copy / "metrics.jsonl")
+    lines = read_metrics(copy / "metrics.jsonl")
     assert len(lines) == len((run / "metrics.jsonl").read_text().splitlines())
     page = render("run", report([str(copy)]))
     assert "not finished: no final scores" in page
+
+
+def test_a_look_inside_says_what_is_missing_and_goes_on(sweep, tmp_path, text_file):
+    run = next(path.parent for path in sweep.glob("trials/*/result.json"))
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    config = (copy / "config.yaml").read_text()
+    (copy / "config.yaml").write_text(config.replace(str(text_file), "/nowhere/words.txt"))
+    inside = report([str(copy)])[1]
+    assert "Its data are not at hand" in inside.words[0]
+    assert [figure.name for figure in inside.figures] == ["degrees", "readout"]
+    (copy / "best" / "model.safetensors").write_bytes(b"")
+    assert report([str(copy)])[1].words[0].startswith("No look inside: ")
+    assert len(report([str(copy)], inside=False)) == 1
+
+
+def test_surprise_shades_every_character_of_the_sample(sweep):
+    run = next(path.parent for path in sweep.glob("trials/*/result.json"))
+    (passage,) = report([str(run)])[1].passages
+    text = "".join(piece for _, piece in passage.pieces)
+    assert len(text) > 50
+    assert "neuron" in text
+    assert {level for level, _ in passage.pieces} <= set(range(5))
 
 
 def test_learning_curves_show_the_metrics(sweep):

@@ -1,5 +1,3 @@
-import re
-
 import pytest
 import torch
 from conftest import ROOT
@@ -8,16 +6,12 @@ from elmnet import LayerConfig, NeuronConfig
 
 pytest.importorskip("matplotlib", reason="figures need matplotlib (extra `report`)")
 
-from elmnet.report import figures, wirings
+from elmnet.report import wirings
 
 
-def test_the_pictures_in_the_documentation_are_up_to_date(tmp_path):
-    """One drawn again, equal but for the raster's bytes, which depend on the compressor."""
-    examples, places = wirings.examples(), ROOT / "docs" / "figures"
-    assert {f"{name}.svg" for name in examples} == {file.name for file in places.glob("wiring-*.svg")}
-    raster = re.compile(r"base64,[^\"]*")
-    _, drawn = figures.save({"wiring-modular": examples["wiring-modular"]}, tmp_path)
-    assert raster.sub("", drawn.read_text()) == raster.sub("", (places / drawn.name).read_text())
+def test_every_wiring_in_the_documentation_is_one_that_is_drawn():
+    text = (ROOT / "docs" / "wirings.md").read_text()
+    assert all(f"figures/{name}.svg" in text for name in wirings.examples())
 
 
 def test_the_picture_counts_synapses():

@@ -33,6 +33,7 @@ _COMMANDS: dict[str, Any] = {
     "fit": theory.fit,
     "plan": plan.plan,
     "report": report.report,
+    "watch": report.watch,
     "import": interop.import_,
     "export": interop.export,
     "verify": inspect.verify,

@@ -8,7 +8,7 @@ import numpy as np
 
 from elmnet.config import LayerConfig, NeuronConfig, WiringConfig
 from elmnet.layer import generator_of
-from elmnet.report.figures import BLUE, GREY, ORANGE, axis
+from elmnet.report.figures.style import BLUE, GREY, ORANGE, axis
 from elmnet.wiring import draw
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from elmnet.sweep import halving
 from elmnet.sweep.recipe import Recipe, Trial
 from elmnet.sweep.trials import read_failure
 from elmnet.train.config import RunConfig
-from elmnet.train.run import RunDirectory
+from elmnet.train.run import RunDirectory, read_yaml
 
 State = Literal["done", "failed", "damaged", "stopped early", "begun", "waiting"]
 
@@ -205,8 +205,7 @@ def _weights_hash(directory: Path) -> str | None:
 def _versions(directory: Path) -> dict[str, Any]:
     """Of the software the run began with."""
     try:
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        environment = yaml.load((directory / "config.yaml").read_text(), Loader=loader)["environment"]
+        environment = read_yaml(directory / "config.yaml")["environment"]
         return {name: environment.get(name) for name in ("elmnet", "torch", "git")}
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
         return {"elmnet": None, "torch": None, "git": None}

@@ -1,6 +1,8 @@
-"""Finished runs as rows of a table, for fits."""
+"""What runs have written: metrics, and finished runs as rows of a table, for fits."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 from elmnet.config import NetworkConfig
 from elmnet.errors import ConfigError, RunError, TheoryError
@@ -84,3 +86,16 @@ def read_runs(directory: Path, score: str | None = None) -> tuple[Runs, dict[str
         unit=unit,
     )
     return runs, skipped
+
+
+def read_metrics(file: Path) -> list[dict[str, Any]]:
+    """The whole lines of a metrics.jsonl; a torn last one is left out."""
+    lines = []
+    for line in file.read_bytes().split(b"\n"):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            lines.append(record)
+    return lines

@@ -73,13 +73,20 @@ class RunDirectory:
             RunError: the file is damaged or does not describe a run.
         """
         try:
-            document = yaml.safe_load(self.config_file.read_text())
+            document = read_yaml(self.config_file)
             return RunConfig.from_dict(document["config"]), dict(document["data"])
         except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
             words = " ".join(f"{type(error).__name__}: {error}".split())
             raise RunError(f"{self.config_file}: damaged or not a run's configuration: {words}") from error
         except ConfigError as error:
             raise RunError(f"{self.config_file}: {error}") from error
+
+    def read_environment(self) -> dict[str, Any]:
+        """Versions the run began with; empty where they were not recorded."""
+        try:
+            return dict(read_yaml(self.config_file)["environment"])
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError):
+            return {}
 
     def read_result(self) -> dict[str, Any] | None:
         """The final result, or None while the run is unfinished."""
@@ -119,6 +126,15 @@ class RunDirectory:
         except OSError as error:
             raise RunError(f"cannot write the run directory {self.path}: {error}") from error
         return lock
+
+
+def read_yaml(file: Path) -> Any:
+    """A YAML file, through the parser in C where there is one: sweeps have many."""
+    text = file.read_text()
+    try:
+        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError:
+        return yaml.safe_load(text)  # which says better what is wrong
 
 
 class MetricsLog:

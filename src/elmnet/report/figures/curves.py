@@ -1,38 +1,24 @@
 """Figures of runs and sweeps, in the style of `elmnet.report.figures`."""
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from elmnet.report.figures import BLUE, GREEN, GREY, ORANGE, axis, decades
+from elmnet.report.figures.style import BLUE, COLOURS, GREY, MARKERS, ORANGE, axis, decades, few_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^vP*X"
 UNITS = {"bpc": "bits per character", "nats": "nats", "accuracy": "share right"}
+SEEDS = 24
+"""Configurations whose seeds are drawn."""
+SAME = ("task", "data", "N", "d_m", "d_tree", "d_s", "steps", "learning_rate")
 AXES = {
     "N": "units, N",
     "d_m": "memory units per neuron, d_m (complexity)",
     "k_c": "synapses per unit, k_c (connectivity)",
 }
-
-
-def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics.jsonl; a torn last one is left out."""
-    lines = []
-    for line in file.read_bytes().split(b"\n"):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            lines.append(record)
-    return lines
 
 
 def learning_curve(metrics: Sequence[dict[str, Any]], ax: "Axes | None" = None) -> "Axes":
@@ -78,13 +64,85 @@ def budget_curves(rows: Sequence[dict[str, Any]], score: str, ax: "Axes | None" 
         style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "capsize": 2}
         ax.errorbar(d_m, y, error, label=label, markersize=4, **style)
         best = int(np.argmin(y)) if not score.endswith("accuracy") else int(np.argmax(y))
-        ax.plot(d_m[best], y[best], "o", markersize=11, markerfacecolor="none", color=style["color"])
+        circle: dict[str, Any] = {"markersize": 11, "markerfacecolor": "none", "color": style["color"]}
+        ax.plot(d_m[best], y[best], "o", label=f"_{label}", **circle)
     ax.set_xscale("log")
     decades(ax, (1, 2, 3, 5, 10, 20, 30, 50, 100))
     ax.set_xlabel(AXES["d_m"])
     ax.set_ylabel(_label(score))
     ax.set_title("Number against complexity at fixed budgets; circles mark the best")
     ax.legend()
+    return ax
+
+
+def seed_spread(rows: Sequence[dict[str, Any]], score: str, ax: "Axes | None" = None) -> "Axes":
+    """Score of every seed of every configuration that has several, best first; bars are ± one standard error.
+
+    Args:
+        rows: of single trials (`elmnet.sweep.store.row`).
+        score: e.g. `valid_bpc`.
+    """
+    ax = axis(ax)
+    groups = sorted(seeds(rows, score).values(), key=lambda group: float(np.mean([row[score] for row in group])))
+    groups = groups[::-1][:SEEDS] if score.endswith("accuracy") else groups[:SEEDS]
+    points = [(place, float(row[score])) for place, group in enumerate(groups, 1) for row in group]
+    means = [float(np.mean([row[score] for row in group])) for group in groups]
+    errors = [float(np.std([row[score] for row in group], ddof=1)) / len(group) ** 0.5 for group in groups]
+    places = np.arange(1, len(groups) + 1)
+    ax.plot(*np.transpose(points), "o", color=ORANGE, markersize=4, label="one seed")
+    style: dict[str, Any] = {"color": BLUE, "fmt": "_", "markersize": 12, "capsize": 4}
+    ax.errorbar(places, means, errors, label="mean ± standard error", **style)
+    names = [f"N {group[0]['N']}\nd_m {group[0]['d_m']}" for group in groups]
+    ax.set_xticks(places, names, rotation=0 if len(groups) <= 8 else 90)
+    ax.set_xlim(0.4, len(groups) + 0.6)
+    ax.set_xlabel("configuration, best first")
+    ax.set_ylabel(_label(score))
+    ax.set_title("Spread over seeds")
+    ax.legend()
+    return ax
+
+
+def seeds(rows: Sequence[dict[str, Any]], score: str) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
+    """Finished rows of configurations with at least two seeds."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["state"] == "done" and row[score] is not None:
+            groups.setdefault(tuple(row[name] for name in SAME), []).append(row)
+    return {key: group for key, group in groups.items() if len(group) > 1}
+
+
+def learning_curves(
+    runs: Sequence[tuple[int, Sequence[dict[str, Any]]]], score: str, ax: "Axes | None" = None
+) -> "Axes":
+    """Validation score of many runs against the step, coloured by d_m.
+
+    Args:
+        runs: d_m and metrics of each.
+        score: e.g. `bpc`.
+        ax: where to draw.
+    """
+    ax = axis(ax)
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LogNorm
+
+    memories = [d_m for d_m, _ in runs]
+    low, high = min(memories), max(memories)
+    norm = LogNorm(low, max(high, low + 1))
+    drawn = []
+    for d_m, metrics in sorted(runs, key=lambda one: one[0]):
+        points = [(m["step"], m[score]) for m in metrics if m.get("event") == "valid" and score in m]
+        if points:
+            drawn += points
+            colour = colormaps["viridis"](0.92 * norm(d_m))
+            ax.plot(*np.transpose(points), color=colour, linewidth=0.9, alpha=0.8, marker=".", markersize=3)
+    colours = ScalarMappable(norm, colormaps["viridis"])
+    bar = ax.figure.colorbar(colours, ax=ax, label="memory units per neuron, d_m")
+    bar.ax.set_yticks(sorted(set(memories)), [str(one) for one in sorted(set(memories))], minor=False)
+    bar.ax.minorticks_off()
+    ax.set_xlabel("training step")
+    ax.set_ylabel(f"validation {score} ({UNITS[score]})")
+    ax.set_title(f"Learning, {len(runs)} runs")
     return ax
 
 
@@ -115,6 +173,7 @@ def axis_curve(rows: Sequence[dict[str, Any]], varied: str, score: str, ax: "Axe
         style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "capsize": 2}
         ax.errorbar(x, y, error, markersize=4, label=others, **style)
     ax.set_xscale("log")
+    few_numbers(ax, "x")
     ax.set_xlabel(AXES[varied])
     ax.set_ylabel(_label(score))
     ax.set_title(f"{varied} alone")

@@ -1,20 +1,15 @@
-"""Figures of the theory, one function each: `figure(…, ax=None)` draws into your axis or a new one, and returns it.
-
-One restrained style; colours that colour-blind readers tell apart (Okabe and Ito) and different line styles beside
-them; axes with units. Needs matplotlib: pip install 'elmnet[report]'.
-"""
+"""Figures of the theory: a fit, a plan, the surface, the front."""
 
 import contextlib
-import io
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from elmnet import budget
-from elmnet.errors import ConfigError, TheoryError
+from elmnet.errors import TheoryError
+from elmnet.report.figures.style import BLUE, GREEN, GREY, ORANGE, axis, decades, few_numbers, source
 from elmnet.theory.fit import Fit
 from elmnet.theory.front import near_front, power_law
 from elmnet.theory.planner import Plan, Wiring
@@ -23,87 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Array = NDArray[np.float64]
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
-STYLE: Any = {
-    "figure.figsize": (6.0, 4.0),
-    "figure.dpi": 120,
-    "figure.constrained_layout.use": True,
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "lines.linewidth": 1.6,
-    "savefig.bbox": "tight",
-    "svg.fonttype": "none",
-    "svg.hashsalt": "elmnet",
-}
-FORMATS = ("png", "svg")
 MODEL = "SNRR: elmnet's model of the two mechanisms of arXiv:2605.12049"
-
-
-def axis(ax: "Axes | None") -> "Axes":
-    """The given axis, or a new one.
-
-    Raises:
-        ConfigError: matplotlib is missing.
-    """
-    try:
-        from matplotlib import pyplot as plt
-    except ImportError:
-        raise ConfigError("figures need matplotlib: pip install 'elmnet[report]'") from None
-    return plt.subplots()[1] if ax is None else ax
-
-
-def save(figures: Mapping[str, Callable[[], "Axes"]], directory: Path) -> list[Path]:
-    """Draw figures and write each as PNG and SVG; returns the files.
-
-    Raises:
-        ConfigError: matplotlib is missing.
-    """
-    without_a_screen()
-    from matplotlib import pyplot as plt
-
-    directory.mkdir(parents=True, exist_ok=True)
-    files = []
-    with plt.rc_context(STYLE):
-        for name, draw in figures.items():
-            figure: Any = draw().figure
-            for suffix in FORMATS:
-                path = directory / f"{name}.{suffix}"
-                metadata = {"Date": None} if suffix == "svg" else None  # equal figures, equal files
-                figure.savefig(path, metadata=metadata)
-                files.append(path)
-            plt.close(figure)
-    return files
-
-
-def without_a_screen() -> None:
-    """Draw into files, whatever display there is.
-
-    Raises:
-        ConfigError: matplotlib is missing.
-    """
-    try:
-        import matplotlib
-    except ImportError:
-        raise ConfigError("figures need matplotlib: pip install 'elmnet[report]'") from None
-    matplotlib.use("agg")
-
-
-def svg(draw: Callable[[], "Axes"]) -> str:
-    """A figure as an <svg> element."""
-    without_a_screen()
-    from matplotlib import pyplot as plt
-
-    with plt.rc_context(STYLE):
-        figure: Any = draw().figure
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-        plt.close(figure)
-    return buffer.getvalue()[buffer.getvalue().index("<svg") :]
 
 
 def of_fit(known: Fit) -> dict[str, Callable[[], "Axes"]]:
@@ -154,7 +69,7 @@ def budget_curve(known: Fit, hidden: float | None = None, ax: "Axes | None" = No
     near = d_m[loss <= loss.min() + known.sd]
     ax.axvspan(near[0], near[-1], color=GREY, alpha=0.12, linewidth=0, label="within one run's noise of the best")
     best = int(loss.argmin())
-    ax.plot(d_m[best], loss[best], "v", color=BLUE, markersize=7)
+    ax.plot(d_m[best], loss[best], "v", color=BLUE, markersize=7, label="_SNRR fit")
     ax.annotate(f"d_m* = {d_m[best]:.1f}", (d_m[best], loss[best]), (0, -16), textcoords="offset points", ha="center")
     ax.set_xscale("log")
     decades(ax, (2, 3, 5, 10, 20, 30, 50, 100))
@@ -162,7 +77,7 @@ def budget_curve(known: Fit, hidden: float | None = None, ax: "Axes | None" = No
     ax.set_ylim(float(min(loss.min(), runs.y[here].min())) - 0.2 * spread, float(runs.y[here].max()) + 0.15 * spread)
     ax.set_xlabel("memory units per neuron, d_m (complexity)")
     ax.set_ylabel(_score(known))
-    ax.set_title(f"How to spend P' = {hidden:,.0f} parameters\n{plain(runs.source)}")
+    ax.set_title(f"How to spend P' = {hidden:,.0f} parameters\n{source(runs.source)}")
     ax.legend()
     return ax
 
@@ -212,13 +127,14 @@ def surface(known: Fit, ax: "Axes | None" = None) -> "Axes":
         if inside.sum() < 2:
             continue
         ax.plot(N[inside], line[inside], "--", color="white", linewidth=0.9, path_effects=[_outline(1.6)])
-        at = int(np.flatnonzero(inside)[inside.sum() // 8])
+        at = int(np.flatnonzero(inside)[inside.sum() // 3])
         label = f"P' = {_two_digits(total)}"
         ax.annotate(label, (N[at], line[at]), (3, 3), textcoords="offset points", color="white", path_effects=dark)
     ax.plot(runs.N, runs.k_e, "o", color=ORANGE, markeredgecolor="white", markersize=5, label="runs")
     ax.set(xscale="log", yscale="log", xlim=(N[0], N[-1]), ylim=(k_e[0], k_e[-1]))
+    few_numbers(ax)
     ax.set_xlabel("units, N")
-    ax.set_ylabel("parameters per unit besides synapses, k_e")
+    ax.set_ylabel("complexity, k_e (parameters per unit)")
     ax.set_title(f"Predicted {runs.score}, k_c = {k_c:,.0f} synapses per unit\n{MODEL}")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     return ax
@@ -251,7 +167,7 @@ def front(known: Fit, ax: "Axes | None" = None) -> "Axes":
     ax.set_xlabel("parameters of the hidden layer, P' = N (k_e + k_c)")
     ax.set_ylabel(_score(known))
     words = "" if "a" in known.free else f"; its exponent a = {known.law.a:g} is assumed"
-    ax.set_title(f"What a budget buys{words}\n{plain(runs.source)}")
+    ax.set_title(f"What a budget buys{words}\n{source(runs.source)}")
     ax.legend()
     return ax
 
@@ -294,17 +210,3 @@ def _outline(width: float) -> Any:
 
 def _two_digits(value: float) -> str:
     return f"{float(f'{value:.1e}'):,.0f}"
-
-
-def plain(text: str) -> str:
-    """Text in which a dollar sign begins no formula."""
-    return text.replace("$", r"\$")
-
-
-def decades(ax: "Axes", values: tuple[int, ...]) -> None:
-    """Plain numbers on a logarithmic x axis."""
-    from matplotlib.ticker import FixedLocator, NullFormatter, ScalarFormatter
-
-    ax.xaxis.set_major_locator(FixedLocator(values))
-    ax.xaxis.set_major_formatter(ScalarFormatter())
-    ax.xaxis.set_minor_formatter(NullFormatter())

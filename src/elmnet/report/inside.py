@@ -1,0 +1,161 @@
+"""What goes on inside a network: quantities of a network and a batch, which `elmnet.report.figures` draws.
+
+B sequences, T steps, N units of the first hidden layer, n_y outputs per unit.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from elmnet.errors import ShapeError
+from elmnet.network import ELMNetwork
+
+Array = NDArray[np.float64]
+ROOM = 2**28
+"""Bytes of memory and branch traces that a recording may take; longer sequences are cut."""
+
+
+class Recording(NamedTuple):
+    """What the first hidden layer did, and what the network said."""
+
+    activity: Array  # (B, T, N·n_y)
+    memory: Array  # (T', N, d_m), of the first sequence; T' ≤ T
+    branch: Array  # (T', N, d_tree), of the first sequence
+    outputs: Array  # (B, T, n_out)
+
+
+@torch.no_grad()
+def record(network: ELMNetwork, x: Tensor, *, room: int = ROOM) -> Recording:
+    """Let a network read a batch from zero state, without dropout.
+
+    Args:
+        network: as trained; its mode is left as it was.
+        x: (B, T, n_in) or tokens (B, T).
+        room: bytes that the traces of the first sequence may take.
+    """
+    was_training = network.training
+    network.eval()
+    try:
+        x = x.to(network.device)
+        outputs, _, signals = network(x, monitor=("activity",))
+        neuron = network.config.layers[0].neuron
+        per_step = 4 * network.config.layers[0].units * (neuron.memory + neuron.branches)
+        steps = max(1, min(x.shape[1], room // per_step))
+        _, _, traces = network(x[:1, :steps], monitor=("memory", "branch"))
+    finally:
+        network.train(was_training)
+    kept = traces[0]
+    return Recording(
+        *(
+            tensor.double().cpu().numpy()
+            for tensor in (signals[0]["activity"], kept["memory"][0], kept["branch"][0], outputs)
+        )
+    )
+
+
+def participation_ratio(activity: Array) -> float:
+    """Effective dimension of activity (..., N): (Σλ)²/Σλ², λ the eigenvalues of the covariance over all samples.
+
+    1 if all units move as one, N if they move independently and alike; 0 for activity that never changes. Formula:
+    Gao et al. 2017, "A theory of multineuronal dimensionality, dynamics and measurement", bioRxiv 214262.
+    """
+    gram = _gram(activity)
+    total = float(np.sum(gram**2))
+    return float(np.trace(gram)) ** 2 / total if total > 0 else 0.0
+
+
+def variance_spectrum(activity: Array) -> Array:
+    """Shares of the variance of activity (..., N) along its principal axes, largest first."""
+    values = np.clip(np.linalg.eigvalsh(_gram(activity))[::-1], 0.0, None)
+    total = values.sum()
+    return np.asarray(values / total if total > 0 else values)
+
+
+def _gram(activity: Array) -> Array:
+    """The smaller of centred XᵀX and XXᵀ, which share their eigenvalues."""
+    x = activity.reshape(-1, activity.shape[-1])
+    x = x - x.mean(0)
+    return np.asarray(x.T @ x if x.shape[1] <= x.shape[0] else x @ x.T)
+
+
+def autocorrelation_times(activity: Array) -> Array:
+    """Steps (N,) after which the autocorrelation of each unit's activity (B, T, N) has fallen to 1/e.
+
+    Interpolated between lags; NaN for units that never change, and for those that stay above 1/e to lag T/2.
+    """
+    steps = activity.shape[1]
+    centred = activity - activity.mean((0, 1))
+    power = np.abs(np.fft.rfft(centred, 2 * steps, axis=1)) ** 2
+    sums = np.fft.irfft(power.mean(0), axis=0)[: steps // 2 + 1]
+    sums /= np.arange(steps, steps - len(sums), -1)[:, None]  # a lag's number of pairs
+    alive = sums[0] > 1e-12 * max(float(sums[0].max()), 1e-300)
+    correlation = sums / np.where(alive, sums[0], 1.0)
+    times = np.full(activity.shape[2], np.nan)
+    for unit in np.flatnonzero(alive):
+        below = np.flatnonzero(correlation[:, unit] < np.exp(-1))
+        if len(below):
+            after = int(below[0])
+            high, low = correlation[after - 1, unit], correlation[after, unit]
+            times[unit] = after - 1 + (high - np.exp(-1)) / (high - low)
+    return times
+
+
+class Degrees(NamedTuple):
+    """Synapses of a connectome, counted."""
+
+    from_inputs: NDArray[np.int64]  # (N,), synapses of each unit that read an input channel
+    from_units: NDArray[np.int64]  # (N,), synapses of each unit that read the layer
+    of_inputs: NDArray[np.int64]  # (n_in,), synapses that read each channel
+    of_units: NDArray[np.int64]  # (N·n_y,), synapses that read each of the layer's outputs
+
+
+def degrees(network: ELMNetwork) -> Degrees:
+    """In- and out-degrees of the first hidden layer; unconnected synapses count nowhere."""
+    sources = network.get_buffer("layers.0.connectome").cpu().numpy()
+    inputs, outputs = network.config.inputs, network.config.layers[0].outputs
+    counted = np.bincount(sources[sources >= 0], minlength=inputs + outputs)
+    recurrent = (sources >= inputs).sum(1)
+    return Degrees((sources >= 0).sum(1) - recurrent, recurrent, counted[:inputs], counted[inputs:])
+
+
+def timescales(network: ELMNetwork) -> Array:
+    """τ_m (N, d_m) of the first hidden layer, in time steps."""
+    neurons = network.get_submodule("layers.0.neurons")
+    tau = neurons.timescales().detach().double().cpu().numpy()  # type: ignore[operator]
+    return np.asarray(tau / network.config.layers[0].neuron.dt)
+
+
+class ReadoutNorms(NamedTuple):
+    """How strongly units speak, and are listened to."""
+
+    own: Array  # (N,), Euclidean norm of each unit's W_y
+    next: Array | None  # (N,), of the weights with which the next layer's synapses read it; None: there is none
+
+
+def readout_norms(network: ELMNetwork) -> ReadoutNorms:
+    """Norms of the read-out W_y of each unit, and of the next layer's synaptic weights on it."""
+    state, layer = network.state_dict(), network.config.layers[0]
+    own = state["layers.0.neurons.readout"].double().flatten(1).norm(dim=1).cpu().numpy()
+    if len(network.config.stack) < 2:
+        return ReadoutNorms(own, None)
+    sources = state["layers.1.connectome"].flatten().cpu()
+    weights = state["layers.1.neurons.w_s"].double().flatten().cpu()
+    read = (sources >= 0) & (sources < layer.outputs)  # the rest is recurrent
+    squares = torch.zeros(layer.outputs, dtype=torch.float64).index_add_(0, sources[read], weights[read].square())
+    return ReadoutNorms(own, squares.view(layer.units, -1).sum(1).sqrt().numpy())
+
+
+def surprise(outputs: Array, targets: NDArray[np.int64]) -> Array:
+    """Bits -log2 p(target) of logits (..., n_out) and class numbers (...)."""
+    if outputs.shape[:-1] != targets.shape:
+        raise ShapeError(f"targets must be {outputs.shape[:-1]}, got {targets.shape}")
+    return np.asarray(-np.log2(np.take_along_axis(probabilities(outputs), targets[..., None], -1)[..., 0]))
+
+
+def probabilities(outputs: Array) -> Array:
+    """Softmax of logits over the last axis."""
+    grown = np.exp(outputs - outputs.max(-1, keepdims=True))
+    return np.asarray(grown / grown.sum(-1, keepdims=True))

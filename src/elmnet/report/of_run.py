@@ -1,0 +1,239 @@
+"""What a single run was, how it went, and what its best network looks like inside."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from elmnet import models
+from elmnet.config import NetworkConfig
+from elmnet.data.download import OFFICIAL, cache_directory
+from elmnet.data.text import Vocabulary
+from elmnet.errors import ElmnetError
+from elmnet.models import ModelConfig
+from elmnet.network import ELMNetwork
+from elmnet.report import figures, inside
+from elmnet.report.figures.style import short
+from elmnet.report.page import Figure, Passage, Section, Table, bound, number
+from elmnet.tasks import Task, open_task
+from elmnet.tasks.enwik8 import TextOptions
+from elmnet.tasks.shd import SpikeOptions
+from elmnet.train.config import RunConfig
+from elmnet.train.results import read_metrics
+from elmnet.train.run import RunDirectory
+
+STEPS = 600
+"""Time steps that a look inside takes of a stream."""
+SEQUENCES = 8
+SHADES = (1.0, 3.0, 6.0, 9.0)
+"""Bits from which a character is shaded 1 to 4."""
+
+
+def sections(run: RunDirectory, *, inside: bool) -> list[Section]:
+    """The run, and with `inside` a section on its best network.
+
+    Raises:
+        RunError: the run is damaged.
+    """
+    config, facts = run.read_config()
+    found = [_course(run, config, facts)]
+    if inside:
+        found.append(_inside(run, config, facts))
+    return found
+
+
+def _unit(model: ModelConfig) -> list[tuple[str, str]]:
+    """What describes the units of a model."""
+    if not isinstance(model, NetworkConfig):
+        return [("model", model.kind), ("layers", f"{model.depth}"), ("width", f"{model.width:,}")]
+    cost, neuron = models.counts(model), model.layers[0].neuron
+    return [
+        ("units, N", f"{cost.units:,}"),
+        ("memory units per neuron, d_m", f"{neuron.memory:,}"),
+        ("branches × synapses", f"{neuron.branches} × {neuron.synapses}"),
+        ("complexity, k_e", f"{cost.complexity:,}"),
+        ("connectivity, k_c", f"{cost.connectivity:,}"),
+    ]
+
+
+def _course(run: RunDirectory, config: RunConfig, facts: dict[str, Any]) -> Section:
+    result, cost = run.read_result(), models.counts(config.model)
+    section = Section(f"Run {run.path.resolve().name}")
+    state = "finished" if result else "not finished: no final scores"
+    section.words.append(f"{config.task} on {facts.get('name', config.data)}, preset {config.preset}; {state}.")
+    made = run.read_environment()
+    rows = [
+        *_unit(config.model),
+        ("trainable parameters, P", f"{cost.parameters:,}"),
+        ("of which read-out", f"{cost.readout:,}"),
+        ("FLOPs per time step, forward", f"{cost.flops:,}"),
+        ("seed", str(config.seed)),
+        ("steps", f"{config.training.steps:,}"),
+        ("optimiser", f"{config.training.optimizer}, peak learning rate {config.training.learning_rate:g}"),
+        ("versions", ", ".join(f"{name} {made[name]}" for name in ("elmnet", "torch", "python") if made.get(name))),
+        ("commit", str(made.get("git") or "not recorded")),
+    ]
+    section.tables.append(Table("What was run", ("setting", "value"), rows))
+    if result:
+        names = list(result["test"])
+        scored = {"this network": result, **result["baselines"]}
+        cells = [
+            (name, *(number(one[part].get(score)) for part in ("valid", "test") for score in names))
+            for name, one in scored.items()
+        ]
+        columns = ("predictor", *(f"{part} {score}" for part in ("valid", "test") for score in names))
+        section.tables.append(Table("Final scores, beside trivial predictors", columns, cells))
+        section.words.append(
+            f"{result['steps']:,} steps in {result['wall_seconds']:,.0f} s with all evaluations; "
+            f"the best validation came at step {result['best_step']:,}. One seed: no spread is known."
+        )
+    if run.metrics_file.exists():
+        lines = read_metrics(run.metrics_file)
+        words = "Cross entropy of training batches and of validation, by training step."
+        section.figures.append(Figure("learning", "Learning curve", words, bound(figures.learning_curve, lines)))
+        words = "Norm of the gradient before clipping, by training step, on a logarithmic axis."
+        section.figures.append(Figure("gradient", "Gradient norm", words, bound(figures.gradient_norm, lines)))
+    return section
+
+
+def _inside(run: RunDirectory, config: RunConfig, facts: dict[str, Any]) -> Section:
+    """The best network, and what it does with test data; in words where either is not at hand."""
+    section = Section(f"Inside {run.path.resolve().name}")
+    try:
+        network = run.best_network()
+    except ElmnetError as error:
+        section.words.append(f"No look inside: {error}.")
+        return section
+    if not isinstance(network, ELMNetwork):
+        section.words.append("A look inside is for ELM networks; this is another model.")
+        return section
+    words = "In- and out-degrees of the connectome: synapses of a unit, and synapses that read an input or a unit."
+    counted = inside.degrees(network)
+    wiring = [Figure("degrees", "Connectome", words, bound(figures.degree_distribution, counted))]
+    words = "Norm of every unit's read-out weights, and of the weights with which the next layer reads it, by rank."
+    norms = inside.readout_norms(network)
+    wiring.append(Figure("readout", "Read-out norms", words, bound(figures.readout_strength, norms)))
+    try:
+        task = _open(config, facts)
+        x, y = sample(task)
+    except ElmnetError as error:
+        section.words.append(f"Its data are not at hand, so its activity cannot be shown: {error}.")
+        section.figures = wiring
+        return section
+    if task.facts().get("sha256") != facts.get("sha256"):
+        section.words.append("The data have changed since this network was trained on them.")
+    _look(section, network, task, x, y)
+    section.figures += wiring
+    return section
+
+
+def _open(config: RunConfig, facts: dict[str, Any]) -> Task:
+    """The run's data; nothing is downloaded for a report.
+
+    Raises:
+        DataError: they are not here, or do not fit.
+        ElmnetError: official data were never fetched.
+    """
+    if config.data == "official":
+        files = OFFICIAL.get("enwik8" if isinstance(config.options, TextOptions) else "shd", ())
+        missing = [file.name for file in files if not (cache_directory() / file.name).exists()]
+        if missing:
+            raise ElmnetError(f"{missing[0]} is not in the cache; `elmnet data get` fetches it")
+    return open_task(config.task, config.options, config.data, seed=config.seed, facts=facts)
+
+
+def sample(task: Task) -> tuple[Tensor, Tensor]:
+    """The first test sequences of a task: x and y of at most 8 sequences; streams are joined to 600 steps or more."""
+    x: list[Tensor] = []
+    y: list[Tensor] = []
+    for batch in task.evaluation_batches("test", whole=True):
+        if x and (batch.fresh or batch.y.dim() == 1 or sum(one.shape[1] for one in x) >= STEPS):
+            break
+        x.append(batch.x[:SEQUENCES])
+        y.append(batch.y[:SEQUENCES])
+    return torch.cat(x, 1), (y[0] if y[0].dim() == 1 else torch.cat(y, 1))
+
+
+def _look(section: Section, network: ELMNetwork, task: Task, x: Tensor, y: Tensor) -> None:
+    """Figures of what the network does with a sample."""
+    seen = inside.record(network, x)
+    options = getattr(task, "options", None)
+    clock = (options.bin_ms, "ms") if isinstance(options, SpikeOptions) else (1.0, "steps")
+    tau, measured = inside.timescales(network), inside.autocorrelation_times(seen.activity)
+    ratio = inside.participation_ratio(seen.activity)
+    section.words += [
+        f"What the best network does with {len(x)} sequences of {x.shape[1]:,} steps from the test data of "
+        f"{task.data_name}, from zero state. Raster, traces and samples show the first of them.",
+        f"Effective dimension of its activity (participation ratio, Gao et al. 2017): {ratio:.1f} of "
+        f"{seen.activity.shape[-1]:,} units.",
+    ]
+    if isinstance(options, TextOptions):
+        section.passages.append(_surprise(task, x, y, seen.outputs))
+    if isinstance(options, SpikeOptions):
+        spikes, target = x[0].numpy() > 0, int(y[0])
+        probability = inside.probabilities(seen.outputs[0])
+        guess = int(probability[-1].argmax())
+        words = (
+            f"Input spikes of one sequence, and below them the running probability of the likeliest classes. The true "
+            f"class is {target}; at the end the network says {guess} with probability {probability[-1, guess]:.2f}."
+        )
+        draw = bound(figures.spikes_and_classes, spikes, probability, target, *clock)
+        section.figures.append(Figure("classes", "Input spikes and running class probabilities", words, draw))
+    unit = int(np.argmax(seen.activity[0, : len(seen.memory)].var(0)) // network.config.layers[0].neuron.outputs)
+    name = f"unit {unit}"
+    silent = int((seen.activity.mean((0, 1)) < 1e-6).sum())
+    drawn = [
+        ("raster", "Activity raster", "Activity of every unit over time; the most active units are on top.",
+         bound(figures.activity_raster, seen.activity[0], *clock)),
+        ("activity", "Distribution of activity", f"Histogram over units of their mean activity; {silent} are silent.",
+         bound(figures.activity_distribution, seen.activity)),
+        ("timescales", "Timescales", f"Timescales of memory, {short(clock[0] * tau.min())} to "
+         f"{short(clock[0] * tau.max())} {clock[1]}, beside the time in which the autocorrelation of a unit's "
+         f"activity falls to 1/e, median "
+         f"{short(clock[0] * _median(measured))} {clock[1]}.",
+         bound(figures.timescale_distribution, tau, measured, *clock)),
+        ("memory", "Memory traces", f"Memory of {name}, whose activity varies most: a line for each timescale.",
+         bound(figures.memory_traces, seen.memory[:, unit], tau[unit], *clock, name)),
+        ("branches", "Branch drive", f"What the branches of {name} receive over time.",
+         bound(figures.branch_drive, seen.branch[:, unit], *clock, name)),
+        ("dimension", "Effective dimension", "Share of the variance of activity along its first principal axes; the "
+         f"dashed line is the participation ratio, {ratio:.1f}.", bound(figures.dimension, seen.activity)),
+    ]  # fmt: skip
+    section.figures += [Figure(*one) for one in drawn]
+
+
+def _median(values: Any) -> float:
+    found = values[np.isfinite(values)]
+    return float(np.median(found)) if len(found) else float("nan")
+
+
+def _surprise(task: Any, x: Tensor, y: Tensor, outputs: Any) -> Passage:
+    """A text with the bits of every character as shade."""
+    bits = inside.surprise(outputs[0], y[0].numpy())
+    vocabulary: Vocabulary = task.vocabulary
+    raw = [vocabulary.decode([int(one)]) for one in y[0]]
+    pieces: list[tuple[int, str]] = []
+    symbol, worst = b"", 0.0
+    for byte, cost in zip(raw, bits, strict=True):
+        symbol, worst = symbol + byte, max(worst, float(cost))
+        try:
+            text = symbol.decode()
+        except UnicodeDecodeError as error:
+            if error.end == len(symbol) and len(symbol) < 4 and error.reason == "unexpected end of data":
+                continue  # more bytes of this character follow
+            text = symbol.decode(errors="replace")
+        level = int(np.searchsorted(SHADES, worst, "right"))
+        if pieces and pieces[-1][0] == level:
+            pieces[-1] = (level, pieces[-1][1] + text)
+        else:
+            pieces.append((level, text))
+        symbol, worst = b"", 0.0
+    shares = np.bincount(np.searchsorted(SHADES, bits, "right"), minlength=5) / len(bits)
+    edges = [f"{edge:g}" for edge in SHADES]
+    words = (
+        f"A sample of the test text, shaded by how surprising each character was: {bits.mean():.2f} bits on average. "
+        f"White: below {edges[0]} bits ({shares[0]:.0%}); then from {edges[0]} ({shares[1]:.0%}), {edges[1]} "
+        f"({shares[2]:.0%}), {edges[2]} (underlined, {shares[3]:.0%}) and {edges[3]} (doubly, {shares[4]:.0%})."
+    )
+    return Passage(words, pieces)
