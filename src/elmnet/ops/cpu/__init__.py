@@ -8,6 +8,7 @@ from torch import Tensor
 from elmnet.ops.cpu import operator
 from elmnet.ops.cpu.library import LIBRARY, Library
 from elmnet.ops.cpu.stream import Stream
+from elmnet.ops.operands import Inputs
 from elmnet.ops.types import NO_MASKS, Dynamics, LayerState, Masks, Signal, Weights
 
 __all__ = ["ABOUT", "Stream", "recurrence", "refuses"]
@@ -40,7 +41,7 @@ def recurrence(
     dtype = weights.synapse.dtype
     *hidden, (weight2, bias2) = weights.mlp
     weight1, bias1 = hidden[0] if hidden else (None, None)
-    tensors = operator.Inputs(
+    tensors = Inputs(
         x=x.to(dtype),
         memory0=state.memory.to(dtype),
         branch0=state.branch.to(dtype),

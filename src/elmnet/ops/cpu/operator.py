@@ -3,12 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from elmnet.ops.cpu.library import LIBRARY, MEMORY, Call, Library
+from elmnet.ops.operands import ACTIVATIONS, COUNT, DIFFERENTIABLE, MLP_ACTIVATIONS, SIGNATURE, Inputs, Numbers
 from elmnet.ops.types import Dynamics
 
 TAPE_LIMIT = 2**31
@@ -18,51 +19,8 @@ first states are kept; the way back then runs each segment forward once more."""
 WORTH_A_WAIT, WORTH_A_THREAD = 2**14, 2**20
 """Multiplications of one step, and of a whole call, for which another thread is worth having."""
 
-MLP_ACTIVATIONS = ("relu2", "relu", "silu")
-ACTIVATIONS = ("identity", "relu", "spike")
 SEEN = ("branch", "mlp", "memory", "readout")
 """Signals that are copied out on the way forward ("activity" is the output itself)."""
-
-
-class Inputs(NamedTuple):
-    """The operators' tensors, in the order of their signatures; shapes as in `elmnet.ops`."""
-
-    x: Tensor
-    memory0: Tensor
-    branch0: Tensor
-    highpass0: Tensor
-    activity0: Tensor
-    synapse: Tensor
-    weight1: Tensor | None
-    bias1: Tensor | None
-    weight2: Tensor
-    bias2: Tensor
-    readout: Tensor
-    bias: Tensor
-    decay: Tensor
-    gain: Tensor
-    mask_input: Tensor | None
-    mask_recurrent: Tensor | None
-    mask_synapse: Tensor | None
-    mask_memory: Tensor | None
-    connectome: Tensor
-    lengths: Tensor | None
-
-
-DIFFERENTIABLE = Inputs._fields[:14]
-
-
-class Numbers(NamedTuple):
-    """The operators' other arguments."""
-
-    branch_decay: float | None
-    highpass_decay: float | None
-    input_scale: float
-    surrogate_gain: float
-    mlp_activation: str
-    activation: str
-    see: str  # names of signals, joined by spaces
-    keep: bool  # whether a way back may follow
 
 
 @dataclass(frozen=True)
@@ -210,19 +168,11 @@ def _split_state(values: Tensor, shapes: Sequence[tuple[int, ...]]) -> dict[str,
     return dict(zip(("memory", "branch", "highpass", "activity"), pieces, strict=True))
 
 
-_SIGNATURE = (
-    ", ".join(f"Tensor{'?' if 'None' in str(Inputs.__annotations__[name]) else ''} {name}" for name in Inputs._fields)
-    + ", float? branch_decay, float? highpass_decay, float input_scale, float surrogate_gain, str mlp_activation, "
-    "str activation, str see, bool keep"
-)
-_COUNT = len(Inputs._fields)
-
-
 # defined the plain way, not by torch.library.custom_op, whose first call imports the whole of torch._dynamo
-torch.library.define("elmnet::cpu_recurrence", f"({_SIGNATURE}) -> Tensor[]")
+torch.library.define("elmnet::cpu_recurrence", f"({SIGNATURE}) -> Tensor[]")
 torch.library.define(
     "elmnet::cpu_recurrence_backward",
-    f"({_SIGNATURE}, Tensor out, Tensor tape, Tensor?[] grads, bool[] wanted) -> Tensor[]",
+    f"({SIGNATURE}, Tensor out, Tensor tape, Tensor?[] grads, bool[] wanted) -> Tensor[]",
 )
 
 
@@ -233,7 +183,7 @@ def forward(*arguments: Any) -> list[Tensor]:
     Returns out (B, T, N·n_y), the four tensors of the state after each sequence's last step, the tape, and the
     signals in the order of `SEEN`.
     """
-    i, n = Inputs(*arguments[:_COUNT]), Numbers(*arguments[_COUNT:])
+    i, n = Inputs(*arguments[:COUNT]), Numbers(*arguments[COUNT:])
     plan = Plan.of(i)
     call, alive = _call(i, n, plan)
     dtype = i.x.dtype
@@ -268,7 +218,7 @@ def _shapes(i: Inputs, n: Numbers, plan: Plan) -> list[tuple[int, ...]]:
 
 @torch.library.register_fake("elmnet::cpu_recurrence")  # type: ignore[untyped-decorator]
 def _(*arguments: Any) -> list[Tensor]:
-    i, n = Inputs(*arguments[:_COUNT]), Numbers(*arguments[_COUNT:])
+    i, n = Inputs(*arguments[:COUNT]), Numbers(*arguments[COUNT:])
     plan = Plan.of(i)
     shapes = _shapes(i, n, plan)
     shapes[5] = (plan.tape_values(i) if n.keep else 0,)
@@ -281,7 +231,7 @@ def backward(*arguments: Any) -> list[Tensor]:
 
     `grads`: of out, the state's four tensors, and the signals, None: zero.
     """
-    i, n = Inputs(*arguments[:_COUNT]), Numbers(*arguments[_COUNT:-4])
+    i, n = Inputs(*arguments[:COUNT]), Numbers(*arguments[COUNT:-4])
     out, tape, grads, wanted = arguments[-4:]
     plan = Plan.of(i)
     call, alive = _call(i, n, plan)
@@ -329,13 +279,13 @@ def _gradients(i: Inputs, wanted: Sequence[bool], new: Any) -> list[Tensor]:
 
 @torch.library.register_fake("elmnet::cpu_recurrence_backward")  # type: ignore[untyped-decorator]
 def _(*arguments: Any) -> list[Tensor]:
-    return _gradients(Inputs(*arguments[:_COUNT]), arguments[-1], torch.empty)
+    return _gradients(Inputs(*arguments[:COUNT]), arguments[-1], torch.empty)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*inputs[:_COUNT], output[0], output[5])
-    ctx.numbers = inputs[_COUNT:]
+    ctx.save_for_backward(*inputs[:COUNT], output[0], output[5])
+    ctx.numbers = inputs[COUNT:]
 
 
 def _differentiate(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
@@ -345,7 +295,7 @@ def _differentiate(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
         *inputs, *ctx.numbers, out, tape, [*grads[:5], *grads[6:]], wanted
     )
     found = [grad if want else None for grad, want in zip(result, wanted, strict=True)]
-    return (*found, *[None] * (_COUNT - len(found) + len(ctx.numbers)))
+    return (*found, *[None] * (COUNT - len(found) + len(ctx.numbers)))
 
 
 torch.library.register_autograd("elmnet::cpu_recurrence", _differentiate, setup_context=_setup_context)

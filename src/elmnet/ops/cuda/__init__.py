@@ -8,8 +8,8 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from elmnet.ops.cpu.operator import Inputs
 from elmnet.ops.cuda import check, operator, plan
+from elmnet.ops.operands import Inputs
 from elmnet.ops.types import NO_MASKS, Dynamics, LayerState, Masks, Signal, Weights
 
 __all__ = ["ABOUT", "DEVICES", "recurrence", "refuses"]

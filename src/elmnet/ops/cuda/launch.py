@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from elmnet.ops import reference
-from elmnet.ops.cpu.operator import ACTIVATIONS, DIFFERENTIABLE, MLP_ACTIVATIONS, Inputs, Numbers
 from elmnet.ops.cuda import kernels
 from elmnet.ops.cuda.kernels import Shape
 from elmnet.ops.cuda.operator import TAPE
 from elmnet.ops.cuda.plan import Limits, Plan, Sizes, plan
+from elmnet.ops.operands import ACTIVATIONS, DIFFERENTIABLE, MLP_ACTIVATIONS, Inputs, Numbers
 
 Launch = Callable[[Any, tuple[int, ...], Mapping[str, Any], Mapping[str, Any]], None]
 """Starts a kernel: (kernel, grid, arguments, options)."""

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from elmnet.errors import BackendError
 from elmnet.layer import ELMLayer
-from elmnet.ops.cpu.operator import Inputs, Numbers
 from elmnet.ops.cuda.launch import INTERPRETED, Layer
 from elmnet.ops.cuda.operator import TAPE
 from elmnet.ops.cuda.plan import GPUS, Plan
+from elmnet.ops.operands import Inputs, Numbers
 
 
 @dataclass(frozen=True)

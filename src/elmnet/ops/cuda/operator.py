@@ -1,6 +1,6 @@
 """The recurrence and its gradient on a GPU as two operators of `torch.library`.
 
-Same tensors, numbers and order as the CPU's (`elmnet.ops.cpu.operator`). Kernels, and Triton with them, are imported
+Same tensors, numbers and order as the CPU's (`elmnet.ops.operands`). Kernels, and Triton with them, are imported
 when the first layer runs.
 """
 
@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from elmnet.ops.cpu.operator import _COUNT, _SIGNATURE, DIFFERENTIABLE, Inputs, Numbers
 from elmnet.ops.cuda.plan import A100, GPUS, H100, Limits
+from elmnet.ops.operands import COUNT, DIFFERENTIABLE, SIGNATURE, Inputs, Numbers
 
 TAPE = ("branch", "hidden", "mlp", "memory", "readout", "drive")
 """What the way back reads, each (B, T, N, ·)."""
@@ -22,10 +22,10 @@ SEEN = ("branch", "mlp", "memory", "readout")
 
 _STATE = 5  # out and the four tensors of the state come before the tape
 
-torch.library.define("elmnet::cuda_recurrence", f"({_SIGNATURE}) -> Tensor[]")
+torch.library.define("elmnet::cuda_recurrence", f"({SIGNATURE}) -> Tensor[]")
 torch.library.define(
     "elmnet::cuda_recurrence_backward",
-    f"({_SIGNATURE}, Tensor out, Tensor[] tape, Tensor?[] grads, bool[] wanted) -> Tensor[]",
+    f"({SIGNATURE}, Tensor out, Tensor[] tape, Tensor?[] grads, bool[] wanted) -> Tensor[]",
 )
 
 
@@ -45,23 +45,23 @@ def forward(*arguments: Any) -> list[Tensor]:
     back or a monitor wants them."""
     from elmnet.ops.cuda.launch import Layer
 
-    i = Inputs(*arguments[:_COUNT])
+    i = Inputs(*arguments[:COUNT])
     with torch.cuda.device_of(i.x):  # type: ignore[no-untyped-call]
-        return Layer(i, Numbers(*arguments[_COUNT:]), limits(i.x.device)).forward()
+        return Layer(i, Numbers(*arguments[COUNT:]), limits(i.x.device)).forward()
 
 
 def backward(*arguments: Any) -> list[Tensor]:
     """Gradients of the tensors in `DIFFERENTIABLE`; empty where not wanted."""
     from elmnet.ops.cuda.launch import Layer
 
-    i, n = Inputs(*arguments[:_COUNT]), Numbers(*arguments[_COUNT:-4])
+    i, n = Inputs(*arguments[:COUNT]), Numbers(*arguments[COUNT:-4])
     with torch.cuda.device_of(i.x):  # type: ignore[no-untyped-call]
         return Layer(i, n, limits(i.x.device)).backward(*arguments[-4:])
 
 
 @torch.library.register_fake("elmnet::cuda_recurrence")  # type: ignore[untyped-decorator]
 def _(*arguments: Any) -> list[Tensor]:
-    i, n = Inputs(*arguments[:_COUNT]), Numbers(*arguments[_COUNT:])
+    i, n = Inputs(*arguments[:COUNT]), Numbers(*arguments[COUNT:])
     batch, steps, _ = i.x.shape
     units, branches, _ = i.synapse.shape
     memory, outputs = i.decay.shape[1], i.readout.shape[1]
@@ -76,26 +76,26 @@ def _(*arguments: Any) -> list[Tensor]:
 
 @torch.library.register_fake("elmnet::cuda_recurrence_backward")  # type: ignore[untyped-decorator]
 def _(*arguments: Any) -> list[Tensor]:
-    i = Inputs(*arguments[:_COUNT])
+    i = Inputs(*arguments[:COUNT])
     pairs = zip(i[: len(DIFFERENTIABLE)], arguments[-1], strict=True)
     return [i.x.new_empty(tensor.shape if want and tensor is not None else (0,)) for tensor, want in pairs]
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*inputs[:_COUNT], output[0], *output[_STATE:])
-    ctx.numbers = inputs[_COUNT:]
+    ctx.save_for_backward(*inputs[:COUNT], output[0], *output[_STATE:])
+    ctx.numbers = inputs[COUNT:]
 
 
 def _differentiate(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
-    inputs, out, tape = ctx.saved_tensors[:_COUNT], ctx.saved_tensors[_COUNT], ctx.saved_tensors[_COUNT + 1 :]
+    inputs, out, tape = ctx.saved_tensors[:COUNT], ctx.saved_tensors[COUNT], ctx.saved_tensors[COUNT + 1 :]
     wanted = list(ctx.needs_input_grad[: len(DIFFERENTIABLE)])
     over_time = dict(zip(TAPE, grads[_STATE:], strict=True))
     result = torch.ops.elmnet.cuda_recurrence_backward(
         *inputs, *ctx.numbers, out, list(tape), [*grads[:_STATE], *(over_time[name] for name in SEEN)], wanted
     )
     found = [grad if want else None for grad, want in zip(result, wanted, strict=True)]
-    return (*found, *[None] * (_COUNT - len(found) + len(ctx.numbers)))
+    return (*found, *[None] * (COUNT - len(found) + len(ctx.numbers)))
 
 
 torch.library.register_autograd("elmnet::cuda_recurrence", _differentiate, setup_context=_setup_context)
