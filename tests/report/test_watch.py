@@ -131,9 +131,16 @@ def test_refusals_in_words(capsys, tmp_path, listening):
 
 
 def test_ctrl_c_ends_it_cleanly(place):
+    def heed():  # a shell's background job, as these tests may be, hands on that SIGINT is ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     arguments = [sys.executable, "-m", "elmnet", "watch", str(place)]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline().startswith("http://127.0.0.1:")
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
-        assert process.stderr.read() == ""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(arguments, **pipes, preexec_fn=heed) as process:
+        try:
+            assert process.stdout.readline().startswith("http://127.0.0.1:")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 0
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()
