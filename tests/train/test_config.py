@@ -107,7 +107,7 @@ def test_an_elm_run_is_written_as_ever():
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ConfigError, match="no task 'mnist'; known: enwik8, shd-adding, shd, sequence"):
+    with pytest.raises(ConfigError, match="no task 'mnist'; known: enwik8, shd-adding, shd, neuronio, sequence"):
         compose("mnist")
     with pytest.raises(ConfigError, match="no preset 'huge'; known: tiny, small, paper"):
         compose("enwik8", preset="huge")
