@@ -295,6 +295,15 @@ def test_bad_commands(capsys, recipe, tmp_path, monkeypatch, arguments, words):
     assert words in err
 
 
+def test_a_score_that_no_run_has_is_no_obstacle_in_a_csv_file(tmp_path):
+    names = [*table.SAME, *table.SCORES, "state"]
+    row = {"valid_nats": 2.5, "state": "done", "N": 3}
+    lines = [",".join(names)] + [",".join(str(row.get(name, "")) for name in names)] * 2
+    (tmp_path / "table.csv").write_text("\n".join(lines) + "\n")
+    (mean,) = table.aggregate(tmp_path / "table.csv")
+    assert (mean["valid_nats"], mean["valid_nats_se"], mean["valid_bpc"], mean["seeds"]) == (2.5, 0.0, None, 2)
+
+
 def test_a_query_reads_the_table_and_nothing_else(capsys, recipe, tmp_path, text_file):
     sweep = Sweep.create(tmp_path / "sweep", Recipe.read(recipe), trials(text_file))
     code, words, _ = command(capsys, "query", sweep.path, "SELECT state, count(*) AS n FROM trials GROUP BY state")

@@ -66,9 +66,9 @@ def write(sweep: Sweep, target: Path) -> list[dict[str, Any]]:
 def aggregate(file: Path) -> list[dict[str, Any]]:
     """Means and standard errors over seeds of finished trials, a row for every configuration."""
     means = ", ".join(
-        f"avg({name}) AS {name}, "
-        f"CASE WHEN count({name}) > 1 THEN stddev_samp({name}) / sqrt(count({name})) END AS {name}_se"
-        for name in SCORES
+        f"avg({name}::DOUBLE) AS {name}, "
+        f"CASE WHEN count({name}) > 1 THEN stddev_samp({name}::DOUBLE) / sqrt(count({name})) END AS {name}_se"
+        for name in SCORES  # in a CSV file a score that nobody has looks like text
     )
     key = ", ".join(SAME)
     sql = f"SELECT {key}, count(*) AS seeds, {means} FROM trials WHERE state = 'done' GROUP BY {key} "
