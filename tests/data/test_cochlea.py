@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-pytest.importorskip("numba")
+pytest.importorskip("numba", reason="needs Numba (extra `audio`)")
 from elmnet.data import cochlea
 
 

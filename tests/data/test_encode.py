@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import wav
 
-pytest.importorskip("numba")
+pytest.importorskip("numba", reason="needs Numba (extra `audio`)")
 from elmnet.data import sound
 from elmnet.data.encode import encode_recordings
 from elmnet.data.sound import Recordings, parse_wav, resample

@@ -71,6 +71,7 @@ def fit(
 
 
 def runs_of(source: str, score: str | None) -> "tuple[Runs, dict[str, str]]":
+    """Runs of a directory or of `published:TASK`, and why others of it were left out."""
     from elmnet.theory.runs import published
 
     kind, _, task = source.partition(":")
