@@ -1,8 +1,12 @@
 """What the compiled backends' operators take, in the order of their signatures: tensors first, then numbers."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+
+from elmnet.ops.types import Dynamics, LayerState, Masks, Signal, Weights
 
 MLP_ACTIVATIONS = ("relu2", "relu", "silu")
 ACTIVATIONS = ("identity", "relu", "spike")
@@ -57,3 +61,61 @@ SIGNATURE = (
 )
 """As `torch.library` writes it."""
 COUNT = len(Inputs._fields)
+
+
+def operands(
+    x: Tensor,
+    state: LayerState,
+    connectome: Tensor,
+    weights: Weights,
+    dynamics: Dynamics,
+    masks: Masks,
+    lengths: Tensor | None,
+    see: Sequence[Signal],
+    dtype: torch.dtype,
+) -> tuple[Inputs, Numbers]:
+    """The arguments of `elmnet.ops.Recurrence` as an operator takes them; `dtype` is that of state and decay."""
+    *hidden, (weight2, bias2) = weights.mlp
+    weight1, bias1 = hidden[0] if hidden else (None, None)
+    memory, branch, highpass, activity = (tensor.to(dtype) for tensor in state)
+    inputs = Inputs(
+        x=x.to(dtype),
+        memory0=memory,
+        branch0=branch,
+        highpass0=highpass,
+        activity0=activity,
+        synapse=weights.synapse,
+        weight1=weight1,
+        bias1=bias1,
+        weight2=weight2,
+        bias2=bias2,
+        readout=weights.readout,
+        bias=weights.bias,
+        decay=weights.decay.to(dtype),
+        gain=weights.gain.to(dtype),
+        mask_input=masks.input,
+        mask_recurrent=masks.recurrent,
+        mask_synapse=masks.synapse,
+        mask_memory=masks.memory,
+        connectome=connectome,
+        lengths=lengths,
+    )
+    numbers = Numbers(
+        dynamics.branch_decay,
+        dynamics.highpass_decay,
+        dynamics.input_scale,
+        dynamics.surrogate_gain,
+        dynamics.mlp_activation,
+        dynamics.activation,
+        " ".join(see),
+        torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs),
+    )
+    return inputs, numbers
+
+
+def valid(signal: Tensor, lengths: Tensor | None) -> Tensor:
+    """(B, T, N, rows), zero past a sequence's length."""
+    if lengths is None:
+        return signal
+    steps = torch.arange(signal.shape[1], device=signal.device)
+    return signal.masked_fill((steps >= lengths.unsqueeze(1))[:, :, None, None], 0)

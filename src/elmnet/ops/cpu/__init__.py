@@ -8,7 +8,7 @@ from torch import Tensor
 from elmnet.ops.cpu import operator
 from elmnet.ops.cpu.library import LIBRARY, Library
 from elmnet.ops.cpu.stream import Stream
-from elmnet.ops.operands import Inputs
+from elmnet.ops.operands import operands, valid
 from elmnet.ops.types import NO_MASKS, Dynamics, LayerState, Masks, Signal, Weights
 
 __all__ = ["ABOUT", "Stream", "recurrence", "refuses"]
@@ -38,43 +38,9 @@ def recurrence(
     monitor: tuple[Signal, ...] = (),
 ) -> tuple[Tensor, LayerState, Mapping[Signal, Tensor]]:
     """Shapes and meaning as in `elmnet.ops.Recurrence`."""
-    dtype = weights.synapse.dtype
-    *hidden, (weight2, bias2) = weights.mlp
-    weight1, bias1 = hidden[0] if hidden else (None, None)
-    tensors = Inputs(
-        x=x.to(dtype),
-        memory0=state.memory.to(dtype),
-        branch0=state.branch.to(dtype),
-        highpass0=state.highpass.to(dtype),
-        activity0=state.activity.to(dtype),
-        synapse=weights.synapse,
-        weight1=weight1,
-        bias1=bias1,
-        weight2=weight2,
-        bias2=bias2,
-        readout=weights.readout,
-        bias=weights.bias,
-        decay=weights.decay.to(dtype),
-        gain=weights.gain.to(dtype),
-        mask_input=masks.input,
-        mask_recurrent=masks.recurrent,
-        mask_synapse=masks.synapse,
-        mask_memory=masks.memory,
-        connectome=connectome,
-        lengths=lengths,
-    )
-    keep = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
-    out, memory, branch, highpass, activity, _, *seen = torch.ops.elmnet.cpu_recurrence(
-        *tensors,
-        dynamics.branch_decay,
-        dynamics.highpass_decay,
-        dynamics.input_scale,
-        dynamics.surrogate_gain,
-        dynamics.mlp_activation,
-        dynamics.activation,
-        " ".join(name for name in operator.SEEN if name in monitor),
-        keep,
-    )
+    see = [name for name in operator.SEEN if name in monitor]
+    inputs, numbers = operands(x, state, connectome, weights, dynamics, masks, lengths, see, weights.synapse.dtype)
+    out, memory, branch, highpass, activity, _, *seen = torch.ops.elmnet.cpu_recurrence(*inputs, *numbers)
     copies = dict(zip(operator.SEEN, seen, strict=True))
     signals: dict[Signal, Tensor] = {
         name: out if name == "activity" else _per_sequence(copies[name], len(x), lengths) for name in monitor
@@ -84,8 +50,4 @@ def recurrence(
 
 def _per_sequence(copy: Tensor, batch: int, lengths: Tensor | None) -> Tensor:
     """(T, N, tiles, rows, lanes) → (B, T, N, rows), zero past a sequence's length."""
-    signal = copy.permute(2, 4, 0, 1, 3).flatten(0, 1)[:batch]
-    if lengths is None:
-        return signal
-    steps = torch.arange(signal.shape[1], device=signal.device)
-    return signal.masked_fill((steps >= lengths.unsqueeze(1))[:, :, None, None], 0)
+    return valid(copy.permute(2, 4, 0, 1, 3).flatten(0, 1)[:batch], lengths)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from elmnet.ops.cuda import check, operator, plan
-from elmnet.ops.operands import Inputs
+from elmnet.ops.operands import operands, valid
 from elmnet.ops.types import NO_MASKS, Dynamics, LayerState, Masks, Signal, Weights
 
 __all__ = ["ABOUT", "DEVICES", "recurrence", "refuses"]
@@ -57,39 +57,11 @@ def recurrence(
     monitor: tuple[Signal, ...] = (),
 ) -> tuple[Tensor, LayerState, Mapping[Signal, Tensor]]:
     """Shapes and meaning as in `elmnet.ops.Recurrence`."""
-    *hidden, (weight2, bias2) = weights.mlp
-    weight1, bias1 = hidden[0] if hidden else (None, None)
-    exact = [tensor.to(torch.float32) for tensor in (x, *state)]
-    tensors = Inputs(  # type: ignore[call-arg]
-        *exact,
-        *(weights.synapse, weight1, bias1, weight2, bias2, weights.readout, weights.bias),
-        *(weights.decay.to(torch.float32), weights.gain.to(torch.float32)),
-        *masks,
-        connectome,
-        lengths,
-    )
-    keep = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
-    out, memory, branch, highpass, activity, *tape = torch.ops.elmnet.cuda_recurrence(
-        *tensors,
-        dynamics.branch_decay,
-        dynamics.highpass_decay,
-        dynamics.input_scale,
-        dynamics.surrogate_gain,
-        dynamics.mlp_activation,
-        dynamics.activation,
-        " ".join(name for name in operator.SEEN if name in monitor),
-        keep,
-    )
+    see = [name for name in operator.SEEN if name in monitor]
+    inputs, numbers = operands(x, state, connectome, weights, dynamics, masks, lengths, see, torch.float32)
+    out, memory, branch, highpass, activity, *tape = torch.ops.elmnet.cuda_recurrence(*inputs, *numbers)
     over_time = dict(zip(operator.TAPE, tape, strict=True))
     signals: dict[Signal, Tensor] = {
-        name: out if name == "activity" else _valid(over_time[name], lengths) for name in monitor
+        name: out if name == "activity" else valid(over_time[name], lengths) for name in monitor
     }
     return out, LayerState(memory, branch, highpass, activity), signals
-
-
-def _valid(signal: Tensor, lengths: Tensor | None) -> Tensor:
-    """(B, T, N, rows), zero past a sequence's length."""
-    if lengths is None:
-        return signal
-    steps = torch.arange(signal.shape[1], device=signal.device)
-    return signal.masked_fill((steps >= lengths.unsqueeze(1))[:, :, None, None], 0)
