@@ -27,9 +27,10 @@ from elmnet.files import write_atomic
 from elmnet.tasks import Batch, Task, open_task
 from elmnet.train.config import RunConfig, compose
 from elmnet.train.evaluate import evaluate
-from elmnet.train.loop import Interrupted, Trainer
+from elmnet.train.loop import Interrupted, Lockstep
 from elmnet.train.progress import Reporter
 from elmnet.train.run import RunDirectory
+from elmnet.train.trainer import Trainer
 
 SOURCES = {"enwik8": "enwik8_first_3900000.xz", "shd-adding": "."}
 """Each task's data within --data."""
@@ -89,7 +90,7 @@ class Row:
 class Sprint(Trainer):
     """A run of which only the training matters: it ends without scoring the whole validation and test data."""
 
-    def _finish(self) -> dict[str, Any]:
+    def finish(self) -> dict[str, Any]:
         return {"training_seconds": self._training_seconds}
 
 
@@ -214,7 +215,7 @@ def train(config: RunConfig, task: Task, path: Path, reporter: Reporter) -> floa
     if not begun:
         run.create(config, task.facts())
     try:
-        return float(trainer.train(resuming=begun)["training_seconds"])
+        return float(Lockstep([trainer]).train(resuming=begun)[0]["training_seconds"])
     except DivergedError as error:
         reporter.warn(f"{path}: {error}")
         return math.nan

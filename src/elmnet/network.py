@@ -103,6 +103,10 @@ class ELMNetwork(nn.Module):
             layers[int(index)][field] = tensor
         return NetworkState(tuple(LayerState(**layer).to(self.device) for layer in layers))
 
+    def draw_masks(self, batch: int) -> list[Masks]:
+        """What `forward` draws where it gets no `masks`: fresh dropout masks of every layer."""
+        return [layer.draw_masks(batch) for layer in self._elm_layers]
+
     @property
     def _elm_layers(self) -> list[ELMLayer]:
         return [layer for layer in self.layers if isinstance(layer, ELMLayer)]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import product
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -11,15 +12,21 @@ if TYPE_CHECKING:
     from elmnet.verify import Check
 
 
-def scores(result: Mapping[str, Any]) -> Table:
-    """A run's final scores beside the baselines, in the scores they share."""
-    baselines = result["baselines"]
-    shared = [name for name in result["test"] if all(name in row["test"] for row in baselines.values())]
+def scores(results: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Final scores of a run, or of some that differ in their seed, beside the baselines, in the scores they share."""
+    first = next(iter(results.values()))
+    baselines = first["baselines"]
+    shared = [name for name in first["test"] if all(name in row["test"] for row in baselines.values())]
     columns = list(product(("valid", "test"), shared))
-    table = _table(f"{result['task']} on {result['data']}", "", *(f"{split} {name}" for split, name in columns))
-    trained = {"elm": "ELM network", "leaky": "leaky units"}.get(kind := result.get("model", "elm"), kind)
-    for name, row in {f"{trained}, P {result['parameters']:,}": result, **baselines}.items():
+    table = _table(f"{first['task']} on {first['data']}", "", *(f"{split} {name}" for split, name in columns))
+    trained = {"elm": "ELM network", "leaky": "leaky units"}.get(kind := first.get("model", "elm"), kind)
+    words = f"{trained}, P {first['parameters']:,}"
+    for name, row in {**{f"{words} {name}".strip(): run for name, run in results.items()}, **baselines}.items():
         table.add_row(name, *(f"{row[split][score]:.4f}" for split, score in columns))
+    if len(results) > 1:
+        samples = [[run[split][score] for run in results.values()] for split, score in columns]
+        error = len(results) ** -0.5
+        table.add_row("mean ± s.e.", *(f"{fmean(sample):.4f} ± {stdev(sample) * error:.4f}" for sample in samples))
     return table
 
 

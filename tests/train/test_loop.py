@@ -7,11 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from training import clockless, lines, settings, what_remains
 
 from elmnet import ELMNetwork
 from elmnet.errors import BackendError, CheckpointError, DivergedError, RunError
@@ -20,38 +20,6 @@ from elmnet.train import loop
 from elmnet.train.checkpoint import list_checkpoints
 from elmnet.train.config import amend, compose
 from elmnet.train.progress import Reporter
-
-SMALL = {
-    "enwik8": [
-        "model.layers.0.units=10",
-        "model.layers.0.neuron.memory=2",
-        "model.layers.0.neuron.branches=4",
-        "model.layers.0.neuron.synapses=3",
-        "model.layers.0.recurrent_dropout=0.1",
-        "options.streams=4",
-        "options.chunk=12",
-        "options.valid_chunks=4",
-        "options.final_valid_streams=16",
-        "options.final_test_streams=16",
-        "training.reset_steps=10",
-    ],
-    "shd-adding": [
-        "model.layers.0.units=8",
-        "model.layers.0.neuron.memory=2",
-        "model.layers.0.neuron.branches=4",
-        "model.layers.0.neuron.synapses=3",
-        "options.batch=4",
-        "options.bins=8",
-        "options.bin_ms=80",
-        "options.valid_batches=3",
-        "options.test_batches=3",
-    ],
-}
-TRAINING = ["training.eval_every=15", "training.log_every=1", "training.warmup=5", "training.learning_rate=0.02"]
-
-
-def settings(task, steps):
-    return [*SMALL[task], *TRAINING, f"training.steps={steps}"]
 
 
 @pytest.fixture
@@ -64,20 +32,6 @@ def train_here(path, task, source, extra=(), steps=30, seed=0):
     opened = open_task(task, config.options, config.data, seed=seed)
     config = config.replace(model=opened.fit_model(config.model))
     return loop.start(config, path, opened, reporter=Reporter(quiet=True))
-
-
-def what_remains(path: Path) -> dict[str, bytes]:
-    """The bytes a run leaves behind that no clock has touched."""
-    files = [path / "metrics.jsonl", path / "best" / "model.safetensors", path / "best" / "config.json"]
-    for checkpoint in list_checkpoints(path / "checkpoints")[:1]:
-        files += [checkpoint / "model.safetensors", checkpoint / "training.safetensors"]
-    return {str(file.relative_to(path)): file.read_bytes() for file in files}
-
-
-def clockless(path: Path) -> dict:
-    result = json.loads((path / "result.json").read_text())
-    timed = ("training_seconds", "wall_seconds", "cpu_seconds", "steps_per_second", "peak_memory_bytes")
-    return {name: value for name, value in result.items() if name not in timed}
 
 
 @pytest.mark.parametrize("task", ["enwik8", "shd-adding"])
@@ -146,14 +100,6 @@ def test_baselines_resume_to_the_byte(tmp_path, sources, kind):
     assert what_remains(tmp_path / "cut") == what_remains(tmp_path / "calm")
     assert clockless(tmp_path / "cut") == clockless(tmp_path / "calm")
     assert (resumed["model"], resumed["complexity"]) == (kind, None)
-
-
-def lines(run: Path) -> int:
-    """Lines of metrics so far."""
-    try:
-        return (run / "metrics.jsonl").read_bytes().count(b"\n")
-    except FileNotFoundError:
-        return 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

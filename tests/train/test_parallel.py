@@ -1,15 +1,21 @@
 """Two processes that share every batch, against one."""
 
+import json
 import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from training import clockless, lines, settings, what_remains
 
 from elmnet.errors import ShapeError
+from elmnet.tasks import open_task
+from elmnet.tasks.sequence import Sequence
 from elmnet.train.parallel import Team, group
 
 SCRIPT = """
@@ -35,7 +41,7 @@ with parallel.group() as team:
         team.average(network)
         torch.nn.utils.clip_grad_norm_(network.parameters(), 0.5)
         optimizer.step()
-        losses.append(team.mean(loss.item()))
+        losses.append(team.mean(loss.detach()).item())
     torch.save((team.size, losses, network.state_dict()), f"{sys.argv[1]}/{team.rank}.pt")
 """
 
@@ -73,6 +79,74 @@ def test_two_processes_equal_one(tmp_path):
         assert torch.equal(tensor, pair[1][2][name]), f"the processes' {name} drifted apart"
 
 
+def torchrun(processes: int, *words: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = command if processes > 1 else [sys.executable]
+    return subprocess.run([*command, "-m", "elmnet", "train", *words], capture_output=True, text=True, timeout=300)
+
+
+def words_of(task: str, steps: int) -> list[str]:
+    return [word for setting in settings(task, steps) for word in ("--set", setting)]
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without distributed")
+def test_torchrun_trains_one_network(tmp_path, text_file):
+    """Two processes, with carried state, resets and dropout, in float64, end as one does, within rounding; stopped by a
+    signal and continued, as if nothing had happened, to the byte."""
+    common = ["enwik8", "--data", str(text_file), *words_of("enwik8", 30), "--set", "dtype=float64"]
+    for name, processes in (("one", 1), ("two", 2)):
+        done = torchrun(processes, *common, "--out", str(tmp_path / name))
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("test bpc") == 1  # one of them speaks
+    one, two = (tmp_path / name for name in ("one", "two"))
+    assert clockless(two).pop("processes") == 2
+    assert clockless(two)["test"] == pytest.approx(clockless(one)["test"], rel=1e-9)
+    for line, other in zip(*((p / "metrics.jsonl").read_text().splitlines() for p in (one, two)), strict=True):
+        line, other = json.loads(line), json.loads(other)
+        assert line.pop("event") == other.pop("event")
+        assert line == pytest.approx(other, rel=1e-9)
+
+    cut = tmp_path / "cut"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "elmnet"]
+    process = subprocess.Popen([*command, "train", *common, "--out", str(cut)], stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and lines(cut) < 12:
+        time.sleep(0.01)
+    process.terminate()
+    _, err = process.communicate(timeout=120)
+    assert "stopping: saving first" in err
+    assert not (cut / "result.json").exists()
+    done = torchrun(2, "--resume", str(cut))
+    assert done.returncode == 0, done.stderr
+    assert what_remains(cut) == what_remains(two)
+    assert clockless(cut) == clockless(two)
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without distributed")
+def test_what_torchrun_cannot_share_is_refused(tmp_path, text_file):
+    common = ["enwik8", "--data", str(text_file), *words_of("enwik8", 30), "--out", str(tmp_path / "run")]
+    done = torchrun(3, *common)
+    assert "a batch of 4 cannot be shared equally by 3 processes" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("weights", ["none", "balanced"])
+def test_parts_of_uneven_batches_add_up(tmp_path, weights):
+    """Sequences of different lengths, a target at every step, classes weighed or not: parts, put together by weight."""
+    lengths = np.array([9, 2, 5, 7, 3, 4, 8, 6] * 4)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(32, 9, 2)), rng.integers(3, size=(32, 9))
+    np.savez(tmp_path / "own.npz", x=x, y=y, lengths=lengths)
+    options = Sequence.Options.from_dict({**Sequence.preset("tiny")["options"], "class_weights": weights})
+    task = open_task("sequence", options, str(tmp_path / "own.npz"), seed=0)
+    batch = task.training_batch(0)
+    out = torch.randn(*batch.x.shape[:2], task.outputs, dtype=torch.float64)
+    parts = [
+        task.loss(Team(rank, 2).part(out), Team(rank, 2).part(batch.y)) * task.weight(Team(rank, 2).part(batch.y))
+        for rank in range(2)
+    ]
+    torch.testing.assert_close(sum(parts) / task.weight(batch.y), task.loss(out, batch.y))
+
+
 def test_a_batch_that_cannot_be_shared_is_refused():
     with pytest.raises(ShapeError, match="a batch of 5 cannot be shared equally by 2 processes"):
         Team(0, 2).part(torch.zeros(5, 1))
@@ -82,4 +156,5 @@ def test_without_torchrun_a_team_is_one(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with group() as team:
         assert team == Team(0, 1)
-        assert team.mean(2.5) == 2.5
+        assert team.mean(torch.tensor(2.5)) == 2.5
+        assert (team.most(3), team.tell(4), team.first) == (3, 4, True)

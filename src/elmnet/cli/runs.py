@@ -35,21 +35,27 @@ def train(
     steps: Annotated[int | None, typer.Option(help="training steps")] = None,
     seed: Annotated[int | None, typer.Option(help="of weights, wiring, batches, dropout; default 0")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; default 1, best for small networks")] = None,
+    replicas: Annotated[
+        int | None,
+        typer.Option(help="train K seeds together, each in its directory OUT/seed-S", metavar="K"),
+    ] = None,
     path: Annotated[Path | None, typer.Option("--out", help="run directory; default: runs/TASK-PRESET-TIME")] = None,
-    resume: Annotated[Path | None, typer.Option(help="continue this run exactly", metavar="DIR")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="continue this run, or these replicas, exactly", metavar="DIR")
+    ] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="write TensorBoard events, too")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print only the result")] = False,
 ) -> None:
     """Train a network, or continue an interrupted run.
 
     Ctrl-C and SIGTERM save first. kill -9 loses at most the work since the last checkpoint; --resume then gives the
-    same weights and metrics, byte for byte, as if nothing had happened.
+    same weights and metrics, byte for byte, as if nothing had happened. Several processes share every batch of one run
+    under `torchrun --nproc-per-node K -m elmnet train ...`.
     """
-    from elmnet.train import loop
+    from elmnet.train import loop, parallel
     from elmnet.train.config import amend
     from elmnet.train.progress import Reporter
 
-    reporter = Reporter(quiet=quiet)
     fixed = {
         "TASK": task,
         "--preset": preset,
@@ -61,34 +67,83 @@ def train(
         "--steps": steps,
         "--seed": seed,
         "--threads": threads,
+        "--replicas": replicas,
         "--out": path,
     }
     given = ", ".join(name for name, value in fixed.items() if value is not None)
     if resume is not None and given:
         raise ConfigError(f"--resume continues a run exactly as it was begun; leave out {given}")
-    try:
-        if resume is not None:
-            directory = resume
-            result = loop.resume(resume, data=data, reporter=reporter, tensorboard=tensorboard)
-        else:
-            start = _start(task, preset, config_file)
-            start = start if model is None else start.with_model(model)
-            changes = {name: value for name, value in (("seed", seed), ("threads", threads)) if value is not None}
-            chosen = [*(settings or []), *([] if steps is None else [f"training.steps={steps}"])]
-            config = amend(start, data=data, settings=chosen, **changes)
-            reporter.note(f"reading {config.data}")
-            config, opened = _fit(config, budget, memory)
-            directory = path or Path("runs") / f"{config.task}-{config.preset}-{datetime.now():%Y%m%d-%H%M%S}"
-            for words in opened.notes():
-                reporter.note(words)
-            reporter.note(f"run directory: {directory}")
-            result = loop.start(config, directory, opened, reporter=reporter, tensorboard=tensorboard)
-    except loop.Interrupted as stop:
-        reporter.note(f"{stop}\ncontinue with: elmnet train --resume {directory}")
-        sys.exit(128 + stop.number)
-    out.print(tables.scores(result))
-    out.print(tables.cost(result), highlight=False, soft_wrap=True)
-    reporter.note(f"the trained network: {directory / 'best'}")
+    several = replicas is not None or (resume is not None and bool(_replicas_in(resume)))
+    if several and tensorboard:
+        raise ConfigError("--tensorboard is for one run; leave it out with --replicas")
+    with parallel.group() as team:
+        if several and team.size > 1:
+            raise ConfigError("torchrun shares one run among processes; replicas share one process: use one of them")
+        reporter = Reporter(quiet=quiet or not team.first)
+        more: Any = {"reporter": reporter, "tensorboard": tensorboard, "team": team}
+        try:
+            if resume is not None:
+                directory = resume
+                if several:
+                    _train_together(_replicas_in(resume), data, reporter)
+                    return
+                result = loop.resume(resume, data=data, **more)
+            else:
+                start = _start(task, preset, config_file)
+                start = start if model is None else start.with_model(model)
+                changes = {name: value for name, value in (("seed", seed), ("threads", threads)) if value is not None}
+                chosen = [*(settings or []), *([] if steps is None else [f"training.steps={steps}"])]
+                config = amend(start, data=data, settings=chosen, **changes)
+                reporter.note(f"reading {config.data}")
+                config, opened = _fit(config, budget, memory)
+                directory = path or Path("runs") / f"{config.task}-{config.preset}-{datetime.now():%Y%m%d-%H%M%S}"
+                for words in opened.notes():
+                    reporter.note(words)
+                reporter.note(f"run directory: {directory}")
+                if replicas is not None:
+                    _train_together(_replicate(config, replicas, directory), None, reporter)
+                    return
+                result = loop.start(config, directory, opened, **more)
+        except loop.Interrupted as stop:
+            reporter.note(f"{stop}\ncontinue with: elmnet train --resume {directory}")
+            sys.exit(128 + stop.number)
+    if team.first:
+        out.print(tables.scores({"": result}))
+        out.print(tables.cost(result), highlight=False, soft_wrap=True)
+        reporter.note(f"the trained network: {directory / 'best'}")
+
+
+def _replicate(config: Any, count: int, directory: Path) -> dict[Path, Any]:
+    """Directories and configurations of new runs that differ in their seed."""
+    if count < 1:
+        raise ConfigError(f"--replicas must be at least 1, got {count}")
+    if (directory / "config.yaml").exists() or _replicas_in(directory):
+        raise ConfigError(f"{directory} already holds runs; continue them with --resume, or choose another --out")
+    seeds = range(config.seed, config.seed + count)
+    return {directory / f"seed-{seed}": config.replace(seed=seed) for seed in seeds}
+
+
+def _replicas_in(directory: Path) -> dict[Path, Any]:
+    """The runs of `--replicas` in a directory, by what lies there."""
+    from elmnet.train.run import RunDirectory
+
+    found = sorted(directory.glob("seed-*/config.yaml"), key=lambda file: (len(file.parent.name), file))
+    return {file.parent: RunDirectory.open(file.parent).read_config()[0] for file in found}
+
+
+def _train_together(runs: dict[Path, Any], data: str | None, reporter: Any) -> None:
+    """Train replicas to their ends and say how they ended."""
+    from elmnet.train import loop
+
+    ends = loop.together(runs, data=data, reporter=reporter)
+    finished = {path: result for path, result in ends.items() if isinstance(result, dict)}
+    if finished:
+        out.print(tables.scores({path.name: result for path, result in finished.items()}))
+        reporter.note(f"the trained networks: {next(iter(finished)).parent}/seed-*/best")
+    for path in ends.keys() - finished.keys():
+        reporter.warn(f"{path}: {ends[path]}")
+    if len(finished) < len(ends):
+        raise typer.Exit(1)
 
 
 def _start(task: str | None, preset: str | None, file: Path | None) -> Any:

@@ -95,6 +95,10 @@ class Task(ABC):
         """What training minimises, regularisers apart."""
         return F.cross_entropy(*self.scored(out, y), label_smoothing=label_smoothing)
 
+    def weight(self, y: Tensor) -> float:
+        """What `loss` divides its sum over these targets by: parts of a batch are put together in this proportion."""
+        return float(y.numel())
+
     def tally(self, out: Tensor, y: Tensor) -> NDArray[np.float64]:
         """Sums over a batch, which added up over batches give the scores: nats, correct, counted."""
         logits, targets = self.scored(out, y)

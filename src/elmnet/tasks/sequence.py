@@ -230,10 +230,20 @@ class Sequence(Task):
         got, wanted = self.scored(out, y)
         if self.classes is None:
             return F.mse_loss(got, wanted.to(got.dtype))
-        weight = None
-        if self.options.class_weights == "balanced":
-            weight = torch.from_numpy(self.frequency.sum() / (self.outputs * self.frequency)).to(got)
-        return F.cross_entropy(got, wanted, weight=weight, label_smoothing=label_smoothing)
+        weights = self._class_weights().to(got) if self._balanced else None
+        return F.cross_entropy(got, wanted, weight=weights, label_smoothing=label_smoothing)
+
+    def weight(self, y: Tensor) -> float:
+        wanted = self.scored(y, y)[1]
+        return float(self._class_weights()[wanted.cpu()].sum() if self._balanced else wanted.numel())
+
+    @property
+    def _balanced(self) -> bool:
+        return self.classes is not None and self.options.class_weights == "balanced"
+
+    def _class_weights(self) -> Tensor:
+        """Of each class, inversely to how often it occurs in the training data."""
+        return torch.from_numpy(self.frequency.sum() / (self.outputs * self.frequency))
 
     def tally(self, out: Tensor, y: Tensor) -> NDArray[np.float64]:
         """Classes: nats, then how often each was taken for each; values: number, sums of y, y² and squared errors."""

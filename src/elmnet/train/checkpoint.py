@@ -62,6 +62,11 @@ def list_checkpoints(directory: Path) -> list[Path]:
     return sorted(directory.glob("step-*"), reverse=True)
 
 
+def step_of(path: Path) -> int:
+    """The step after which a checkpoint was written."""
+    return int(path.name.rpartition("-")[2])
+
+
 def set_aside(path: Path) -> Path:
     """Take a damaged checkpoint out of the count, as `damaged-step-<n>`, so that good ones are not pruned for it."""
     aside = path.with_name(f"damaged-{path.name}")
@@ -96,11 +101,22 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: damaged or incomplete: {error}") from error
 
 
+def generators(device: torch.device) -> dict[str, Tensor]:
+    """The state of torch's random generators that training on this device draws from."""
+    cuda = {"rng.cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
+    return {"rng.torch": torch.get_rng_state(), **cuda}
+
+
+def set_generators(tensors: dict[str, Tensor], device: torch.device) -> None:
+    """The inverse of `generators`."""
+    torch.set_rng_state(tensors["rng.torch"])
+    if "rng.cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["rng.cuda"], device)
+
+
 def pack(network: Network, optimizer: torch.optim.Optimizer, state: State | None) -> dict[str, Tensor]:
     """Everything besides the weights that the next step depends on: optimiser, carried state, random generators."""
-    tensors = {"rng.torch": torch.get_rng_state()}
-    if network.device.type == "cuda":
-        tensors["rng.cuda"] = torch.cuda.get_rng_state(network.device)
+    tensors = generators(network.device)
     for index, values in optimizer.state_dict()["state"].items():
         tensors.update({f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in values.items()})
     carried = {} if state is None else state.tensors()
@@ -119,7 +135,5 @@ def unpack(tensors: dict[str, Tensor], network: Network, optimizer: torch.optim.
         elif kind == "state":
             carried[rest] = tensor
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    torch.set_rng_state(tensors["rng.torch"])
-    if "rng.cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["rng.cuda"], network.device)
+    set_generators(tensors, network.device)
     return network.state_of(carried) if carried else None

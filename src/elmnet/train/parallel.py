@@ -1,6 +1,6 @@
 """One network trained by several processes (`torchrun`): each takes a part of every batch, gradients are averaged.
 
-    torchrun --nproc-per-node 2 script.py      # script.py:
+    torchrun --nproc-per-node 2 -m elmnet train enwik8      # and in a script of one's own:
 
     with parallel.group() as team:             # gloo on CPUs, nccl on GPUs; a team of one without torchrun
         team.spread(network)                   # everybody starts from the first one's weights
@@ -9,20 +9,23 @@
         team.average(network)                  # now everybody holds the gradient of the whole batch
         clip_grad_norm_(...); optimizer.step() # the same step everywhere
 
-Equal to one process within rounding: sums are taken in another order. Dropout masks are drawn by every process for
-itself, so seed them apart. `elmnet train` does not use this yet.
+Equal to one process within rounding: sums are taken in another order. Draw dropout masks for the whole batch and take a
+part of them, as `elmnet train` does, or seed the processes apart.
 """
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
+from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed, nn
 
 from elmnet.errors import RunError, ShapeError
+
+PATIENCE = timedelta(days=1)
+"""How long the others wait while the first one scores."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,11 @@ class Team:
 
     rank: int = 0
     size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files and talks to people."""
+        return self.rank == 0
 
     def part(self, batch: Tensor) -> Tensor:
         """This process's sequences of a batch (B, ...): an equal share, so that means of shares average to the mean.
@@ -61,15 +69,36 @@ class Team:
         for grad, mean in zip(grads, torch.split(flat, [grad.numel() for grad in grads]), strict=True):
             grad.copy_(mean.view_as(grad))
 
-    def mean(self, value: float) -> float:
-        """The mean of everybody's number, for example of losses."""
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean of everybody's numbers, a tensor on the CPU, for example of losses."""
+        if self.size == 1:
+            return values
+        values = values.clone()
+        distributed.all_reduce(values)
+        return values / self.size
+
+    def most(self, value: int) -> int:
+        """The largest of everybody's numbers."""
         if self.size == 1:
             return value
-        total = torch.tensor(value, dtype=torch.float64)
-        if distributed.get_backend() == "nccl":
-            total = total.cuda()
-        distributed.all_reduce(total)
-        return cast(float, total.item()) / self.size
+        largest = torch.tensor(value)
+        distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+        return int(largest)
+
+    def tell(self, value: int | None) -> int:
+        """The first one's number; what the others pass does not matter."""
+        told = torch.tensor(value or 0)
+        if self.size > 1:
+            distributed.broadcast(told, 0)
+        return int(told)
+
+    def join(self, part: Tensor) -> Tensor:
+        """Everybody's part (B / size, ...) of a batch, as one (B, ...): the inverse of `part`."""
+        if self.size == 1:
+            return part
+        parts = [torch.empty_like(part) for _ in range(self.size)]
+        distributed.all_gather(parts, part.contiguous())
+        return torch.cat(parts)
 
 
 @contextmanager
@@ -86,7 +115,7 @@ def group() -> Iterator[Team]:
     if gpus:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     try:
-        distributed.init_process_group("nccl" if gpus else "gloo")
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise RunError(f"cannot join the processes that torchrun started: {error}") from error
     try:

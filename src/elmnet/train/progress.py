@@ -29,6 +29,10 @@ class Reporter:
         self._rate: _Rate | None = None
         self._last_line = 0.0
 
+    def named(self, name: str, *, first: bool) -> "Reporter":
+        """For one of several runs trained together: lines begin with its name, the first one's bar stands for all."""
+        return _Named(self, name, first)
+
     def note(self, text: str) -> None:
         """One line of information."""
         if not self.quiet:
@@ -102,6 +106,20 @@ class Reporter:
             bar.remove_task(task)
             if bar is not self._progress:
                 bar.stop()
+
+
+class _Named(Reporter):
+    """Speaks through another reporter."""
+
+    def __init__(self, through: Reporter, name: str, first: bool) -> None:
+        super().__init__(through.console, quiet=through.quiet or not first)
+        self._through, self._name = through, name
+
+    def note(self, text: str) -> None:
+        self._through.note(f"{self._name}: {text}")
+
+    def warn(self, text: str) -> None:
+        self._through.warn(f"{self._name}: {text}")
 
 
 class _Rate:

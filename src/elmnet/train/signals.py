@@ -33,10 +33,14 @@ class StopSignals:
         self.number = number  # nothing else here: a handler must not print or save
         signal.signal(number, self._old[number])
 
+    @property
+    def asked(self) -> int:
+        """The signal that has come; 0: none."""
+        return self.number or _everywhere or 0
+
     def check(self) -> None:
         """Raise StopRequested if a signal has come."""
-        self.number = self.number or _everywhere
-        if self.number is not None:
+        if self.asked:
             raise StopRequested
 
 

@@ -1,0 +1,498 @@
+"""One run's training, in pieces: `elmnet.train.loop` decides which comes when.
+
+Everything that influences the next step is either a pure function of (configuration, step) - batches, schedules,
+resets - or part of a checkpoint: weights, optimiser, carried state, torch's random generator, the best score so far.
+"""
+
+import json
+import math
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from elmnet import models
+from elmnet.errors import CheckpointError, DivergedError, ElmnetError, RunError
+from elmnet.files import recover_directory, replace_directory, write_atomic
+from elmnet.models import Network, State
+from elmnet.network import ELMNetwork
+from elmnet.ops import Masks
+from elmnet.tasks import Batch, Scores, Split, Task, in_words
+from elmnet.train.checkpoint import (
+    Checkpoint,
+    generators,
+    list_checkpoints,
+    load_checkpoint,
+    pack,
+    save_checkpoint,
+    set_aside,
+    set_generators,
+    step_of,
+    sweep,
+    unpack,
+)
+from elmnet.train.config import RunConfig
+from elmnet.train.evaluate import evaluate
+from elmnet.train.objective import learning_rate, monitored, penalty, resets
+from elmnet.train.parallel import Team
+from elmnet.train.progress import Reporter
+from elmnet.train.run import MetricsLog, RunDirectory
+from elmnet.train.signals import StopRequested, StopSignals
+
+T = TypeVar("T")
+_OPTIMIZERS = {"adam": torch.optim.Adam, "adamax": torch.optim.Adamax}
+
+
+class Interrupted(Exception):
+    """A signal asked to stop; everything is saved."""
+
+    def __init__(self, number: int, checkpoints: Sequence[Path]) -> None:
+        saved = str(checkpoints[0]) if len(checkpoints) == 1 else f"{len(checkpoints)} checkpoints"
+        super().__init__(f"stopped by {signal.Signals(number).name}; saved {saved}")
+        self.number = number
+
+
+class Given(NamedTuple):
+    """What the network gets in one training step, on its device."""
+
+    x: Tensor
+    y: Tensor
+    state: State | None
+    lengths: Tensor | None
+    masks: list[Masks] | None
+    """Dropout masks of every layer; None for a baseline, which has none."""
+    share: float
+    """By which the loss of a part of the batch is multiplied, so that the team's mean is the whole batch's loss."""
+
+
+class Trainer:
+    """One network and its run directory.
+
+    Args:
+        run: where it is written.
+        config: what to do.
+        task: the opened task of that configuration.
+        reporter: whom to tell.
+        stop: the signals to heed, shared by runs that are trained together.
+        team: the processes that train this network together. All take part in steps and checkpoints; only the first
+            one scores and writes.
+        tensorboard: write its events, too.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        config: RunConfig,
+        task: Task,
+        reporter: Reporter,
+        *,
+        stop: StopSignals | None = None,
+        team: Team | None = None,
+        tensorboard: bool = False,
+    ) -> None:
+        self.run, self.config, self.task, self.reporter = run, config, task, reporter
+        self.stop = stop or StopSignals()
+        self.team = team or Team()
+        if self.team.size > 1:
+            self.team.part(task.training_batch(0).x)  # refuses what cannot be shared
+        self._writer = _summary_writer() if tensorboard and self.team.first else None
+        torch.set_num_threads(config.threads)
+        torch.manual_seed(config.seed)
+        self.network = _build(config)
+        trained = [p for p in self.network.parameters() if p.requires_grad]
+        self.optimizer: torch.optim.Optimizer = _OPTIMIZERS[config.training.optimizer](
+            trained, lr=config.training.learning_rate
+        )
+        self.step = 0
+        self.state: State | None = None
+        self.evaluated = 0  # the step after which the last validation ran
+        self.best: dict[str, Any] | None = None  # {"step", scores of that validation}
+        self.company = 1  # runs trained together in this process
+        self._generators: dict[str, Tensor] | None = None
+        self._window: dict[str, float] = {}  # sums since the last logged step
+        self._training_seconds = 0.0  # spent in training steps alone
+        self._earlier = {"wall_seconds": 0.0, "cpu_seconds": 0.0}  # spent by processes before this one
+        self._log: MetricsLog | None = None
+        self._board: Any = None
+
+    # From the beginning to the end
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Around everything: nobody else trains here.
+
+        Raises:
+            RunError: another process does.
+        """
+        lock = self.run.lock() if self.team.first else None
+        try:
+            yield
+        finally:
+            for file in (self._log, self._board):
+                if file is not None:
+                    file.close()
+            if lock is not None:
+                lock.release()
+
+    def intact(self) -> dict[int, Path]:
+        """Undamaged checkpoints by step; step 0 is one as long as none was pruned."""
+        found: dict[int, Path] = {}
+        for path in list_checkpoints(self.run.checkpoints):
+            try:
+                load_checkpoint(path)
+            except CheckpointError:
+                continue
+            found[step_of(path)] = path
+        return found if len(found) >= self.config.training.keep else {**found, 0: self.run.checkpoints}
+
+    def begin(self, *, resuming: bool, at: int | None = None) -> None:
+        """Before the first step, once opened.
+
+        Args:
+            resuming: go on from a checkpoint.
+            at: from this one, an intact one or 0; None: from the newest that is intact.
+        """
+        size = self._restore(at) if resuming else 0
+        self._started, self._cpu_started = time.monotonic(), time.process_time()
+        self._saved = self._started
+        if not self.team.first:
+            return
+        self._log = MetricsLog(self.run.metrics_file, size)
+        if self._writer is not None:
+            self._board = self._writer(os.fspath(self.run.path / "tensorboard"), purge_step=self.step)
+        self._describe()
+
+    def keep_generators(self) -> None:
+        """Draw dropout as if no other run of this process did."""
+        self._generators = generators(self.network.device)
+
+    @contextmanager
+    def _drawing(self) -> Iterator[None]:
+        """With this run's own random generators in place."""
+        device = self.network.device
+        if self._generators is not None:
+            set_generators(self._generators, device)
+        yield
+        if self._generators is not None:
+            self._generators = generators(device)
+
+    @property
+    def saving_is_due(self) -> bool:
+        """Whether the last checkpoint was long enough ago."""
+        return time.monotonic() - self._saved > 60 * self.config.training.checkpoint_minutes
+
+    @property
+    def validation_is_due(self) -> bool:
+        """Whether a turn has just ended."""
+        settings = self.config.training
+        turn = self.step > 0 and (self.step % settings.eval_every == 0 or self.step == settings.steps)
+        return turn and self.evaluated != self.step
+
+    # A training step
+
+    def train_step(self) -> None:
+        """One step of this run alone.
+
+        Raises:
+            DivergedError: the loss or gradient is no longer finite; the weights are as they were.
+        """
+        given = self.take()
+        more = {} if given.masks is None else {"masks": given.masks}
+        wanted = monitored(self.config.training)
+        out, state, signals = self.network(given.x, given.state, given.lengths, monitor=wanted, **more)
+        loss, error = self.objective(given, out, signals[0])
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.learn(given, state, loss, error)
+
+    def take(self) -> Given:
+        """What the next step needs: this process's part of it, and no gradients from before."""
+        self.optimizer.zero_grad(set_to_none=True)
+        batch, team, device = self.task.training_batch(self.step), self.team, self.network.device
+        with self._drawing():
+            masks = self.network.draw_masks(len(batch.x)) if isinstance(self.network, ELMNetwork) else None
+        x, y, lengths = team.part(batch.x), team.part(batch.y), batch.lengths
+        share = 1.0
+        if team.size > 1:
+            share = team.size * self.task.weight(y) / self.task.weight(batch.y)
+            lengths = None if lengths is None else team.part(lengths)
+            masks = None if masks is None else [Masks(*(m if m is None else team.part(m) for m in ms)) for ms in masks]
+        return Given(x.to(device), y.to(device), self._carried(batch), lengths, masks, share)
+
+    def _carried(self, batch: Batch) -> State | None:
+        if batch.fresh or resets(self.step, self.config.training, self.config.seed):
+            return None
+        return self.state
+
+    def objective(self, given: Given, out: Tensor, signals: Any) -> tuple[Tensor, Tensor]:
+        """What to minimise, and the task's own part of it."""
+        error = self.task.loss(out, given.y, self.config.training.label_smoothing) * given.share
+        return error + penalty(signals, self.config.training), error
+
+    def learn(self, given: Given, state: State, loss: Tensor, error: Tensor) -> None:
+        """Change the weights, once there are gradients.
+
+        Raises:
+            DivergedError: the loss or gradient is not finite; the weights are as they were.
+        """
+        settings = self.config.training
+        self.team.average(self.network)
+        total, own = self.team.mean(torch.stack([loss.detach(), error.detach()]).double().cpu()).tolist()
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip).item()
+        self._require_finite(total, norm)
+        rate = learning_rate(self.step, settings)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.state = state.detach()
+        self.step += 1
+        self._record(total, own, norm, rate, given.y.numel() * self.team.size)
+
+    def spent(self, seconds: float) -> None:
+        """Count the time of a step."""
+        self._training_seconds += seconds
+
+    def _require_finite(self, loss: float, norm: float) -> None:
+        if math.isfinite(loss) and math.isfinite(norm):
+            return
+        good = list_checkpoints(self.run.checkpoints)
+        raise DivergedError(
+            f"step {self.step}: loss {loss}, gradient norm {norm}; the weights were left as they were before it. "
+            f"Last good checkpoint: {good[0] if good else 'none yet'}. "
+            f"Try a learning rate below {self.config.training.learning_rate:g}"
+        )
+
+    def _record(self, loss: float, error: float, norm: float, rate: float, items: int) -> None:
+        for name, value in (("loss", loss), (self.task.criterion, error), ("gradient_norm", norm), ("steps", 1.0)):
+            self._window[name] = self._window.get(name, 0.0) + value
+        steps = self._window["steps"]
+        means = {name: total / steps for name, total in self._window.items() if name != "steps"}
+        score = self.task.scores(means[self.task.criterion], math.nan).get("bpc")
+        words = f"loss {means['loss']:.4f}" + (f"  bpc {score:.3f}" if score is not None else "")
+        if self.best is not None:
+            words += f"  best {self.task.metric} {self.best[self.task.metric]:.4f}"
+        self.reporter.step(self.step, words, items, self.task.unit)
+        if self.step % self.config.training.log_every == 0:
+            self._write({"event": "train", "step": self.step, **means, "learning_rate": rate})
+            self._window = {}
+
+    # Scores
+
+    def end_turn(self) -> None:
+        """Score, keep the network if it is the best so far, and save."""
+        self.first_alone(self._validate)
+        self.evaluated = self.step
+        self.save()
+
+    def first_alone(self, work: Callable[[], T]) -> T | None:
+        """Let the team's first process do this while the others wait.
+
+        Raises:
+            StopRequested: everywhere, if a signal kept it from its end.
+        """
+        done, stopped = None, False
+        if self.team.first:
+            try:
+                done = work()
+            except StopRequested:
+                stopped = True
+        if self.team.most(int(stopped)):
+            raise StopRequested
+        return done
+
+    def _validate(self) -> None:
+        scores = self._evaluate("valid", whole=False)
+        better = self.best is None or self._better(scores, self.best)
+        if better:
+            self.best = {"step": self.step, **scores}
+            replace_directory(self.run.best, self.network.save_pretrained)
+        self._write({"event": "valid", "step": self.step, **scores, "best": better})
+        self.reporter.note(f"step {self.step}: validation {in_words(scores)}{'  (best)' if better else ''}")
+        self.reporter.validated(self.step, scores[self.task.metric])
+
+    def _better(self, new: Scores, old: dict[str, Any]) -> bool:
+        metric = self.task.metric
+        return bool(new[metric] > old[metric] if self.task.larger_is_better else new[metric] < old[metric])
+
+    def _evaluate(self, split: Split, *, whole: bool, network: Network | None = None) -> Scores:
+        batches = self.task.count_batches(split, whole=whole)
+        with self.reporter.phase(f"scoring {split}", batches) as advance:
+
+            def after_batch() -> None:
+                advance()
+                self.stop.check()
+
+            return evaluate(network or self.network, self.task, split, whole=whole, advance=after_batch)
+
+    def finish(self) -> dict[str, Any]:
+        """Score the best model on whole splits and write result.json."""
+        assert self.best is not None
+        best = self.run.best_network(self.config.backend).to(self.network.device)
+        splits: tuple[Split, ...] = ("valid", "test")
+        final = {split: self._evaluate(split, whole=True, network=best) for split in splits}
+        price, peak = models.counts(self.config.model), _peak_memory()
+        result = {
+            "task": self.task.name,
+            "data": self.task.data_name,
+            "steps": self.step,
+            "best_step": self.best["step"],
+            "valid": final["valid"],
+            "test": final["test"],
+            "baselines": self.task.baselines(),
+            "model": models.kind_of(self.config.model),
+            "parameters": price.parameters,
+            "units": price.units,
+            "complexity": price.complexity,
+            "connectivity": price.connectivity,
+            "flops_per_step": price.flops,
+            "training_seconds": round(self._training_seconds, 1),
+            "wall_seconds": round(self._wall_seconds(), 1),
+            "cpu_seconds": round(self._cpu_seconds(), 1),
+            "steps_per_second": round(self.step / self._training_seconds, 3),
+            "peak_memory_bytes": peak,
+        }
+        if self.company > 1:
+            result["trained_together"] = self.company  # the seconds are of all of them
+        if self.team.size > 1:
+            result["processes"] = self.team.size
+        write_atomic(self.run.result_file, json.dumps(result, indent=2) + "\n")
+        return result
+
+    # Checkpoints
+
+    def save(self) -> Path:
+        """Write a checkpoint; everybody in the team calls this."""
+        state = None if self.state is None else self._joined(self.state)
+        path = self.run.checkpoints / f"step-{self.step:08d}"
+        if self.team.first:
+            assert self._log is not None
+            numbers = {
+                "step": self.step,
+                "evaluated": self.evaluated,
+                "best": self.best,
+                "window": self._window,
+                "metrics_bytes": self._log.sync(),
+                "training_seconds": self._training_seconds,
+                "wall_seconds": self._wall_seconds(),
+                "cpu_seconds": self._cpu_seconds(),
+            }
+            with self._drawing():
+                training = pack(self.network, self.optimizer, state)
+            checkpoint = Checkpoint(self.network.state_dict(), training, numbers)
+            path = save_checkpoint(self.run.checkpoints, self.step, checkpoint, keep=self.config.training.keep)
+        self._saved = time.monotonic()
+        return path
+
+    def _joined(self, state: State) -> State:
+        """The state of all sequences of the batch."""
+        if self.team.size == 1:
+            return state
+        return self.network.state_of({name: self.team.join(tensor) for name, tensor in state.tensors().items()})
+
+    def _wall_seconds(self) -> float:
+        return self._earlier["wall_seconds"] + time.monotonic() - self._started
+
+    def _cpu_seconds(self) -> float:
+        return self._earlier["cpu_seconds"] + time.process_time() - self._cpu_started
+
+    def _restore(self, at: int | None) -> int:
+        """Load a checkpoint; returns how much of metrics.jsonl belongs to it."""
+        if self.team.first:
+            recover_directory(self.run.best)
+            sweep(self.run.checkpoints)
+            at = self._newest_intact() if at is None else at
+            for path in list_checkpoints(self.run.checkpoints):
+                if step_of(path) > at:  # an equal one will be written; its lines of metrics.jsonl are cut off now
+                    shutil.rmtree(path)
+        at = self.team.tell(at)
+        return self._load(load_checkpoint(self.run.checkpoints / f"step-{at:08d}")) if at else 0
+
+    def _newest_intact(self) -> int:
+        """Its step; 0 where there is none. Damaged ones are set aside."""
+        paths = list_checkpoints(self.run.checkpoints)
+        for path in paths:
+            try:
+                load_checkpoint(path)
+            except CheckpointError as error:
+                self.reporter.warn(f"{error}; kept as {set_aside(path).name}; using the previous checkpoint")
+                continue
+            return step_of(path)
+        words = "no checkpoint is intact" if paths else "there is no checkpoint yet"
+        self.reporter.note(f"{self.run.path}: {words}; starting again from step 0")
+        return 0
+
+    def _load(self, checkpoint: Checkpoint) -> int:
+        numbers = checkpoint.numbers
+        self.network.load_state_dict(checkpoint.model)
+        with self._drawing():
+            state = unpack(checkpoint.training, self.network, self.optimizer)
+        if state is not None and self.team.size > 1:
+            state = self.network.state_of({name: self.team.part(tensor) for name, tensor in state.tensors().items()})
+        self.state = state
+        self.step, self.evaluated = numbers["step"], numbers["evaluated"]
+        self.best, self._window = numbers["best"], numbers["window"]
+        self._training_seconds = numbers["training_seconds"]
+        self._earlier = {name: numbers[name] for name in self._earlier}
+        return int(numbers["metrics_bytes"])
+
+    # Words
+
+    def _describe(self) -> None:
+        price = models.counts(self.config.model)
+        backend = ", ".join(self.network.backends())
+        unit = "" if price.complexity is None else f", k_e {price.complexity}, k_c {price.connectivity}"
+        kind = models.kind_of(self.config.model)
+        team = "" if self.team.size == 1 else f", {self.team.size} processes"
+        self.reporter.note(
+            f"{self.task.name} on {self.task.data_name}: {kind}, {price.units} units{unit}, "
+            f"P {price.parameters:,}; backend {backend}, {self.config.threads} threads{team}"
+        )
+        if self.step:
+            self.reporter.note(f"continuing at step {self.step} of {self.config.training.steps}")
+
+    def _write(self, record: dict[str, Any]) -> None:
+        if self._log is not None:
+            self._log.write(record)
+        if self._board is not None:
+            for name, value in record.items():
+                if isinstance(value, float):
+                    self._board.add_scalar(f"{record['event']}/{name}", value, record["step"])
+
+
+def _build(config: RunConfig) -> Network:
+    """The untrained network, after asking whether a backend can run it."""
+    try:
+        network = models.build(config.model, seed=config.seed, backend=config.backend)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, ElmnetError) or "memory" not in str(error):
+            raise
+        words = f"not enough memory for {models.counts(config.model).parameters:,} parameters: {error}"
+        raise RunError(words) from error
+    network.to(device=torch.device(config.device), dtype=getattr(torch, config.dtype)).train()
+    network.backends()
+    return network
+
+
+def _summary_writer() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise RunError("TensorBoard is not installed; pip install 'elmnet[tensorboard]'") from error
+    return SummaryWriter
+
+
+def _peak_memory() -> int | None:
+    """Largest resident size of this process, bytes; None where the system does not say (Windows)."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

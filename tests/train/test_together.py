@@ -1,0 +1,113 @@
+"""Runs trained step by step together end as each would alone; to the byte when they are interrupted and continued."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training import SMALL, clockless, lines, settings, what_remains
+
+from elmnet.errors import ConfigError, DivergedError
+from elmnet.tasks import open_task
+from elmnet.train import loop
+from elmnet.train.config import compose
+from elmnet.train.progress import Reporter
+
+QUIET = Reporter(quiet=True)
+
+
+def config_of(task, source, seed, extra=(), steps=30):
+    chosen = [*settings(task, steps), *extra]
+    config = compose(task, data=str(source), settings=chosen, threads=1, seed=seed)
+    opened = open_task(task, config.options, config.data, seed=seed)
+    return config.replace(model=opened.fit_model(config.model))
+
+
+def alone(path, config):
+    task = open_task(config.task, config.options, config.data, seed=config.seed)
+    return loop.start(config, path, task, reporter=QUIET)
+
+
+@pytest.mark.parametrize("task", ["enwik8", "shd-adding"])
+def test_three_seeds_end_as_each_would_alone(tmp_path, text_file, spike_directory, task):
+    """In float64, with carried state, resets, dropout and penalties: metrics, weights and scores."""
+    source = text_file if task == "enwik8" else spike_directory
+    extra = ["dtype=float64", "backend=reference", "training.mlp_penalty=0.01", "training.activity_penalty=0.1"]
+    configs = {tmp_path / f"seed-{seed}": config_of(task, source, seed, extra) for seed in range(3)}
+    ends = loop.together(configs, reporter=QUIET)
+    for path, config in configs.items():
+        own = tmp_path / f"alone-{config.seed}"
+        alone(own, config)
+        got, want = [(p / "metrics.jsonl").read_text().splitlines() for p in (path, own)]
+        for line, other in zip(got, want, strict=True):
+            line, other = json.loads(line), json.loads(other)
+            assert line.pop("event") == other.pop("event")
+            assert line == pytest.approx(other, rel=1e-9)
+        result = clockless(path)
+        assert result.pop("trained_together") == 3
+        assert result["test"] == pytest.approx(clockless(own)["test"], rel=1e-9)
+        assert ends[path]["test"] == result["test"]
+        weights = [load_file(p / "best" / "model.safetensors") for p in (path, own)]
+        torch.testing.assert_close(weights[0], weights[1], rtol=1e-9, atol=1e-12)
+    assert len({(path / "metrics.jsonl").read_bytes() for path in configs}) == 3
+
+
+def test_killed_replicas_end_like_undisturbed_ones(tmp_path, text_file):
+    """kill -9 wherever it hits, also between the checkpoints of two runs; then SIGINT; by the command line."""
+    steps = 60
+    chosen = [item for s in settings("enwik8", steps) for item in ("--set", s)]
+    chosen += ["--set", "training.checkpoint_minutes=0.002", "-q"]
+    base = [sys.executable, "-m", "elmnet", "train"]
+
+    def begin(out):
+        return [*base, "enwik8", "--data", str(text_file), "--replicas", "2", "--seed", "3", "--out", str(out), *chosen]
+
+    calm, chaos = tmp_path / "calm", tmp_path / "chaos"
+    subprocess.run(begin(calm), check=True, capture_output=True)
+    command = begin(chaos)
+    for number in (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGINT):
+        before = lines(chaos / "seed-4")
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and lines(chaos / "seed-4") < before + 9:
+            pass
+        process.send_signal(number)
+        process.wait(60)
+        if (chaos / "seed-4" / "config.yaml").exists():
+            command = [*base, "--resume", str(chaos), "-q"]
+    done = subprocess.run([*base, "--resume", str(chaos)], check=True, capture_output=True, text=True)
+    assert "mean ± s.e." in done.stdout
+    for name in ("seed-3", "seed-4"):
+        assert what_remains(chaos / name) == what_remains(calm / name)
+        assert clockless(chaos / name) == clockless(calm / name)
+
+
+def test_one_that_diverges_leaves_the_others_alone(tmp_path, text_file):
+    good = config_of("enwik8", text_file, 0)
+    bad = config_of("enwik8", text_file, 1, ["training.learning_rate=1e30", "training.warmup=0"])
+    runs = {tmp_path / "bad": bad, tmp_path / "good": good}
+    ends = loop.together(runs, reporter=QUIET)
+    assert isinstance(ends[tmp_path / "bad"], DivergedError)
+    alone(tmp_path / "alone", good)
+    assert ends[tmp_path / "good"]["test"]["bpc"] == pytest.approx(clockless(tmp_path / "alone")["test"]["bpc"], 1e-4)
+    again = loop.together(runs, reporter=QUIET)  # continued: the finished one is left alone, the other one fails again
+    assert isinstance(again[tmp_path / "bad"], DivergedError)
+    assert again[tmp_path / "good"] == ends[tmp_path / "good"]
+
+
+def test_what_cannot_go_together_is_refused(tmp_path, text_file):
+    one = config_of("enwik8", text_file, 0)
+    for other, words in (
+        (config_of("enwik8", text_file, 1, ["model.layers.0.units=11"]), "another shape"),
+        (config_of("enwik8", text_file, 1, steps=40), "another shape"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            loop.together({tmp_path / "a": one, tmp_path / "b": other}, reporter=QUIET)
+    task = open_task("enwik8", one.options, one.data, seed=0)
+    plain = compose("enwik8", data=str(text_file), settings=SMALL["enwik8"][5:-1]).with_model("lstm")
+    plain = plain.replace(model=task.fit_model(plain.model))
+    with pytest.raises(ConfigError, match="only ELM networks can be trained together, not a lstm"):
+        loop.together({tmp_path / "a": plain, tmp_path / "b": plain.replace(seed=1)}, reporter=QUIET)
+    assert not list(tmp_path.iterdir())  # refused before anything was written
