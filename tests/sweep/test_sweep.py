@@ -18,7 +18,7 @@ from elmnet.errors import ConfigError, RunError
 from elmnet.sweep import execute, table
 from elmnet.sweep.recipe import Recipe, Trial, name_of
 from elmnet.sweep.store import Sweep
-from elmnet.sweep.trials import Job, read_failure, run
+from elmnet.sweep.trials import Job, read_failure, run, run_together
 from elmnet.train import signals
 
 SETTINGS = {
@@ -231,6 +231,41 @@ def test_a_stopped_trial_goes_on_to_the_same_bytes(text_file, tmp_path):
     assert run(other) == "done"
     metrics = [Path(j.directory, "metrics.jsonl").read_bytes() for j in (job(sweep, trial), other)]
     assert metrics[0] == metrics[1]
+
+
+def test_trials_of_equal_shape_go_together(text_file, tmp_path):
+    """Seeds, not sizes; each ends as alone within rounding; one that is damaged keeps the others from nothing."""
+    found = trials(text_file, trials=[{**TRIALS[0], "seeds": [0, 1, 2], "steps": 20}])
+    assert [len(pack) for pack in execute.packs(found, 2)] == [2, 1, 2, 1]
+    assert [len(pack) for pack in execute.packs(found, 1)] == [1] * 6
+    sweep = Sweep.create(tmp_path / "sweep", Recipe.from_dict(document(text_file)), found[:3])
+    todo = execute.jobs(sweep, threads=1)
+    ended = []
+    assert execute.in_process(todo, lambda trial, outcome: ended.append(outcome), replicas=3)
+    assert ended == ["done"] * 3
+    for trial in todo:
+        assert sweep.directory(trial).joinpath("result.json").read_text().count('"trained_together": 3') == 1
+        alone = Job(str(tmp_path / trial.name), trial.config.to_dict(), 1)
+        assert run(alone) == "done"
+        results = [json.loads(Path(j.directory, "result.json").read_text()) for j in (job(sweep, trial), alone)]
+        assert results[0]["test"] == pytest.approx(results[1]["test"], rel=1e-3)
+
+    more = Sweep.create(tmp_path / "more", Recipe.from_dict(document(text_file)), found[3:])
+    damaged = more.directory(found[4])
+    damaged.mkdir(parents=True)
+    (damaged / "config.yaml").write_text("config: [")
+    outcomes = run_together([job(more, trial) for trial in found[3:]])
+    assert outcomes == ["done", "failed", "done"]
+    assert "damaged" in read_failure(damaged)
+
+
+def test_one_of_several_that_diverges_is_recorded(text_file, tmp_path):
+    (good, *_) = trials(text_file)
+    (bad, *_) = trials(text_file, set={**SETTINGS, "training.learning_rate": 1e30})
+    sweep = Sweep.create(tmp_path / "sweep", Recipe.from_dict(document(text_file)), [good, bad])
+    assert len(execute.packs([good, bad], 2)) == 1
+    assert run_together([job(sweep, good), job(sweep, bad, retry=True)]) == ["done", "failed"]
+    assert "DivergedError: step" in read_failure(sweep.directory(bad))
 
 
 def test_what_another_process_trains_is_left_to_it(text_file, tmp_path):

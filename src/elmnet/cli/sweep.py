@@ -28,6 +28,9 @@ def run(
     data: Data_ = None,
     workers: Annotated[int, typer.Option(help="processes, each training one trial; 0: cores / threads")] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads of each trial")] = 1,
+    replicas: Annotated[
+        int, typer.Option(help="trials of equal shape, such as seeds, that a worker trains together")
+    ] = 1,
     scheduler: Annotated[str | None, typer.Option(help="a Dask scheduler, e.g. tcp://10.0.0.1:8786")] = None,
     cluster: Annotated[str | None, typer.Option(help="slurm, pbs, lsf, sge or htcondor")] = None,
     cluster_config: Annotated[Path | None, typer.Option(help="YAML: settings of a job", metavar="FILE")] = None,
@@ -53,6 +56,8 @@ def run(
         raise ConfigError("--resource is for the workers of a --scheduler, which must offer it")
     if threads < 1 or workers < 0:
         raise ConfigError(f"--threads must be at least 1 and --workers at least 0, got {threads} and {workers}")
+    if replicas < 1 or (replicas > 1 and halving):
+        raise ConfigError(f"--replicas must be at least 1, and 1 with --early-stopping, got {replicas}")
     if halving:
         from elmnet.sweep.halving import require
 
@@ -62,7 +67,7 @@ def run(
     todo = execute.jobs(sweep, threads=threads, retry=retry, halving=halving)
     err = Console(stderr=True)
     err.print(f"{sweep.path}: {len(todo)} trials to run", highlight=False, markup=False, soft_wrap=True)
-    count = workers or max(1, min(execute.cores() // threads, len(todo)))
+    count = workers or max(1, min(execute.cores() // threads, len(execute.packs(todo, replicas))))
     opened: AbstractContextManager[Any] | None = None
     if scheduler:
         opened = execute.by_address(scheduler)
@@ -84,10 +89,10 @@ def run(
             )
 
         if opened is None:
-            ended = execute.in_process(todo, note)
+            ended = execute.in_process(todo, note, replicas=replicas)
         else:
             with opened as client:
-                ended = execute.on_cluster(client, todo, note, _resources(resources or []))
+                ended = execute.on_cluster(client, todo, note, _resources(resources or []), replicas=replicas)
     words = ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items())) or "nothing to do"
     out.print(f"{sweep.path}: {words}", highlight=False, markup=False, soft_wrap=True)
     if not ended:

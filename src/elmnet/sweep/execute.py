@@ -1,26 +1,29 @@
 """Running a sweep: in this process, in local ones, or on any Dask cluster.
 
-Every worker process trains one trial at a time. A worker that dies loses what its trial did since its last
-checkpoint; the trial goes on elsewhere. The driver keeps nothing: it may die and be started again, and several may
-share a directory.
+Every worker process trains one trial at a time, or a few of equal shape together. A worker that dies loses what it did
+since its last checkpoints; its trials go on elsewhere. The driver keeps nothing: it may die and be started again, and
+several may share a directory.
 """
 
 import inspect
+import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from elmnet.config import NetworkConfig
 from elmnet.errors import ConfigError
 from elmnet.sweep.recipe import Trial
 from elmnet.sweep.store import Sweep
-from elmnet.sweep.trials import Job, Outcome, record_failure, run
+from elmnet.sweep.trials import Job, Outcome, record_failure, run_together
 from elmnet.train import signals
+from elmnet.train.loop import shape_of
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 Note = Callable[[Trial, Outcome], None]
 POLL_SECONDS = 5.0
 """Between looks at trials that another driver trains."""
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 DEATHS = 20
 """Workers a trial may lose before it is taken for their cause."""
 CLUSTERS = {
@@ -50,24 +54,33 @@ def jobs(sweep: Sweep, *, threads: int, retry: bool = False, halving: bool = Fal
     }
 
 
-def in_process(todo: Mapping[Trial, Job], note: Note) -> bool:
-    """One trial after another, here. Returns whether all ended; False: a signal stopped them."""
+def packs(trials: Iterable[Trial], replicas: int) -> list[tuple[Trial, ...]]:
+    """Trials that one worker trains at a time: up to `replicas` of equal shape, in the order they came."""
+    groups: dict[str, list[Trial]] = {}
+    for trial in trials:
+        alone = replicas == 1 or not isinstance(trial.network, NetworkConfig)
+        groups.setdefault(trial.name if alone else json.dumps(shape_of(trial.config)), []).append(trial)
+    return [tuple(group[i : i + replicas]) for group in groups.values() for i in range(0, len(group), replicas)]
+
+
+def in_process(todo: Mapping[Trial, Job], note: Note, *, replicas: int = 1) -> bool:
+    """One pack of trials after another, here. Returns whether all ended; False: a signal stopped them."""
     waiting = dict(todo)
     while waiting:
-        for trial, job in list(waiting.items()):
-            outcome = run(job)
-            if outcome == "stopped":
+        for pack in packs(waiting, replicas):
+            outcomes = run_together([waiting[trial] for trial in pack])
+            if "stopped" in outcomes:
                 return False
-            if outcome != "elsewhere":
-                del waiting[trial]
-                note(trial, outcome)
+            _settle(waiting, pack, outcomes, note)
         if waiting:
             time.sleep(POLL_SECONDS)
     return True
 
 
-def on_cluster(client: "Client", todo: Mapping[Trial, Job], note: Note, resources: Mapping[str, float]) -> bool:
-    """On the workers of a cluster, one trial at a time on each. Returns whether all ended."""
+def on_cluster(
+    client: "Client", todo: Mapping[Trial, Job], note: Note, resources: Mapping[str, float], *, replicas: int = 1
+) -> bool:
+    """On the workers of a cluster, one pack of trials at a time on each. Returns whether all ended."""
     from distributed.scheduler import KilledWorker
 
     waiting = dict(todo)
@@ -75,29 +88,42 @@ def on_cluster(client: "Client", todo: Mapping[Trial, Job], note: Note, resource
     with _first_signal() as stopping:
         while waiting and not stopping:
             futures = {
-                client.submit(run, job, pure=False, resources=wanted, priority=trial.flops): trial
-                for trial, job in waiting.items()
+                client.submit(
+                    run_together,
+                    [waiting[trial] for trial in pack],
+                    pure=False,
+                    resources=wanted,
+                    priority=sum(trial.flops for trial in pack),
+                ): pack
+                for pack in packs(waiting, replicas)
             }
             while futures and not stopping:
                 for future in [future for future in futures if future.done()]:
-                    trial, error = futures.pop(future), future.exception()
-                    outcome: Outcome = "failed"
+                    pack, error = futures.pop(future), future.exception()
+                    outcomes: list[Outcome] = ["failed"] * len(pack)
                     if isinstance(error, KilledWorker):
                         words = f"{DEATHS} workers died while they trained it; out of memory?"
-                        record_failure(Path(waiting[trial].directory), RuntimeError(words))
+                        for trial in pack:
+                            record_failure(Path(waiting[trial].directory), RuntimeError(words))
                     elif error is not None:
                         raise error
                     else:
-                        outcome = future.result()
-                    if outcome in ("done", "failed", "stopped early"):
-                        del waiting[trial]
-                        note(trial, outcome)
+                        outcomes = future.result()
+                    _settle(waiting, pack, outcomes, note)
                 time.sleep(0.1)
             if stopping:
                 _stop(client, list(futures))
             elif waiting:
                 time.sleep(POLL_SECONDS)  # another driver trains what is left
     return not waiting
+
+
+def _settle(waiting: dict[Trial, Job], pack: Sequence[Trial], outcomes: Sequence[Outcome], note: Note) -> None:
+    """Take what has ended off the list."""
+    for trial, outcome in zip(pack, outcomes, strict=True):
+        if outcome in ("done", "failed", "stopped early"):
+            del waiting[trial]
+            note(trial, outcome)
 
 
 def _stop(client: "Client", futures: list[Any]) -> None:
@@ -227,6 +253,9 @@ def _configure() -> None:
             "distributed.scheduler.allowed-failures": DEATHS,
             "distributed.scheduler.work-stealing": False,
             "distributed.worker.daemon": False,
+            # without Dask's MALLOC_TRIM_THRESHOLD_, by which malloc hands every freed tensor's pages back to the system
+            "distributed.nanny.pre-spawn-environ": dict.fromkeys(_THREADS, 1),
+            "distributed.worker.profile.enabled": False,
             "distributed.admin.tick.limit": "1h",  # training holds the interpreter for long: no warning
             "distributed.comm.timeouts.tcp": "120s",
             "distributed.scheduler.worker-ttl": "30 minutes",

@@ -3,13 +3,14 @@
 import json
 import time
 import traceback
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from elmnet.errors import ElmnetError, RunError
+from elmnet.errors import DivergedError, ElmnetError, RunError
 from elmnet.files import write_atomic
 from elmnet.sweep import halving
 from elmnet.tasks import find_task, open_task
@@ -20,6 +21,7 @@ from elmnet.train.run import RunDirectory
 
 Outcome = Literal["done", "failed", "stopped early", "elsewhere", "stopped"]
 FAILED = "failed.json"
+_FAILURES = (ElmnetError, MemoryError, torch.OutOfMemoryError, OSError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -42,18 +44,11 @@ def run(job: Job) -> Outcome:
     A finished one is left alone, an interrupted one continues to the byte, one that another process trains is left to
     it.
     """
-    directory = Path(job.directory)
+    settled = _settled(job)
+    if settled is not None:
+        return settled
+    directory, config = Path(job.directory), _config(job)
     place = RunDirectory(directory)
-    if _finished(place):
-        return "done"
-    if halving.reason_of(directory) is not None:
-        return "stopped early"
-    failure = directory / FAILED
-    if failure.exists():
-        if not job.retry:
-            return "failed"
-        _set_aside(directory)
-    config = RunConfig.from_dict(job.config).replace(threads=job.threads)
     reporter = Reporter(quiet=True)
     try:
         if job.halving:
@@ -69,7 +64,7 @@ def run(job: Job) -> Outcome:
     except halving.StoppedEarly as reason:
         halving.stop(directory, reason)
         return "stopped early"
-    except (ElmnetError, MemoryError, torch.OutOfMemoryError, OSError, RuntimeError) as error:
+    except _FAILURES as error:
         if isinstance(error, RunError) and _held(place):
             return "elsewhere"
         if isinstance(error, OSError) and not isinstance(error, ElmnetError):
@@ -77,6 +72,46 @@ def run(job: Job) -> Outcome:
         record_failure(directory, error)
         return "failed"
     return "done"
+
+
+def run_together(jobs: Sequence[Job]) -> list[Outcome]:
+    """Bring trials of equal shape to their ends, as many as are left of them step by step together.
+
+    Where that cannot be done, because one is damaged, trained elsewhere or too large, each is run by itself.
+    """
+    left = [job for job in jobs if _settled(job) is None]
+    if len(left) > 1:
+        try:
+            ends = loop.together({Path(job.directory): _config(job) for job in left}, reporter=Reporter(quiet=True))
+        except loop.Interrupted:
+            return ["stopped"] * len(jobs)
+        except _FAILURES as error:
+            if isinstance(error, OSError) and not isinstance(error, ElmnetError):
+                raise
+        else:
+            for directory, end in ends.items():
+                if isinstance(end, DivergedError):
+                    record_failure(directory, end)
+            jobs = [replace(job, retry=False) for job in jobs]
+    return [run(job) for job in jobs]
+
+
+def _settled(job: Job) -> Outcome | None:
+    """How a trial has ended before; None: there is something to do."""
+    directory = Path(job.directory)
+    if _finished(RunDirectory(directory)):
+        return "done"
+    if halving.reason_of(directory) is not None:
+        return "stopped early"
+    if (directory / FAILED).exists():
+        if not job.retry:
+            return "failed"
+        _set_aside(directory)
+    return None
+
+
+def _config(job: Job) -> RunConfig:
+    return RunConfig.from_dict(job.config).replace(threads=job.threads)
 
 
 def _finished(place: RunDirectory) -> bool:
