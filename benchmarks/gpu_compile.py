@@ -1,6 +1,6 @@
 """Compile the cuda backend's kernels for GPUs that need not be here, and print what the assembler gives them.
 
-    python benchmarks/gpu_compile.py [--case enwik8-paper] [--capability 90]
+    python benchmarks/gpu_compile.py [--case enwik8-paper] [--capability 90] [--bf16]
 
 Registers, shared memory and spilled bytes for both layers of the benchmark's cases; the exit code is 1 if any spill.
 """
@@ -21,6 +21,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--case", action="append", choices=list(CASES), help="repeatable; default: all")
     parser.add_argument("--capability", action="append", type=int, choices=list(GPUS), help="repeatable; default: all")
+    parser.add_argument("--bf16", action="store_true", help="as under torch.autocast to bfloat16")
     chosen = parser.parse_args()
     table = Table("case", "layer", "for", "regime", "kernel", "warps", "registers", "shared, bytes", "spilled, bytes")
     spilled = 0
@@ -28,7 +29,7 @@ def main() -> int:
         for name in chosen.case or CASES:
             case = CASES[name]
             for place, layer in zip(("hidden", "read-out"), case.build("reference").layers, strict=True):
-                plan, kernels = compile_layer(layer, case.batch, capability)
+                plan, kernels = compile_layer(layer, case.batch, capability, bf16=chosen.bf16)
                 print(f"{name}, {place}, {GPUS[capability].name}: {plan.in_words()}", file=sys.stderr, flush=True)
                 for k in kernels:
                     numbers = (k.warps, k.registers, k.shared_bytes, k.spilled_bytes)

@@ -102,6 +102,40 @@ def test_places_of_64_bits(monkeypatch):
     assert_equal(layer, torch.randn(2, 3, 2), random_state(layer, 2), torch.tensor([3, 2]))
 
 
+@pytest.fixture
+def _bfloat16_products(monkeypatch):
+    """Triton 3.7's interpreter keeps bfloat16 in 16-bit integers, which its products then multiply as such."""
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle, tl
+
+    multiply = InterpreterBuilder.create_dot
+
+    def create_dot(self, a, b, d, *rest):
+        def wide(factor):
+            if factor.dtype.scalar != tl.bfloat16:
+                return factor
+            return TensorHandle((factor.data.astype("uint32") << 16).view("float32"), tl.float32)
+
+        return multiply(self, wide(a), wide(b), d, *rest)
+
+    monkeypatch.setattr(InterpreterBuilder, "create_dot", create_dot)
+
+
+@pytest.mark.usefixtures("_bfloat16_products")
+@pytest.mark.parametrize("case", ["one map", "published", "silu"])
+def test_autocast_rounds_what_the_mlps_multiply_and_nothing_else(case):
+    """Everything comes back in float32, off by what rounding to 8 bits does."""
+    layer = ELMLayer(LayerConfig(units=5, neuron=neuron(**{**CASES[case], "activation": "identity"})), 4)
+    x, state = torch.randn(3, 4, 4), random_state(layer, 3)
+    exact = pull(layer, "reference", x, state, None, Masks())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = pull(layer, "cuda", x, state, None, Masks())
+    for name, want in exact.items():
+        assert got[name].dtype == torch.float32
+        if want.numel():
+            assert (got[name] - want).norm() < 2e-2 * want.norm(), name
+    assert not torch.allclose(got["out"], exact["out"], rtol=1e-5, atol=1e-6)
+
+
 SHAPE_OF = launch.shape_of
 
 

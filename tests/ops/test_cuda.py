@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -111,12 +112,24 @@ def test_kernels_compile_without_spills_for_gpus_that_are_not_here(capability):
     """A small layer that waits; `pytest -m slow` compiles those of the four benchmark cases."""
     from elmnet.ops.cuda.offline import compile_layer
 
-    layer = ELMLayer(LayerConfig(units=100, neuron=neuron(branches=3), recurrent_connect=0.5), 3)
-    chosen, compiled = compile_layer(layer, 2, capability)
-    assert chosen.barrier
-    names = {"feed", "forward", "backward", "synapse_gradient", "source_gradient"}
-    assert {c.kernel for c in compiled} == names
-    assert all(c.spilled_bytes == 0 and 0 < c.registers <= 255 for c in compiled), compiled
+    layer = ELMLayer(LayerConfig(units=300, neuron=neuron(branches=3), recurrent_connect=0.5), 3)
+    for bf16 in (False, True):
+        chosen, compiled = compile_layer(layer, 2, capability, bf16=bf16)
+        assert chosen.barrier
+        names = {"feed", "forward", "backward", "synapse_gradient", "source_gradient"}
+        assert {c.kernel for c in compiled} == names
+        assert all(c.spilled_bytes == 0 and 0 < c.registers <= 255 for c in compiled), compiled
+
+
+def test_weights_of_half_the_bytes_take_half_the_room():
+    for memory in (10, 40):
+        full = sizes(500, memory=memory, batch=1)
+        half = replace(full, number_bytes=2)
+        assert full.shared_bytes(4) > 1.9 * half.shared_bytes(4)
+        assert plan(full, H100).block <= plan(half, H100).block
+    large = sizes(200, memory=40, batch=2)
+    assert plan(large, H100).regime == "streamed"
+    assert plan(replace(large, number_bytes=2), H100).regime == "resident"
 
 
 @needs_triton
@@ -129,9 +142,10 @@ def test_kernels_of_the_benchmark_cases_compile_without_spills(capability):
 
     for case in CASES.values():
         for layer in case.build("reference").layers:
-            _, compiled = compile_layer(layer, case.batch, capability)
-            assert all(c.spilled_bytes == 0 for c in compiled), (case.name, compiled)
-            assert all(c.shared_bytes <= GPUS[capability].shared_bytes for c in compiled), (case.name, compiled)
+            for bf16 in (False, True):
+                _, compiled = compile_layer(layer, case.batch, capability, bf16=bf16)
+                assert all(c.spilled_bytes == 0 for c in compiled), (case.name, compiled)
+                assert all(c.shared_bytes <= GPUS[capability].shared_bytes for c in compiled), (case.name, compiled)
 
 
 LAUNCHES = """

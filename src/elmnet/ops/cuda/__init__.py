@@ -56,7 +56,11 @@ def recurrence(
     lengths: Tensor | None = None,
     monitor: tuple[Signal, ...] = (),
 ) -> tuple[Tensor, LayerState, Mapping[Signal, Tensor]]:
-    """Shapes and meaning as in `elmnet.ops.Recurrence`."""
+    """Shapes and meaning as in `elmnet.ops.Recurrence`. Under `torch.autocast` to bfloat16 the MLPs' matrices and what
+    they multiply are rounded to it; sums, memory, κ and everything else stay float32."""
+    device = x.device.type
+    if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16:
+        weights = weights._replace(mlp=tuple((matrix.bfloat16(), offset) for matrix, offset in weights.mlp))
     see = [name for name in operator.SEEN if name in monitor]
     inputs, numbers = operands(x, state, connectome, weights, dynamics, masks, lengths, see, torch.float32)
     out, memory, branch, highpass, activity, *tape = torch.ops.elmnet.cuda_recurrence(*inputs, *numbers)

@@ -69,8 +69,8 @@ def _column(pointer, u, units, row, rows: tl.constexpr):
 
 @triton.jit
 def _times(matrix, values):
-    """[u, o, i] · [u, i, b] → [u, o, b], in float32."""
-    return tl.dot(matrix, values, input_precision="ieee", out_dtype=tl.float32)
+    """[u, o, i] · [u, i, b] → [u, o, b], added in float32; the factors are of the matrix's type."""
+    return tl.dot(matrix, values.to(matrix.dtype), input_precision="ieee", out_dtype=tl.float32)
 
 
 @triton.jit

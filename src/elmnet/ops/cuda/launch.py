@@ -86,7 +86,8 @@ def sizes_of(i: Inputs, wires: Wires) -> Sizes:
     units, branches, _ = i.synapse.shape
     hidden = 0 if i.weight1 is None else i.weight1.shape[1]
     memory, outputs = i.decay.shape[1], i.readout.shape[1]
-    return Sizes(len(i.x), units, branches, memory, hidden, outputs, wires.recurrent > 0)
+    of_weights = i.weight2.element_size()
+    return Sizes(len(i.x), units, branches, memory, hidden, outputs, wires.recurrent > 0, of_weights)
 
 
 def shape_of(chosen: Plan, sizes: Sizes, n: Numbers, steps: int) -> Shape:
@@ -260,6 +261,9 @@ class Layer:
         if want["activity0"]:
             a = self._of_sources(back["branch"][:, 0].contiguous(), first, self.channels - self.inputs, 1)
             found["activity0"] = a if i.mask_recurrent is None else a * i.mask_recurrent
+        for name in ("weight1", "weight2"):
+            if name in found:
+                found[name] = found[name].to(getattr(i, name).dtype)
         return [found.get(name, self.new(0)) for name in DIFFERENTIABLE]
 
     def _weight_gradients(

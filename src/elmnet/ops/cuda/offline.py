@@ -32,7 +32,7 @@ class Compiled:
 
 
 def compile_layer(
-    layer: ELMLayer, batch: int, capability: int, *, chosen: Plan | None = None
+    layer: ELMLayer, batch: int, capability: int, *, chosen: Plan | None = None, bf16: bool = False
 ) -> tuple[Plan, list[Compiled]]:
     """Compile all kernels that one training step of a layer starts.
 
@@ -41,6 +41,7 @@ def compile_layer(
         batch: sequences, which decide the plan.
         capability: 80 or 90.
         chosen: a plan instead of the planner's for that GPU.
+        bf16: as under `torch.autocast` to bfloat16.
 
     Raises:
         BackendError: Triton interprets, or its assembler fails.
@@ -53,7 +54,7 @@ def compile_layer(
         if kernel.__name__ not in seen:
             seen[kernel.__name__] = _compile(kernel, arguments, options, capability)
 
-    i, n = _arguments(layer, batch)
+    i, n = _arguments(layer, batch, bf16)
     run = Layer(i, n, GPUS[capability], launch, chosen)
     out, *state_and_tape = run.forward()
     tape = state_and_tape[-len(TAPE) :]
@@ -61,10 +62,11 @@ def compile_layer(
     return run.plan, list(seen.values())
 
 
-def _arguments(layer: ELMLayer, batch: int) -> tuple[Inputs, Numbers]:
+def _arguments(layer: ELMLayer, batch: int, bf16: bool) -> tuple[Inputs, Numbers]:
     """Of the operator, for two steps."""
     d, weights, state = layer.dynamics, layer.neurons.effective(), layer.initial_state(batch)
-    *hidden, (weight2, bias2) = (tuple(tensor.detach() for tensor in pair) for pair in weights.mlp)
+    held = torch.bfloat16 if bf16 else torch.float32
+    *hidden, (weight2, bias2) = ((matrix.detach().to(held), offset.detach()) for matrix, offset in weights.mlp)
     weight1, bias1 = hidden[0] if hidden else (None, None)
     rest = (tensor.detach() for tensor in (weights.readout, weights.bias, weights.decay, weights.gain))
     x = torch.zeros(batch, 2, layer.inputs)
@@ -87,7 +89,7 @@ def _compile(kernel: Any, arguments: Mapping[str, Any], options: Mapping[str, An
         if value is None or kernel.params[place].is_constexpr:
             signature[name], constants[name] = "constexpr", value
         elif isinstance(value, Tensor):
-            signature[name] = {torch.float32: "*fp32", torch.int32: "*i32"}[value.dtype]
+            signature[name] = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int32: "*i32"}[value.dtype]
             aligned[(place,)] = [["tt.divisibility", 16]]
         else:
             signature[name] = "fp32" if isinstance(value, float) else "i32"

@@ -78,7 +78,7 @@ def _(*arguments: Any) -> list[Tensor]:
 def _(*arguments: Any) -> list[Tensor]:
     i = Inputs(*arguments[:COUNT])
     pairs = zip(i[: len(DIFFERENTIABLE)], arguments[-1], strict=True)
-    return [i.x.new_empty(tensor.shape if want and tensor is not None else (0,)) for tensor, want in pairs]
+    return [i.x.new_empty(0) if tensor is None or not want else torch.empty_like(tensor) for tensor, want in pairs]
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:

@@ -16,6 +16,8 @@ FEW_BLOCKS = 2
 about as long as a block's step. Not measured on a GPU."""
 VALUES_A_WARP = 256
 """Of a tile's branches, between 4 and 8 warps; with these no kernel of the benchmark's cases spills."""
+TILE_VALUES = 4096
+"""Most branches of a tile: with 8 warps 16 numbers a thread. Twice as many spilled in every case compiled."""
 HEADROOM = 1.4
 """A kernel's shared memory over that of its weights: operands of products, sums across threads (`elmnet bench
 --compile-only` prints what the compiler took)."""
@@ -51,6 +53,8 @@ class Sizes:
     outputs: int
     recurrent: bool
     """Whether any synapse reads the layer's own activity."""
+    number_bytes: int = 4
+    """Of the MLPs' weights: 2 in bfloat16."""
 
     @property
     def rows(self) -> tuple[int, int, int, int]:
@@ -59,11 +63,11 @@ class Sizes:
 
     @property
     def weight_bytes(self) -> int:
-        """One unit's padded matrices in float32."""
+        """One unit's padded matrices."""
         branches, memory, hidden, outputs = self.rows
         first = hidden if self.hidden else memory
         second = memory * hidden if self.hidden else 0
-        return 4 * (first * (branches + memory) + second + outputs * memory)
+        return self.number_bytes * (first * (branches + memory) + second) + 4 * outputs * memory
 
     def shared_bytes(self, block: int) -> float:
         """An estimate for a program of `block` units."""
@@ -115,7 +119,8 @@ def plan(sizes: Sizes, limits: Limits) -> Plan:
     lanes = min(_power(sizes.batch), LANES)
     tiles = -(-sizes.batch // lanes)
     most = 1  # units of a block that fit
-    while sizes.shared_bytes(2 * most) <= limits.shared_bytes and most < sizes.units:
+    largest = TILE_VALUES // (lanes * sizes.rows[0])
+    while sizes.shared_bytes(2 * most) <= limits.shared_bytes and most < sizes.units and 2 * most <= largest:
         most *= 2
 
     def made(regime: Regime, block: int, why: str, programs: int | None = None) -> Plan:
