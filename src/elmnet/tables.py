@@ -21,12 +21,14 @@ def scores(results: Mapping[str, Mapping[str, Any]]) -> Table:
     table = _table(f"{first['task']} on {first['data']}", "", *(f"{split} {name}" for split, name in columns))
     trained = {"elm": "ELM network", "leaky": "leaky units"}.get(kind := first.get("model", "elm"), kind)
     words = f"{trained}, P {first['parameters']:,}"
-    for name, row in {**{f"{words} {name}".strip(): run for name, run in results.items()}, **baselines}.items():
-        table.add_row(name, *(f"{row[split][score]:.4f}" for split, score in columns))
+    for name, row in results.items():
+        table.add_row(f"{words} {name}".strip(), *(f"{row[split][score]:.4f}" for split, score in columns))
     if len(results) > 1:
-        samples = [[run[split][score] for run in results.values()] for split, score in columns]
-        error = len(results) ** -0.5
-        table.add_row("mean ± s.e.", *(f"{fmean(sample):.4f} ± {stdev(sample) * error:.4f}" for sample in samples))
+        samples = [[row[split][score] for row in results.values()] for split, score in columns]
+        root = len(results) ** 0.5
+        table.add_row("mean ± s.e.", *(f"{fmean(sample):.4f} ± {stdev(sample) / root:.4f}" for sample in samples))
+    for name, row in baselines.items():
+        table.add_row(name, *(f"{row[split][score]:.4f}" for split, score in columns))
     return table
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from training import SMALL, clockless, lines, settings, what_remains
 
 from elmnet.errors import ConfigError, DivergedError
+from elmnet.report.build import report
 from elmnet.tasks import open_task
 from elmnet.train import loop
 from elmnet.train.config import compose
@@ -82,6 +83,7 @@ def test_killed_replicas_end_like_undisturbed_ones(tmp_path, text_file):
     for name in ("seed-3", "seed-4"):
         assert what_remains(chaos / name) == what_remains(calm / name)
         assert clockless(chaos / name) == clockless(calm / name)
+    assert len(report([str(chaos)], inside=False)) == 2 * len(report([str(chaos / "seed-3")], inside=False))
 
 
 def test_one_that_diverges_leaves_the_others_alone(tmp_path, text_file):

@@ -55,6 +55,7 @@ def train(
     from elmnet.train import loop, parallel
     from elmnet.train.config import amend
     from elmnet.train.progress import Reporter
+    from elmnet.train.run import replicas_in
 
     fixed = {
         "TASK": task,
@@ -73,7 +74,8 @@ def train(
     given = ", ".join(name for name, value in fixed.items() if value is not None)
     if resume is not None and given:
         raise ConfigError(f"--resume continues a run exactly as it was begun; leave out {given}")
-    several = replicas is not None or (resume is not None and bool(_replicas_in(resume)))
+    begun = {} if resume is None else {run.path: run.read_config()[0] for run in replicas_in(resume)}
+    several = replicas is not None or bool(begun)
     if several and tensorboard:
         raise ConfigError("--tensorboard is for one run; leave it out with --replicas")
     with parallel.group() as team:
@@ -85,7 +87,7 @@ def train(
             if resume is not None:
                 directory = resume
                 if several:
-                    _train_together(_replicas_in(resume), data, reporter)
+                    _train_together(begun, data, reporter)
                     return
                 result = loop.resume(resume, data=data, **more)
             else:
@@ -117,18 +119,12 @@ def _replicate(config: Any, count: int, directory: Path) -> dict[Path, Any]:
     """Directories and configurations of new runs that differ in their seed."""
     if count < 1:
         raise ConfigError(f"--replicas must be at least 1, got {count}")
-    if (directory / "config.yaml").exists() or _replicas_in(directory):
+    from elmnet.train.run import replicas_in
+
+    if (directory / "config.yaml").exists() or replicas_in(directory):
         raise ConfigError(f"{directory} already holds runs; continue them with --resume, or choose another --out")
     seeds = range(config.seed, config.seed + count)
     return {directory / f"seed-{seed}": config.replace(seed=seed) for seed in seeds}
-
-
-def _replicas_in(directory: Path) -> dict[Path, Any]:
-    """The runs of `--replicas` in a directory, by what lies there."""
-    from elmnet.train.run import RunDirectory
-
-    found = sorted(directory.glob("seed-*/config.yaml"), key=lambda file: (len(file.parent.name), file))
-    return {file.parent: RunDirectory.open(file.parent).read_config()[0] for file in found}
 
 
 def _train_together(runs: dict[Path, Any], data: str | None, reporter: Any) -> None:

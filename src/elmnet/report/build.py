@@ -9,7 +9,7 @@ from elmnet.report.of_theory import theory
 from elmnet.report.page import Section, render
 from elmnet.sweep.store import Sweep
 from elmnet.theory.runs import published
-from elmnet.train.run import RunDirectory
+from elmnet.train.run import RunDirectory, replicas_in
 
 LARGEST = 5_000_000
 """Bytes of a report; figures of a sweep of any size stay far below."""
@@ -35,6 +35,9 @@ def report(sources: Sequence[str], *, inside: bool = True) -> list[Section]:
             sections += of_sweep.sections(Sweep.open(path))
         elif (path / "config.yaml").is_file():
             sections += of_run.sections(RunDirectory.open(path), inside=inside)
+        elif replicas := replicas_in(path):
+            for run in replicas:
+                sections += of_run.sections(run, inside=inside)
         else:
             raise ConfigError(f"{source}: neither a run, nor a sweep, nor published:TASK")
     return sections

@@ -128,6 +128,12 @@ class RunDirectory:
         return lock
 
 
+def replicas_in(directory: Path) -> list[RunDirectory]:
+    """The runs that `elmnet train --replicas` keeps in a directory, by seed; none if it is anything else."""
+    found = sorted(directory.glob("seed-*/config.yaml"), key=lambda file: (len(file.parent.name), file))
+    return [RunDirectory(file.parent) for file in found]
+
+
 def read_yaml(file: Path) -> Any:
     """A YAML file, through the parser in C where there is one: sweeps have many."""
     text = file.read_text()
