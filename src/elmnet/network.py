@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from elmnet import ops, pretrained
+from elmnet import ops
 from elmnet.budget import cost
 from elmnet.config import NetworkConfig
 from elmnet.errors import CheckpointError, ShapeError
 from elmnet.layer import ELMLayer, Signals, generator_of, without_padding
 from elmnet.neuron import uniform
 from elmnet.ops import LayerState, Masks, Signal, Stream
+from elmnet.pretrained import Pretrained
 
 
 class NetworkState(NamedTuple):
@@ -52,7 +53,7 @@ _STREAMS: WeakKeyDictionary["ELMNetwork", _Prepared] = WeakKeyDictionary()
 """Kept apart from the networks, so that these can be copied and pickled."""
 
 
-class ELMNetwork(nn.Module):
+class ELMNetwork(Pretrained):
     """A recurrent network of expressive neurons, used like a batch-first `nn.LSTM`:
 
         net = ELMNetwork(NetworkConfig.preset("enwik8"), seed=0)
@@ -64,6 +65,9 @@ class ELMNetwork(nn.Module):
         seed: draws connectomes and weights; None: torch's default generator.
         backend: `auto`, or the name of one that must run (see `elmnet.ops`).
     """
+
+    Configuration = NetworkConfig
+    config: NetworkConfig
 
     def __init__(self, config: NetworkConfig, *, seed: int | None = None, backend: str = "auto") -> None:
         super().__init__()
@@ -80,16 +84,6 @@ class ELMNetwork(nn.Module):
             with torch.no_grad():
                 for parameter in self.affine.parameters():
                     parameter.copy_(uniform(tuple(parameter.shape), n_in**-0.5, generator))
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The weights' type."""
-        return next(self.parameters()).dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.parameters()).device
 
     def initial_state(self, batch: int) -> NetworkState:
         """All zeros, for `batch` sequences."""
@@ -221,38 +215,14 @@ class ELMNetwork(nn.Module):
         names = (ops.select(m.backend, self.device, self.dtype, m.dynamics).name for m in self._elm_layers)
         return list(dict.fromkeys(names))
 
-    def count_parameters(self) -> int:
-        """P: trainable parameters, counted one by one."""
-        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+    @staticmethod
+    def expected_parameters(config: NetworkConfig) -> int:
+        """P of a configuration (`elmnet.budget`)."""
+        return cost(config).parameters
 
-    def save_pretrained(self, directory: str | Path) -> None:
-        """Write `config.json` and `model.safetensors` (connectome included), each atomically."""
-        pretrained.save(self, self.config, directory)
-
-    @classmethod
-    def from_pretrained(cls, directory: str | Path, *, backend: str = "auto") -> Self:
-        """Rebuild a network saved by `save_pretrained`, on the CPU, in evaluation mode, with the saved dtype.
-
-        Raises:
-            CheckpointError: a file is missing, damaged, or does not fit the configuration beside it.
-        """
-        directory = Path(directory)
-        config = pretrained.read_config(directory, NetworkConfig.from_dict)
-        pretrained.check_size(directory, cost(config).parameters)
-        network = cls(config, seed=0, backend=backend)
-        network.load_weights(directory / "model.safetensors")
-        return network.eval()
-
-    def load_weights(self, path: Path) -> None:
-        """Load a safetensors file whose names and shapes must be exactly this network's.
-
-        Raises:
-            CheckpointError: the file is missing, damaged, or holds another network.
-        """
-        tensors = pretrained.read_weights(path, self.state_dict())
+    def refuse_weights(self, path: Path, tensors: dict[str, Tensor]) -> None:
+        """A connectome must name sources that there are."""
         for i, layer in enumerate(self._elm_layers):
             sources, count = tensors[f"layers.{i}.connectome"], layer.inputs + layer.config.outputs
             if not bool(((sources >= -1) & (sources < count)).all()):
                 raise CheckpointError(f"{path}: layer {i}'s connectome names sources outside -1..{count - 1}")
-        self.to(tensors["layers.0.neurons.w_s"].dtype)
-        self.load_state_dict(tensors)

@@ -1,9 +1,10 @@
 """A network on disk: `config.json` and `model.safetensors`, written atomically and read with suspicion."""
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -18,13 +19,70 @@ from elmnet.strict import Config
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
-def save(network: nn.Module, config: Config, directory: str | Path) -> None:
-    """Write a network's configuration and weights."""
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    write_atomic(directory / "model.safetensors", to_bytes(tensors))
-    write_atomic(directory / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
+class Pretrained(nn.Module, ABC):
+    """A network that is built from a configuration, saved and found again."""
+
+    Configuration: ClassVar[type[Config]]
+    config: Any
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' type."""
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def count_parameters(self) -> int:
+        """P: trainable parameters, counted one by one."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+    @staticmethod
+    @abstractmethod
+    def expected_parameters(config: Any) -> int:
+        """P of a configuration, from arithmetic: asked before memory is taken."""
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write `config.json` and `model.safetensors` (fixed wiring included), each atomically."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        write_atomic(directory / "model.safetensors", to_bytes(tensors))
+        write_atomic(directory / "config.json", json.dumps(self.config.to_dict(), indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path, *, backend: str = "auto") -> Self:
+        """Rebuild a network saved by `save_pretrained`, on the CPU, in evaluation mode, with the saved dtype.
+
+        Raises:
+            CheckpointError: a file is missing, damaged, or does not fit the configuration beside it.
+        """
+        weights = Path(directory) / "model.safetensors"
+        config = read_config(directory, cls.Configuration.from_dict)
+        _check_size(weights, cls.expected_parameters(config))
+        network = cls(config, seed=0, backend=backend)
+        network.load_weights(weights)
+        return network.eval()
+
+    def load_weights(self, path: Path) -> None:
+        """Load a safetensors file whose names and shapes must be exactly this network's.
+
+        Raises:
+            CheckpointError: the file is missing, damaged, or holds another network.
+        """
+        tensors = _read_weights(path, self.state_dict())
+        self.refuse_weights(path, tensors)
+        self.to(next(tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()))
+        self.load_state_dict(tensors)
+
+    def refuse_weights(self, path: Path, tensors: dict[str, Tensor]) -> None:
+        """What else may be wrong with tensors of the right names and shapes.
+
+        Raises:
+            CheckpointError: something is.
+        """
 
 
 def read_config(directory: str | Path, parse: Callable[[Any], AnyConfig]) -> AnyConfig:
@@ -40,13 +98,8 @@ def read_config(directory: str | Path, parse: Callable[[Any], AnyConfig]) -> Any
         raise CheckpointError(f"{path}: cannot be read as a network configuration: {error}") from error
 
 
-def check_size(directory: Path, parameters: int) -> None:
-    """Whether the weights can hold this many parameters; asked before memory is taken for them.
-
-    Raises:
-        CheckpointError: the file is too short, so the configuration beside it is not its own.
-    """
-    weights = directory / "model.safetensors"
+def _check_size(weights: Path, parameters: int) -> None:
+    """Refuse a file too short for this many parameters: the configuration beside it is not its own."""
     if weights.is_file() and parameters > weights.stat().st_size:  # at least a byte for each
         size = weights.stat().st_size
         raise CheckpointError(
@@ -54,12 +107,8 @@ def check_size(directory: Path, parameters: int) -> None:
         )
 
 
-def read_weights(path: Path, own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A safetensors file whose names and shapes must be exactly those of `own`.
-
-    Raises:
-        CheckpointError: the file is missing, damaged, or holds another network.
-    """
+def _read_weights(path: Path, own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A safetensors file whose names and shapes must be exactly those of `own`."""
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:

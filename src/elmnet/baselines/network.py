@@ -1,19 +1,18 @@
 """A baseline as a network: stem, core, read-out, with the contract of `ELMNetwork`."""
 
-from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from elmnet import pretrained
 from elmnet.baselines.attention import Attention
 from elmnet.baselines.config import GATES, BaselineConfig
 from elmnet.baselines.recurrent import Recurrent
 from elmnet.baselines.scan import MinGRU, StateSpace
 from elmnet.errors import BackendError, ShapeError
 from elmnet.layer import check_input, check_lengths, without_padding
+from elmnet.pretrained import Pretrained
 
 Core = Recurrent | Attention | MinGRU | StateSpace
 _BLOCKS = {"transformer": Attention, "mingru": MinGRU, "s5-like": StateSpace}
@@ -44,7 +43,7 @@ class BaselineState(NamedTuple):
         return type(self)(tuple(tuple(change(tensor) for tensor in layer) for layer in self.layers))
 
 
-class Baseline(nn.Module):
+class Baseline(Pretrained):
     """A network of `elmnet.baselines`, used like `ELMNetwork`.
 
         net = Baseline(BaselineConfig(kind="lstm", inputs=700, outputs=19), seed=0)
@@ -58,6 +57,9 @@ class Baseline(nn.Module):
     Raises:
         BackendError: one of those was asked for.
     """
+
+    Configuration = BaselineConfig
+    config: BaselineConfig
 
     def __init__(self, config: BaselineConfig, *, seed: int | None = None, backend: str = "auto") -> None:
         super().__init__()
@@ -76,16 +78,6 @@ class Baseline(nn.Module):
                 self.norm = nn.LayerNorm(config.width)
             self.core = nn.ModuleList(blocks)
             self.head = nn.Linear(config.width, config.outputs)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The weights' type."""
-        return self.head.weight.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.head.weight.device
 
     def initial_state(self, batch: int) -> BaselineState:
         """All zeros, for `batch` sequences."""
@@ -170,23 +162,7 @@ class Baseline(nn.Module):
         """What runs it."""
         return ["torch"]
 
-    def count_parameters(self) -> int:
-        """P: trainable parameters, counted one by one."""
-        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
-
-    def save_pretrained(self, directory: str | Path) -> None:
-        """Write `config.json` and `model.safetensors`, each atomically."""
-        pretrained.save(self, self.config, directory)
-
-    @classmethod
-    def from_pretrained(cls, directory: str | Path, *, backend: str = "auto") -> Self:
-        """Rebuild a network saved by `save_pretrained`, on the CPU, in evaluation mode, with the saved dtype.
-
-        Raises:
-            CheckpointError: a file is missing, damaged, or does not fit the configuration beside it.
-        """
-        network = cls(pretrained.read_config(directory, BaselineConfig.from_dict), seed=0, backend=backend)
-        tensors = pretrained.read_weights(Path(directory) / "model.safetensors", network.state_dict())
-        network.to(tensors["head.weight"].dtype)
-        network.load_state_dict(tensors)
-        return network.eval()
+    @staticmethod
+    def expected_parameters(config: BaselineConfig) -> int:
+        """P of a configuration."""
+        return config.parameters
