@@ -102,6 +102,17 @@ def test_baselines_resume_to_the_byte(tmp_path, sources, kind):
     assert (resumed["model"], resumed["complexity"]) == (kind, None)
 
 
+def test_mixed_precision_keeps_weights_and_scores_in_float32(tmp_path, sources):
+    """On a CPU autocast reaches an affine read-out and the reference's products: off a little, and exact to resume."""
+    extra = ["model.readout=linear", "backend=reference"]
+    exact = train_here(tmp_path / "exact", "enwik8", sources["enwik8"], extra)
+    mixed = train_here(tmp_path / "mixed", "enwik8", sources["enwik8"], [*extra, "dtype=bf16-mixed"])
+    assert mixed["test"] != exact["test"]
+    assert mixed["test"]["bpc"] == pytest.approx(exact["test"]["bpc"], rel=0.02)
+    network = ELMNetwork.from_pretrained(tmp_path / "mixed" / "best")
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_save_first(tmp_path, sources, number):
     path = tmp_path / "run"

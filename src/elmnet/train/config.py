@@ -70,7 +70,8 @@ class RunConfig(Config):
     """What the other settings started from."""
     seed: int = 0
     """Draws weights, connectomes, batches, resets and dropout."""
-    dtype: Literal["float32", "float64", "bfloat16"] = "float32"
+    dtype: Literal["float32", "float64", "bfloat16", "bf16-mixed"] = "float32"
+    """Of the weights; `bf16-mixed`: float32 weights, and `torch.autocast` to bfloat16 where products allow it."""
     device: str = "cpu"
     backend: str = "auto"
     threads: int = 1

@@ -239,9 +239,9 @@ class Lockstep:
             for own, network in zip(given, networks, strict=True)
         ]
         wanted = {name: None for trainer in self.trainers for name in monitored(trainer.config.training)}
-        out, after, signals = self._replicas(
-            torch.stack([own.x for own in given]), states, masks=[own.masks for own in given], monitor=tuple(wanted)
-        )
+        x, masks = torch.stack([own.x for own in given]), [own.masks for own in given]
+        with self.trainers[0].precision():
+            out, after, signals = self._replicas(x, states, masks=masks, monitor=tuple(wanted))
         losses = [
             trainer.objective(own, o, s[0])
             for trainer, own, o, s in zip(self.trainers, given, out, signals, strict=True)

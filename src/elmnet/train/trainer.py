@@ -207,10 +207,16 @@ class Trainer:
         given = self.take()
         more = {} if given.masks is None else {"masks": given.masks}
         wanted = monitored(self.config.training)
-        out, state, signals = self.network(given.x, given.state, given.lengths, monitor=wanted, **more)
+        with self.precision():
+            out, state, signals = self.network(given.x, given.state, given.lengths, monitor=wanted, **more)
         loss, error = self.objective(given, out, signals[0])
         loss.backward()  # type: ignore[no-untyped-call]
         self.learn(given, state, loss, error)
+
+    def precision(self) -> torch.autocast:
+        """Around the network's forward pass."""
+        mixed = self.config.dtype == "bf16-mixed"
+        return torch.autocast(self.network.device.type, torch.bfloat16, enabled=mixed)
 
     def take(self) -> Given:
         """What the next step needs: this process's part of it, and no gradients from before."""
@@ -233,6 +239,7 @@ class Trainer:
 
     def objective(self, given: Given, out: Tensor, signals: Any) -> tuple[Tensor, Tensor]:
         """What to minimise, and the task's own part of it."""
+        out = out.to(self.network.dtype)  # of lower precision under autocast
         error = self.task.loss(out, given.y, self.config.training.label_smoothing) * given.share
         return error + penalty(signals, self.config.training), error
 
@@ -329,7 +336,8 @@ class Trainer:
                 advance()
                 self.stop.check()
 
-            return evaluate(network or self.network, self.task, split, whole=whole, advance=after_batch)
+            with self.precision():
+                return evaluate(network or self.network, self.task, split, whole=whole, advance=after_batch)
 
     def finish(self) -> dict[str, Any]:
         """Score the best model on whole splits and write result.json."""
@@ -475,7 +483,8 @@ def _build(config: RunConfig) -> Network:
             raise
         words = f"not enough memory for {models.counts(config.model).parameters:,} parameters: {error}"
         raise RunError(words) from error
-    network.to(device=torch.device(config.device), dtype=getattr(torch, config.dtype)).train()
+    dtype = torch.float32 if config.dtype == "bf16-mixed" else getattr(torch, config.dtype)
+    network.to(device=torch.device(config.device), dtype=dtype).train()
     network.backends()
     return network
 
