@@ -10,12 +10,13 @@ import torch
 from safetensors.torch import load_file
 from training import SMALL, clockless, lines, settings, what_remains
 
-from elmnet.errors import ConfigError, DivergedError
+from elmnet.errors import ConfigError, DivergedError, RunError
 from elmnet.report.build import report
 from elmnet.tasks import open_task
 from elmnet.train import loop
 from elmnet.train.config import compose
 from elmnet.train.progress import Reporter
+from elmnet.train.run import RunDirectory, create_replicas, replicas_in
 
 QUIET = Reporter(quiet=True)
 
@@ -84,6 +85,18 @@ def test_killed_replicas_end_like_undisturbed_ones(tmp_path, text_file):
         assert what_remains(chaos / name) == what_remains(calm / name)
         assert clockless(chaos / name) == clockless(calm / name)
     assert len(report([str(chaos)], inside=False)) == 2 * len(report([str(chaos / "seed-3")], inside=False))
+
+
+def test_a_replica_that_was_never_begun_is_begun_by_resuming(tmp_path, text_file):
+    config = config_of("enwik8", text_file, 5)
+    runs = create_replicas(tmp_path / "all", config, 3)
+    assert replicas_in(tmp_path / "all") == {}
+    first, *_ = runs
+    run = RunDirectory(first)
+    run.create(config, open_task("enwik8", config.options, config.data, seed=5).facts())  # and here comes the kill
+    assert replicas_in(tmp_path / "all") == runs
+    with pytest.raises(RunError, match="already holds runs"):
+        create_replicas(tmp_path / "all", config, 3)
 
 
 def test_one_that_diverges_leaves_the_others_alone(tmp_path, text_file):

@@ -55,7 +55,7 @@ def train(
     from elmnet.train import loop, parallel
     from elmnet.train.config import amend
     from elmnet.train.progress import Reporter
-    from elmnet.train.run import replicas_in
+    from elmnet.train.run import create_replicas, replicas_in
 
     fixed = {
         "TASK": task,
@@ -71,10 +71,12 @@ def train(
         "--replicas": replicas,
         "--out": path,
     }
+    if replicas is not None and replicas < 1:
+        raise ConfigError(f"--replicas must be at least 1, got {replicas}")
     given = ", ".join(name for name, value in fixed.items() if value is not None)
     if resume is not None and given:
         raise ConfigError(f"--resume continues a run exactly as it was begun; leave out {given}")
-    begun = {} if resume is None else {run.path: run.read_config()[0] for run in replicas_in(resume)}
+    begun = {} if resume is None else replicas_in(resume)
     several = replicas is not None or bool(begun)
     if several and tensorboard:
         raise ConfigError("--tensorboard is for one run; leave it out with --replicas")
@@ -103,7 +105,7 @@ def train(
                     reporter.note(words)
                 reporter.note(f"run directory: {directory}")
                 if replicas is not None:
-                    _train_together(_replicate(config, replicas, directory), None, reporter)
+                    _train_together(create_replicas(directory, config, replicas), None, reporter)
                     return
                 result = loop.start(config, directory, opened, **more)
         except loop.Interrupted as stop:
@@ -113,18 +115,6 @@ def train(
         out.print(tables.scores({"": result}))
         out.print(tables.cost(result), highlight=False, soft_wrap=True)
         reporter.note(f"the trained network: {directory / 'best'}")
-
-
-def _replicate(config: Any, count: int, directory: Path) -> dict[Path, Any]:
-    """Directories and configurations of new runs that differ in their seed."""
-    if count < 1:
-        raise ConfigError(f"--replicas must be at least 1, got {count}")
-    from elmnet.train.run import replicas_in
-
-    if (directory / "config.yaml").exists() or replicas_in(directory):
-        raise ConfigError(f"{directory} already holds runs; continue them with --resume, or choose another --out")
-    seeds = range(config.seed, config.seed + count)
-    return {directory / f"seed-{seed}": config.replace(seed=seed) for seed in seeds}
 
 
 def _train_together(runs: dict[Path, Any], data: str | None, reporter: Any) -> None:

@@ -37,7 +37,7 @@ def report(sources: Sequence[str], *, inside: bool = True) -> list[Section]:
             sections += of_run.sections(RunDirectory.open(path), inside=inside)
         elif replicas := replicas_in(path):
             for run in replicas:
-                sections += of_run.sections(run, inside=inside)
+                sections += of_run.sections(RunDirectory.open(run), inside=inside)
         else:
             raise ConfigError(f"{source}: neither a run, nor a sweep, nor published:TASK")
     return sections

@@ -26,6 +26,9 @@ from elmnet.files import current_directory, write_atomic
 from elmnet.models import Network
 from elmnet.train.config import RunConfig
 
+REPLICAS = "replicas.json"
+"""In a directory of runs that differ in their seed: the seeds."""
+
 
 class RunDirectory:
     """Paths and files of one run."""
@@ -128,10 +131,35 @@ class RunDirectory:
         return lock
 
 
-def replicas_in(directory: Path) -> list[RunDirectory]:
-    """The runs that `elmnet train --replicas` keeps in a directory, by seed; none if it is anything else."""
+def replicas_in(directory: Path) -> dict[Path, RunConfig]:
+    """Run directories and configurations of what `elmnet train --replicas` keeps in a directory, by seed; none if it is
+    anything else. One that a kill kept from being begun is among them."""
     found = sorted(directory.glob("seed-*/config.yaml"), key=lambda file: (len(file.parent.name), file))
-    return [RunDirectory(file.parent) for file in found]
+    runs = {file.parent: RunDirectory(file.parent).read_config()[0] for file in found}
+    try:
+        seeds = json.loads((directory / REPLICAS).read_text())
+        config = next(iter(runs.values()))
+        runs |= {path: config.replace(seed=s) for s in seeds if (path := directory / f"seed-{s}") not in runs}
+    except (OSError, ValueError, TypeError, StopIteration):
+        pass  # what was begun can be told without
+    return runs
+
+
+def create_replicas(directory: Path, config: RunConfig, count: int) -> dict[Path, RunConfig]:
+    """Directories and configurations of new runs that differ in their seed; none is begun yet.
+
+    Raises:
+        RunError: the directory holds runs already or cannot be written.
+    """
+    if (directory / "config.yaml").exists() or replicas_in(directory):
+        raise RunError(f"{directory} already holds runs; continue them with --resume, or choose another --out")
+    seeds = range(config.seed, config.seed + count)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_atomic(directory / REPLICAS, json.dumps(list(seeds)) + "\n")
+    except OSError as error:
+        raise RunError(f"cannot write the run directory {directory}: {error}") from error
+    return {directory / f"seed-{seed}": config.replace(seed=seed) for seed in seeds}
 
 
 def read_yaml(file: Path) -> Any:
