@@ -67,6 +67,7 @@ class ELMNetwork(Pretrained):
     """
 
     Configuration = NetworkConfig
+    TYPICAL = "layers.0.neurons.w_s"
     config: NetworkConfig
 
     def __init__(self, config: NetworkConfig, *, seed: int | None = None, backend: str = "auto") -> None:

@@ -23,6 +23,8 @@ class Pretrained(nn.Module, ABC):
     """A network that is built from a configuration, saved and found again."""
 
     Configuration: ClassVar[type[Config]]
+    TYPICAL: ClassVar[str]
+    """The parameter whose type is that of the network; some, such as timescales, may be kept in another."""
     config: Any
 
     @property
@@ -74,7 +76,7 @@ class Pretrained(nn.Module, ABC):
         """
         tensors = _read_weights(path, self.state_dict())
         self.refuse_weights(path, tensors)
-        self.to(next(tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()))
+        self.to(tensors[self.TYPICAL].dtype)
         self.load_state_dict(tensors)
 
     def refuse_weights(self, path: Path, tensors: dict[str, Tensor]) -> None:

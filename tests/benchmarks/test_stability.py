@@ -88,7 +88,7 @@ def test_a_stopped_run_goes_on_and_other_settings_are_refused(stability, small, 
     def stop_after_three(trainer, *args):
         recorded(trainer, *args)
         if trainer.step == 3:
-            trainer._stop.number = 15
+            trainer.stop.number = 15
 
     recorded = stability.Sprint._record
     with monkeypatch.context() as patch:

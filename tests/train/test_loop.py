@@ -16,7 +16,7 @@ from training import clockless, lines, settings, what_remains
 from elmnet import ELMNetwork
 from elmnet.errors import BackendError, CheckpointError, DivergedError, RunError
 from elmnet.tasks import Task, open_task
-from elmnet.train import loop
+from elmnet.train import loop, trainer
 from elmnet.train.checkpoint import list_checkpoints
 from elmnet.train.config import amend, compose
 from elmnet.train.progress import Reporter
@@ -244,7 +244,7 @@ def test_divergence_stops_before_the_weights_are_spoiled(tmp_path, sources, monk
 
 
 def test_a_full_disk_names_the_last_checkpoint_and_loses_nothing(tmp_path, sources, monkeypatch):
-    real = loop.save_checkpoint
+    real = trainer.save_checkpoint
     calls = iter(range(100))
 
     def full(*args, **kwargs):
@@ -255,7 +255,7 @@ def test_a_full_disk_names_the_last_checkpoint_and_loses_nothing(tmp_path, sourc
     def refuse(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(loop, "save_checkpoint", full)
+    monkeypatch.setattr(trainer, "save_checkpoint", full)
     with pytest.raises(CheckpointError, match=r"No space left on device; the last good one is .*step-00000015"):
         train_here(tmp_path / "run", "enwik8", sources["enwik8"])
     monkeypatch.undo()

@@ -59,6 +59,7 @@ class Baseline(Pretrained):
     """
 
     Configuration = BaselineConfig
+    TYPICAL = "head.weight"
     config: BaselineConfig
 
     def __init__(self, config: BaselineConfig, *, seed: int | None = None, backend: str = "auto") -> None:

@@ -76,6 +76,7 @@ def resume(
     """
     run = RunDirectory.open(path)
     reporter = reporter or Reporter()
+    run.read_config()  # refuses a damaged one, finished or not
     result = run.read_result()
     if result is not None:
         reporter.note(f"{path} is finished")
