@@ -16,21 +16,16 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn import functional as F
 
-from elmnet import ELMNetwork, NetworkConfig
+from elmnet import ELMNetwork, NetworkConfig, budget
 from elmnet.replicas import Replicas
 from elmnet.train.config import compose
 
 BATCH, STEPS = 8, 100
 
 
-def networks(config: NetworkConfig, count: int) -> list[ELMNetwork]:
-    """As many seeds."""
-    return [ELMNetwork(config, seed=seed) for seed in range(count)]
-
-
 def stepper(config: NetworkConfig, count: int, *, together: bool) -> Callable[[], None]:
     """What trains `count` networks by one step."""
-    trained = networks(config, count)
+    trained = [ELMNetwork(config, seed=seed) for seed in range(count)]
     optimizers = [torch.optim.Adam(network.parameters()) for network in trained]
     replicas = Replicas(trained)
     tokens = torch.randint(config.inputs, (count, BATCH, STEPS + 1))
@@ -81,7 +76,7 @@ def main() -> None:
                     if repeat >= 2:
                         times[together].append(1000 * (time.perf_counter() - start))
             alone, joint = (statistics.median(times[together]) for together in (False, True))
-            size = networks(config, 1)[0].count_parameters()
+            size = budget.parameters(config)
             table.add_row(name, f"{size:,}", str(count), f"{alone:.1f}", f"{joint:.1f}", f"{alone / joint:.2f}")
     Console(width=100).print(table)
 

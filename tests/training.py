@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+from elmnet.tasks import open_task
 from elmnet.train.checkpoint import list_checkpoints
+from elmnet.train.config import compose
 
 SMALL = {
     "enwik8": [
@@ -36,6 +38,13 @@ TRAINING = ["training.eval_every=15", "training.log_every=1", "training.warmup=5
 
 def settings(task, steps):
     return [*SMALL[task], *TRAINING, f"training.steps={steps}"]
+
+
+def config_of(task, source, extra=(), steps=30, seed=0):
+    """A small run's configuration, and its task."""
+    config = compose(task, data=str(source), settings=[*settings(task, steps), *extra], threads=1, seed=seed)
+    opened = open_task(task, config.options, config.data, seed=seed)
+    return config.replace(model=opened.fit_model(config.model)), opened
 
 
 def what_remains(path: Path) -> dict[str, bytes]:

@@ -185,7 +185,7 @@ class ELMNetwork(Pretrained):
             return prepared.stream
         backends = {ops.select(m.backend, self.device, self.dtype, m.dynamics).stream for m in layers}
         prepare = backends.pop() if len(backends) == 1 else None
-        if prepare is None or any(mask is not None for m in layers for mask in m.draw_masks(1)):
+        if prepare is None or any(mask is not None for masks in self.draw_masks(1) for mask in masks):
             stream = None
         else:
             stream = prepare(self.config.inputs, [(m.connectome, m.neurons.effective(), m.dynamics) for m in layers])

@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 import yaml
-from training import clockless, lines, settings, what_remains
+from training import clockless, config_of, lines, settings, what_remains
 
 from elmnet import ELMNetwork
 from elmnet.errors import BackendError, CheckpointError, DivergedError, RunError
@@ -28,9 +28,7 @@ def sources(text_file, spike_directory):
 
 
 def train_here(path, task, source, extra=(), steps=30, seed=0):
-    config = compose(task, data=source, settings=[*settings(task, steps), *extra], threads=1, seed=seed)
-    opened = open_task(task, config.options, config.data, seed=seed)
-    config = config.replace(model=opened.fit_model(config.model))
+    config, opened = config_of(task, source, extra, steps, seed)
     return loop.start(config, path, opened, reporter=Reporter(quiet=True))
 
 

@@ -79,10 +79,13 @@ def test_two_processes_equal_one(tmp_path):
         assert torch.equal(tensor, pair[1][2][name]), f"the processes' {name} drifted apart"
 
 
-def torchrun(processes: int, *words: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = command if processes > 1 else [sys.executable]
-    return subprocess.run([*command, "-m", "elmnet", "train", *words], capture_output=True, text=True, timeout=300)
+def command(processes: int, *words: str) -> list[str]:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return [sys.executable, *(torchrun if processes > 1 else []), "-m", "elmnet", "train", *words]
+
+
+def train(processes: int, *words: str) -> subprocess.CompletedProcess:
+    return subprocess.run(command(processes, *words), capture_output=True, text=True, timeout=300)
 
 
 def words_of(task: str, steps: int) -> list[str]:
@@ -95,7 +98,7 @@ def test_torchrun_trains_one_network(tmp_path, text_file):
     signal and continued, as if nothing had happened, to the byte."""
     common = ["enwik8", "--data", str(text_file), *words_of("enwik8", 30), "--set", "dtype=float64"]
     for name, processes in (("one", 1), ("two", 2)):
-        done = torchrun(processes, *common, "--out", str(tmp_path / name))
+        done = train(processes, *common, "--out", str(tmp_path / name))
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("test bpc") == 1  # one of them speaks
     one, two = (tmp_path / name for name in ("one", "two"))
@@ -107,15 +110,14 @@ def test_torchrun_trains_one_network(tmp_path, text_file):
         assert line == pytest.approx(other, rel=1e-9)
 
     cut = tmp_path / "cut"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "elmnet"]
-    process = subprocess.Popen([*command, "train", *common, "--out", str(cut)], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command(2, *common, "--out", str(cut)), stderr=subprocess.PIPE, text=True)
     while process.poll() is None and lines(cut) < 12:
         time.sleep(0.01)
     process.terminate()
     _, err = process.communicate(timeout=120)
     assert "stopping: saving first" in err
     assert not (cut / "result.json").exists()
-    done = torchrun(2, "--resume", str(cut))
+    done = train(2, "--resume", str(cut))
     assert done.returncode == 0, done.stderr
     assert what_remains(cut) == what_remains(two)
     assert clockless(cut) == clockless(two)
@@ -124,7 +126,7 @@ def test_torchrun_trains_one_network(tmp_path, text_file):
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without distributed")
 def test_what_torchrun_cannot_share_is_refused(tmp_path, text_file):
     common = ["enwik8", "--data", str(text_file), *words_of("enwik8", 30), "--out", str(tmp_path / "run")]
-    done = torchrun(3, *common)
+    done = train(3, *common)
     assert "a batch of 4 cannot be shared equally by 3 processes" in done.stderr
     assert not (tmp_path / "run").exists()
 

@@ -8,11 +8,10 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file
-from training import SMALL, clockless, lines, settings, what_remains
+from training import SMALL, clockless, config_of, lines, settings, what_remains
 
 from elmnet.errors import ConfigError, DivergedError, RunError
 from elmnet.report.build import report
-from elmnet.tasks import open_task
 from elmnet.train import loop
 from elmnet.train.config import compose
 from elmnet.train.progress import Reporter
@@ -21,28 +20,16 @@ from elmnet.train.run import RunDirectory, create_replicas, replicas_in
 QUIET = Reporter(quiet=True)
 
 
-def config_of(task, source, seed, extra=(), steps=30):
-    chosen = [*settings(task, steps), *extra]
-    config = compose(task, data=str(source), settings=chosen, threads=1, seed=seed)
-    opened = open_task(task, config.options, config.data, seed=seed)
-    return config.replace(model=opened.fit_model(config.model))
-
-
-def alone(path, config):
-    task = open_task(config.task, config.options, config.data, seed=config.seed)
-    return loop.start(config, path, task, reporter=QUIET)
-
-
 @pytest.mark.parametrize("task", ["enwik8", "shd-adding"])
 def test_three_seeds_end_as_each_would_alone(tmp_path, text_file, spike_directory, task):
     """In float64, with carried state, resets, dropout and penalties: metrics, weights and scores."""
     source = text_file if task == "enwik8" else spike_directory
     extra = ["dtype=float64", "backend=reference", "training.mlp_penalty=0.01", "training.activity_penalty=0.1"]
-    configs = {tmp_path / f"seed-{seed}": config_of(task, source, seed, extra) for seed in range(3)}
-    ends = loop.together(configs, reporter=QUIET)
-    for path, config in configs.items():
+    runs = {tmp_path / f"seed-{seed}": config_of(task, source, extra, seed=seed) for seed in range(3)}
+    ends = loop.together({path: config for path, (config, _) in runs.items()}, reporter=QUIET)
+    for path, (config, opened) in runs.items():
         own = tmp_path / f"alone-{config.seed}"
-        alone(own, config)
+        loop.start(config, own, opened, reporter=QUIET)
         got, want = [(p / "metrics.jsonl").read_text().splitlines() for p in (path, own)]
         for line, other in zip(got, want, strict=True):
             line, other = json.loads(line), json.loads(other)
@@ -54,7 +41,7 @@ def test_three_seeds_end_as_each_would_alone(tmp_path, text_file, spike_director
         assert ends[path]["test"] == result["test"]
         weights = [load_file(p / "best" / "model.safetensors") for p in (path, own)]
         torch.testing.assert_close(weights[0], weights[1], rtol=1e-9, atol=1e-12)
-    assert len({(path / "metrics.jsonl").read_bytes() for path in configs}) == 3
+    assert len({(path / "metrics.jsonl").read_bytes() for path in runs}) == 3
 
 
 def test_killed_replicas_end_like_undisturbed_ones(tmp_path, text_file):
@@ -88,24 +75,24 @@ def test_killed_replicas_end_like_undisturbed_ones(tmp_path, text_file):
 
 
 def test_a_replica_that_was_never_begun_is_begun_by_resuming(tmp_path, text_file):
-    config = config_of("enwik8", text_file, 5)
+    config, task = config_of("enwik8", text_file, seed=5)
     runs = create_replicas(tmp_path / "all", config, 3)
     assert replicas_in(tmp_path / "all") == {}
     first, *_ = runs
     run = RunDirectory(first)
-    run.create(config, open_task("enwik8", config.options, config.data, seed=5).facts())  # and here comes the kill
+    run.create(config, task.facts())  # and here comes the kill
     assert replicas_in(tmp_path / "all") == runs
     with pytest.raises(RunError, match="already holds runs"):
         create_replicas(tmp_path / "all", config, 3)
 
 
 def test_one_that_diverges_leaves_the_others_alone(tmp_path, text_file):
-    good = config_of("enwik8", text_file, 0)
-    bad = config_of("enwik8", text_file, 1, ["training.learning_rate=1e30", "training.warmup=0"])
+    good, task = config_of("enwik8", text_file)
+    bad, _ = config_of("enwik8", text_file, ["training.learning_rate=1e30", "training.warmup=0"], seed=1)
     runs = {tmp_path / "bad": bad, tmp_path / "good": good}
     ends = loop.together(runs, reporter=QUIET)
     assert isinstance(ends[tmp_path / "bad"], DivergedError)
-    alone(tmp_path / "alone", good)
+    loop.start(good, tmp_path / "alone", task, reporter=QUIET)
     assert ends[tmp_path / "good"]["test"]["bpc"] == pytest.approx(clockless(tmp_path / "alone")["test"]["bpc"], 1e-4)
     again = loop.together(runs, reporter=QUIET)  # continued: the finished one is left alone, the other one fails again
     assert isinstance(again[tmp_path / "bad"], DivergedError)
@@ -113,14 +100,13 @@ def test_one_that_diverges_leaves_the_others_alone(tmp_path, text_file):
 
 
 def test_what_cannot_go_together_is_refused(tmp_path, text_file):
-    one = config_of("enwik8", text_file, 0)
+    one, task = config_of("enwik8", text_file)
     for other, words in (
-        (config_of("enwik8", text_file, 1, ["model.layers.0.units=11"]), "another shape"),
-        (config_of("enwik8", text_file, 1, steps=40), "another shape"),
+        (config_of("enwik8", text_file, ["model.layers.0.units=11"], seed=1), "another shape"),
+        (config_of("enwik8", text_file, steps=40, seed=1), "another shape"),
     ):
         with pytest.raises(ConfigError, match=words):
-            loop.together({tmp_path / "a": one, tmp_path / "b": other}, reporter=QUIET)
-    task = open_task("enwik8", one.options, one.data, seed=0)
+            loop.together({tmp_path / "a": one, tmp_path / "b": other[0]}, reporter=QUIET)
     plain = compose("enwik8", data=str(text_file), settings=SMALL["enwik8"][5:-1]).with_model("lstm")
     plain = plain.replace(model=task.fit_model(plain.model))
     with pytest.raises(ConfigError, match="only ELM networks can be trained together, not a lstm"):

@@ -88,10 +88,8 @@ def train(
         try:
             if resume is not None:
                 directory = resume
-                if several:
-                    _train_together(begun, data, reporter)
-                    return
-                result = loop.resume(resume, data=data, **more)
+                if not several:
+                    result = loop.resume(resume, data=data, **more)
             else:
                 start = _start(task, preset, config_file)
                 start = start if model is None else start.with_model(model)
@@ -104,10 +102,13 @@ def train(
                 for words in opened.notes():
                     reporter.note(words)
                 reporter.note(f"run directory: {directory}")
-                if replicas is not None:
-                    _train_together(create_replicas(directory, config, replicas), None, reporter)
-                    return
-                result = loop.start(config, directory, opened, **more)
+                if replicas is None:
+                    result = loop.start(config, directory, opened, **more)
+                else:
+                    begun = create_replicas(directory, config, replicas)
+            if several:
+                _train_together(begun, data, reporter)
+                return
         except loop.Interrupted as stop:
             reporter.note(f"{stop}\ncontinue with: elmnet train --resume {directory}")
             sys.exit(128 + stop.number)

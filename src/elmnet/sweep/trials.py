@@ -67,8 +67,7 @@ def run(job: Job) -> Outcome:
     except _FAILURES as error:
         if isinstance(error, RunError) and _held(place):
             return "elsewhere"
-        if isinstance(error, OSError) and not isinstance(error, ElmnetError):
-            raise  # a full disk, a lost file system: not this trial's fault
+        _raise_if_the_disks(error)
         record_failure(directory, error)
         return "failed"
     return "done"
@@ -79,21 +78,26 @@ def run_together(jobs: Sequence[Job]) -> list[Outcome]:
 
     Where that cannot be done, because one is damaged, trained elsewhere or too large, each is run by itself.
     """
-    left = [job for job in jobs if _settled(job) is None]
+    left = [job for job in jobs if _settled(job) is None] if len(jobs) > 1 else []
     if len(left) > 1:
         try:
             ends = loop.together({Path(job.directory): _config(job) for job in left}, reporter=Reporter(quiet=True))
         except loop.Interrupted:
             return ["stopped"] * len(jobs)
         except _FAILURES as error:
-            if isinstance(error, OSError) and not isinstance(error, ElmnetError):
-                raise
+            _raise_if_the_disks(error)
         else:
             for directory, end in ends.items():
                 if isinstance(end, DivergedError):
                     record_failure(directory, end)
             jobs = [replace(job, retry=False) for job in jobs]
     return [run(job) for job in jobs]
+
+
+def _raise_if_the_disks(error: BaseException) -> None:
+    """A full disk or a lost file system is not a trial's fault."""
+    if isinstance(error, OSError) and not isinstance(error, ElmnetError):
+        raise error
 
 
 def _settled(job: Job) -> Outcome | None:

@@ -36,7 +36,7 @@ def save_checkpoint(directory: Path, step: int, checkpoint: Checkpoint, *, keep:
     Raises:
         CheckpointError: the disk is full or cannot be written; older checkpoints are untouched.
     """
-    path = directory / f"step-{step:08d}"
+    path = path_of(directory, step)
 
     def fill(aside: Path) -> None:
         for name, tensors in (("model", checkpoint.model), ("training", checkpoint.training)):
@@ -60,6 +60,11 @@ def save_checkpoint(directory: Path, step: int, checkpoint: Checkpoint, *, keep:
 def list_checkpoints(directory: Path) -> list[Path]:
     """Checkpoints, newest first."""
     return sorted(directory.glob("step-*"), reverse=True)
+
+
+def path_of(directory: Path, step: int) -> Path:
+    """Where the checkpoint written after a step lies."""
+    return directory / f"step-{step:08d}"
 
 
 def step_of(path: Path) -> int:

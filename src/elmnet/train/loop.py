@@ -18,8 +18,8 @@ from elmnet.train.objective import monitored
 from elmnet.train.parallel import Team
 from elmnet.train.progress import Reporter
 from elmnet.train.run import RunDirectory
-from elmnet.train.signals import StopRequested, StopSignals
-from elmnet.train.trainer import Interrupted, Trainer
+from elmnet.train.signals import Interrupted, StopRequested, StopSignals
+from elmnet.train.trainer import Trainer
 
 __all__ = ["Interrupted", "Lockstep", "resume", "start", "together"]
 
@@ -76,12 +76,12 @@ def resume(
     """
     run = RunDirectory.open(path)
     reporter = reporter or Reporter()
-    run.read_config()  # refuses a damaged one, finished or not
+    config, facts = run.read_config()
     result = run.read_result()
     if result is not None:
         reporter.note(f"{path} is finished")
         return result
-    config, task = _known(run, data)
+    task = _open_again(run, config, facts, data)
     trainer = Trainer(run, config, task, reporter, tensorboard=tensorboard, team=team)
     return cast(Result, Lockstep([trainer]).train(resuming=True)[0])
 
@@ -109,32 +109,34 @@ def together(
     """
     reporter, stop = reporter or Reporter(), StopSignals()
     outcomes: dict[Path, Result | DivergedError] = {}
-    trainers: dict[Path, Trainer] = {}
+    trainers: list[Trainer] = []
     for path, config in runs.items():
         run = RunDirectory(path)
         if run.config_file.exists():
+            config, facts = run.read_config()
             done = run.read_result()
             if done is not None:
                 outcomes[path] = done
                 continue
-            config, task = _known(run, data)
+            task = _open_again(run, config, facts, data)
         else:
             task = open_task(config.task, config.options, config.data, seed=config.seed)
-        trainers[path] = Trainer(run, config, task, reporter.named(path.name, first=not trainers), stop=stop)
-        trainers[path].keep_generators()
-        _require_equal(trainers)
-    for trainer in trainers.values():
+        trainers.append(Trainer(run, config, task, reporter.named(path.name, first=not trainers), stop=stop))
+        trainers[-1].keep_generators()
+        _require_equal(trainers[0], trainers[-1])
+    for trainer in trainers:
         if not trainer.run.config_file.exists():
             trainer.run.create(trainer.config, trainer.task.facts())
     while trainers:
-        begun = {path: set(trainer.intact()) for path, trainer in trainers.items()}
-        at = max(set().union(*begun.values()), key=lambda step: (sum(step in steps for steps in begun.values()), step))
-        here = {path: trainers.pop(path) for path, steps in begun.items() if at in steps}  # all but those left behind
+        steps = {trainer: trainer.intact() for trainer in trainers}
+        at = max(set().union(*steps.values()), key=lambda step: (sum(step in own for own in steps.values()), step))
+        here = [trainer for trainer in trainers if at in steps[trainer]]
+        trainers = [trainer for trainer in trainers if at not in steps[trainer]]  # left behind long ago
         try:
-            ends = Lockstep(list(here.values())).train(resuming=True, at=at)
+            ends = Lockstep(here).train(resuming=True, at=at)
         except DivergedError as reason:  # of a single one
             ends = [reason]
-        outcomes |= zip(here, ends, strict=True)
+        outcomes |= {trainer.run.path: end for trainer, end in zip(here, ends, strict=True)}
     return {path: outcomes[path] for path in runs}
 
 
@@ -144,26 +146,26 @@ def shape_of(config: RunConfig) -> dict[str, Any]:
     return {**shape, "training": {"steps": config.training.steps}}
 
 
-def _require_equal(trainers: dict[Path, Trainer]) -> None:
-    (path, first), *_, (other, last) = [*trainers.items(), *trainers.items()]
-    if not isinstance(last.network, ELMNetwork):
-        raise ConfigError(f"{other}: only ELM networks can be trained together, not a {kind_of(last.config.model)}")
-    if shape_of(first.config) != shape_of(last.config):
-        raise ConfigError(f"{other}: has another shape than {path}: only seeds and training settings may differ")
-    if last.task.training_batch(0).lengths is not None:
-        raise ConfigError(f"{other}: sequences of different lengths cannot be trained together; train each run alone")
+def _require_equal(first: Trainer, other: Trainer) -> None:
+    path = other.run.path
+    if not isinstance(other.network, ELMNetwork):
+        raise ConfigError(f"{path}: only ELM networks can be trained together, not a {kind_of(other.config.model)}")
+    if shape_of(first.config) != shape_of(other.config):
+        words = "only seeds and training settings may differ"
+        raise ConfigError(f"{path}: has another shape than {first.run.path}: {words}")
+    if other.task.training_batch(0).lengths is not None:
+        raise ConfigError(f"{path}: sequences of different lengths cannot be trained together; train each run alone")
 
 
-def _known(run: RunDirectory, data: str | None) -> tuple[RunConfig, Task]:
-    """Configuration and task of a run that was begun."""
-    config, facts = run.read_config()
+def _open_again(run: RunDirectory, config: RunConfig, facts: dict[str, Any], data: str | None) -> Task:
+    """The task of a run that was begun, if its data is still the same."""
     task = open_task(config.task, config.options, data or config.data, seed=config.seed)
     if task.facts()["sha256"] != facts["sha256"]:
         raise RunError(
             f"{data or config.data} is not the data this run was trained on (hashes differ from {run.config_file}); "
             "name the original with --data"
         )
-    return config, task
+    return task
 
 
 class Lockstep:

@@ -85,11 +85,12 @@ class Team:
         distributed.all_reduce(largest, distributed.ReduceOp.MAX)
         return int(largest)
 
-    def tell(self, value: int | None) -> int:
+    def tell(self, value: int) -> int:
         """The first one's number; what the others pass does not matter."""
-        told = torch.tensor(value or 0)
-        if self.size > 1:
-            distributed.broadcast(told, 0)
+        if self.size == 1:
+            return value
+        told = torch.tensor(value)
+        distributed.broadcast(told, 0)
         return int(told)
 
     def join(self, part: Tensor) -> Tensor:

@@ -136,13 +136,19 @@ def replicas_in(directory: Path) -> dict[Path, RunConfig]:
     anything else. One that a kill kept from being begun is among them."""
     found = sorted(directory.glob("seed-*/config.yaml"), key=lambda file: (len(file.parent.name), file))
     runs = {file.parent: RunDirectory(file.parent).read_config()[0] for file in found}
-    try:
-        seeds = json.loads((directory / REPLICAS).read_text())
-        config = next(iter(runs.values()))
-        runs |= {path: config.replace(seed=s) for s in seeds if (path := directory / f"seed-{s}") not in runs}
-    except (OSError, ValueError, TypeError, StopIteration):
-        pass  # what was begun can be told without
+    if runs:
+        first = next(iter(runs.values()))
+        for seed in _planned_seeds(directory):
+            runs.setdefault(directory / f"seed-{seed}", first.replace(seed=seed))
     return runs
+
+
+def _planned_seeds(directory: Path) -> list[int]:
+    """None where the file is missing or damaged: what was begun can be told without."""
+    try:
+        return list(json.loads((directory / REPLICAS).read_text()))
+    except (OSError, ValueError, TypeError):
+        return []
 
 
 def create_replicas(directory: Path, config: RunConfig, count: int) -> dict[Path, RunConfig]:

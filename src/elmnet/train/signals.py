@@ -2,12 +2,23 @@
 
 import signal
 import threading
+from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 
 class StopRequested(Exception):
     """Raised at a safe point after a signal."""
+
+
+class Interrupted(Exception):
+    """A signal asked to stop; everything is saved."""
+
+    def __init__(self, number: int, checkpoints: Sequence[Path]) -> None:
+        saved = str(checkpoints[0]) if len(checkpoints) == 1 else f"{len(checkpoints)} checkpoints"
+        super().__init__(f"stopped by {signal.Signals(number).name}; saved {saved}")
+        self.number = number
 
 
 class StopSignals:

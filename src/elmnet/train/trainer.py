@@ -8,11 +8,10 @@ import json
 import math
 import os
 import shutil
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -32,6 +31,7 @@ from elmnet.train.checkpoint import (
     list_checkpoints,
     load_checkpoint,
     pack,
+    path_of,
     save_checkpoint,
     set_aside,
     set_generators,
@@ -49,15 +49,6 @@ from elmnet.train.signals import StopRequested, StopSignals
 
 T = TypeVar("T")
 _OPTIMIZERS = {"adam": torch.optim.Adam, "adamax": torch.optim.Adamax}
-
-
-class Interrupted(Exception):
-    """A signal asked to stop; everything is saved."""
-
-    def __init__(self, number: int, checkpoints: Sequence[Path]) -> None:
-        saved = str(checkpoints[0]) if len(checkpoints) == 1 else f"{len(checkpoints)} checkpoints"
-        super().__init__(f"stopped by {signal.Signals(number).name}; saved {saved}")
-        self.number = number
 
 
 class Given(NamedTuple):
@@ -142,16 +133,14 @@ class Trainer:
             if lock is not None:
                 lock.release()
 
-    def intact(self) -> dict[int, Path]:
-        """Undamaged checkpoints by step; step 0 is one as long as none was pruned."""
-        found: dict[int, Path] = {}
+    def intact(self) -> set[int]:
+        """Steps with an undamaged checkpoint; step 0 is one as long as none was pruned."""
+        steps = set()
         for path in list_checkpoints(self.run.checkpoints):
-            try:
+            with suppress(CheckpointError):
                 load_checkpoint(path)
-            except CheckpointError:
-                continue
-            found[step_of(path)] = path
-        return found if len(found) >= self.config.training.keep else {**found, 0: self.run.checkpoints}
+                steps.add(step_of(path))
+        return steps if len(steps) >= self.config.training.keep else {*steps, 0}
 
     def begin(self, *, resuming: bool, at: int | None = None) -> None:
         """Before the first step, once opened.
@@ -222,14 +211,14 @@ class Trainer:
         """What the next step needs: this process's part of it, and no gradients from before."""
         self.optimizer.zero_grad(set_to_none=True)
         batch, team, device = self.task.training_batch(self.step), self.team, self.network.device
-        with self._drawing():
-            masks = self.network.draw_masks(len(batch.x)) if isinstance(self.network, ELMNetwork) else None
-        x, y, lengths = team.part(batch.x), team.part(batch.y), batch.lengths
-        share = 1.0
-        if team.size > 1:
-            share = team.size * self.task.weight(y) / self.task.weight(batch.y)
-            lengths = None if lengths is None else team.part(lengths)
-            masks = None if masks is None else [Masks(*(m if m is None else team.part(m) for m in ms)) for ms in masks]
+        masks = None
+        if isinstance(self.network, ELMNetwork):
+            with self._drawing():
+                drawn = self.network.draw_masks(len(batch.x))
+            masks = [Masks(*(None if mask is None else team.part(mask) for mask in layer)) for layer in drawn]
+        x, y = team.part(batch.x), team.part(batch.y)
+        lengths = None if batch.lengths is None else team.part(batch.lengths)
+        share = 1.0 if team.size == 1 else team.size * self.task.weight(y) / self.task.weight(batch.y)
         return Given(x.to(device), y.to(device), self._carried(batch), lengths, masks, share)
 
     def _carried(self, batch: Batch) -> State | None:
@@ -377,8 +366,8 @@ class Trainer:
 
     def save(self) -> Path:
         """Write a checkpoint; everybody in the team calls this."""
-        state = None if self.state is None else self._joined(self.state)
-        path = self.run.checkpoints / f"step-{self.step:08d}"
+        state = self._each_tensor(self.state, self.team.join)
+        path = path_of(self.run.checkpoints, self.step)
         if self.team.first:
             assert self._log is not None
             numbers = {
@@ -398,11 +387,11 @@ class Trainer:
         self._saved = time.monotonic()
         return path
 
-    def _joined(self, state: State) -> State:
-        """The state of all sequences of the batch."""
-        if self.team.size == 1:
-            return state
-        return self.network.state_of({name: self.team.join(tensor) for name, tensor in state.tensors().items()})
+    def _each_tensor(self, state: State | None, change: Callable[[Tensor], Tensor]) -> State | None:
+        """The state of more or fewer sequences."""
+        if state is None:
+            return None
+        return self.network.state_of({name: change(tensor) for name, tensor in state.tensors().items()})
 
     def _wall_seconds(self) -> float:
         return self._earlier["wall_seconds"] + time.monotonic() - self._started
@@ -412,38 +401,41 @@ class Trainer:
 
     def _restore(self, at: int | None) -> int:
         """Load a checkpoint; returns how much of metrics.jsonl belongs to it."""
+        checkpoint = None
         if self.team.first:
             recover_directory(self.run.best)
             sweep(self.run.checkpoints)
-            at = self._newest_intact() if at is None else at
-            for path in list_checkpoints(self.run.checkpoints):
-                if step_of(path) > at:  # an equal one will be written; its lines of metrics.jsonl are cut off now
-                    shutil.rmtree(path)
-        at = self.team.tell(at)
-        return self._load(load_checkpoint(self.run.checkpoints / f"step-{at:08d}")) if at else 0
+            checkpoint = self._newest_intact() if at is None else self._go_back_to(at)
+        told = self.team.tell(0 if checkpoint is None else checkpoint.numbers["step"])
+        if not self.team.first and told:
+            checkpoint = load_checkpoint(path_of(self.run.checkpoints, told))
+        return 0 if checkpoint is None else self._load(checkpoint)
 
-    def _newest_intact(self) -> int:
-        """Its step; 0 where there is none. Damaged ones are set aside."""
+    def _newest_intact(self) -> Checkpoint | None:
+        """None where there is none. Damaged ones are set aside."""
         paths = list_checkpoints(self.run.checkpoints)
         for path in paths:
             try:
-                load_checkpoint(path)
+                return load_checkpoint(path)
             except CheckpointError as error:
                 self.reporter.warn(f"{error}; kept as {set_aside(path).name}; using the previous checkpoint")
-                continue
-            return step_of(path)
         words = "no checkpoint is intact" if paths else "there is no checkpoint yet"
         self.reporter.note(f"{self.run.path}: {words}; starting again from step 0")
-        return 0
+        return None
+
+    def _go_back_to(self, step: int) -> Checkpoint | None:
+        """That step's checkpoint, None for step 0; newer ones are deleted."""
+        for path in list_checkpoints(self.run.checkpoints):
+            if step_of(path) > step:  # an equal one will be written; its lines of metrics.jsonl are cut off now
+                shutil.rmtree(path)
+        return load_checkpoint(path_of(self.run.checkpoints, step)) if step else None
 
     def _load(self, checkpoint: Checkpoint) -> int:
         numbers = checkpoint.numbers
         self.network.load_state_dict(checkpoint.model)
         with self._drawing():
             state = unpack(checkpoint.training, self.network, self.optimizer)
-        if state is not None and self.team.size > 1:
-            state = self.network.state_of({name: self.team.part(tensor) for name, tensor in state.tensors().items()})
-        self.state = state
+        self.state = self._each_tensor(state, self.team.part)
         self.step, self.evaluated = numbers["step"], numbers["evaluated"]
         self.best, self._window = numbers["best"], numbers["window"]
         self._training_seconds = numbers["training_seconds"]

@@ -23,6 +23,11 @@ if os.environ.get("TRITON_INTERPRET") == "1":  # kernels run on the CPU, for tes
     torch.library.impl("elmnet::cuda_recurrence_backward", "CPU")(operator.backward)
 
 
+def rounded(weights: Weights) -> Weights:
+    """With the MLPs' matrices in bfloat16."""
+    return weights._replace(mlp=tuple((matrix.bfloat16(), offset) for matrix, offset in weights.mlp))
+
+
 def refuses(dtype: torch.dtype, dynamics: Dynamics) -> str | None:
     """Why this backend cannot run such a layer; None: it can."""
     if find_spec("triton") is None:
@@ -60,7 +65,7 @@ def recurrence(
     they multiply are rounded to it; sums, memory, κ and everything else stay float32."""
     device = x.device.type
     if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16:
-        weights = weights._replace(mlp=tuple((matrix.bfloat16(), offset) for matrix, offset in weights.mlp))
+        weights = rounded(weights)
     see = [name for name in operator.SEEN if name in monitor]
     inputs, numbers = operands(x, state, connectome, weights, dynamics, masks, lengths, see, torch.float32)
     out, memory, branch, highpass, activity, *tape = torch.ops.elmnet.cuda_recurrence(*inputs, *numbers)

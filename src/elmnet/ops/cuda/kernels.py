@@ -255,13 +255,16 @@ def _store_state(state, memory, branch, slow, b, u, batch, units, S: tl.constexp
 
 
 @triton.jit
-def _wait(counter, target):
-    """Until all programs of this tile of sequences have come this far. They must all be resident, or none returns."""
+def _wait(counter, done, programs, S: tl.constexpr):
+    """Until all threads have done this step and, where programs wait, all programs of this tile of sequences: they must
+    all be resident, or none returns."""
     tl.debug_barrier()  # every thread's stores come before the release
-    tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
-    while tl.atomic_add(counter, 0, sem="acquire", scope="gpu") < target:
-        pass
-    tl.debug_barrier()
+    if S.barrier:
+        own = counter + tl.program_id(1)
+        tl.atomic_add(own, 1, sem="acq_rel", scope="gpu")
+        while tl.atomic_add(own, 0, sem="acquire", scope="gpu") < done * programs:
+            pass
+        tl.debug_barrier()
 
 
 @triton.jit(do_not_specialize=NOT_SPECIALISED)
@@ -292,10 +295,7 @@ def forward(
                 bias1, bias2, readout_weight, bias, decay, gain, mask_recurrent, mask_synapse, mask_memory, lengths,
                 batch, steps, units, per_branch, input_scale, branch_decay, highpass_decay, highpass_rest, S,
             )  # fmt: skip
-            if S.barrier:
-                _wait(counter + tl.program_id(1), (t - begin + 1) * programs)
-            else:
-                tl.debug_barrier()
+            _wait(counter, t - begin + 1, programs, S)
         _store_state(state, state_memory, state_branch, state_highpass, b, u, batch, units, S)
     else:
         for t in range(begin, end):
@@ -310,10 +310,7 @@ def forward(
                     batch, steps, units, per_branch, input_scale, branch_decay, highpass_decay, highpass_rest, S,
                 )  # fmt: skip
                 _store_state(state, state_memory, state_branch, state_highpass, b, u, batch, units, S)
-            if S.barrier:
-                _wait(counter + tl.program_id(1), (t - begin + 1) * programs)
-            else:
-                tl.debug_barrier()
+            _wait(counter, t - begin + 1, programs, S)
 
 
 @triton.jit
@@ -491,10 +488,7 @@ def backward(
                 batch, steps, units, per_branch,
                 input_scale, branch_decay, highpass_decay, highpass_rest, surrogate_gain, S,
             )  # fmt: skip
-            if S.barrier:
-                _wait(counter + tl.program_id(1), (i - begin + 1) * programs)
-            else:
-                tl.debug_barrier()
+            _wait(counter, i - begin + 1, programs, S)
         _store_state(state, state_memory, state_branch, state_highpass, b, u, batch, units, S)
     else:
         for i in range(begin, end):
@@ -508,13 +502,10 @@ def backward(
                     b_branch, b_hidden, b_mlp, b_readout, b_drive, b_gain, b_decay, told, first, readers, synapse,
                     readout_weight, decay, gain, mask_recurrent, mask_synapse, mask_memory, lengths,
                     batch, steps, units, per_branch,
-                input_scale, branch_decay, highpass_decay, highpass_rest, surrogate_gain, S,
+                    input_scale, branch_decay, highpass_decay, highpass_rest, surrogate_gain, S,
                 )  # fmt: skip
                 _store_state(state, state_memory, state_branch, state_highpass, b, u, batch, units, S)
-            if S.barrier:
-                _wait(counter + tl.program_id(1), (i - begin + 1) * programs)
-            else:
-                tl.debug_barrier()
+            _wait(counter, i - begin + 1, programs, S)
 
 
 # What does not recur: the feed-forward drive before the loop, gradients of synapses and sources after it.

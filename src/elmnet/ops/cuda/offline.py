@@ -13,10 +13,11 @@ from torch import Tensor
 
 from elmnet.errors import BackendError
 from elmnet.layer import ELMLayer
+from elmnet.ops.cuda import rounded
 from elmnet.ops.cuda.launch import INTERPRETED, Layer
 from elmnet.ops.cuda.operator import TAPE
 from elmnet.ops.cuda.plan import GPUS, Plan
-from elmnet.ops.operands import Inputs, Numbers
+from elmnet.ops.operands import operands
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Compiled:
     spilled_bytes: int
 
 
+@torch.no_grad()
 def compile_layer(
     layer: ELMLayer, batch: int, capability: int, *, chosen: Plan | None = None, bf16: bool = False
 ) -> tuple[Plan, list[Compiled]]:
@@ -54,28 +56,15 @@ def compile_layer(
         if kernel.__name__ not in seen:
             seen[kernel.__name__] = _compile(kernel, arguments, options, capability)
 
-    i, n = _arguments(layer, batch, bf16)
-    run = Layer(i, n, GPUS[capability], launch, chosen)
+    weights = layer.neurons.effective()
+    weights = rounded(weights) if bf16 else weights
+    x, state, masks = torch.zeros(batch, 2, layer.inputs), layer.initial_state(batch), layer.draw_masks(batch)
+    i, n = operands(x, state, layer.connectome, weights, layer.dynamics, masks, None, (), torch.float32)
+    run = Layer(i, n._replace(keep=True), GPUS[capability], launch, chosen)
     out, *state_and_tape = run.forward()
     tape = state_and_tape[-len(TAPE) :]
     run.backward(out, tape, [out, *[None] * 8], [True] * 14)
     return run.plan, list(seen.values())
-
-
-def _arguments(layer: ELMLayer, batch: int, bf16: bool) -> tuple[Inputs, Numbers]:
-    """Of the operator, for two steps."""
-    d, weights, state = layer.dynamics, layer.neurons.effective(), layer.initial_state(batch)
-    held = torch.bfloat16 if bf16 else torch.float32
-    *hidden, (weight2, bias2) = ((matrix.detach().to(held), offset.detach()) for matrix, offset in weights.mlp)
-    weight1, bias1 = hidden[0] if hidden else (None, None)
-    rest = (tensor.detach() for tensor in (weights.readout, weights.bias, weights.decay, weights.gain))
-    x = torch.zeros(batch, 2, layer.inputs)
-    masks = layer.draw_masks(batch)
-    i = Inputs(
-        *(x, *state, weights.synapse.detach(), weight1, bias1, weight2, bias2, *rest, *masks, layer.connectome, None)  # type: ignore[arg-type]
-    )
-    numbers = (d.branch_decay, d.highpass_decay, d.input_scale, d.surrogate_gain, d.mlp_activation, d.activation)
-    return i, Numbers(*numbers, "", True)
 
 
 def _compile(kernel: Any, arguments: Mapping[str, Any], options: Mapping[str, Any], capability: int) -> Compiled:
