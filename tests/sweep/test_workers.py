@@ -20,7 +20,7 @@ pytest.importorskip("distributed", reason="needs Dask (extra `sweep`)")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def write_recipe(path, text_file, *, steps=300, memories=(2, 3, 4, 5), seeds=(0, 1)):
+def write_recipe(path, text_file, *, steps, memories=(2, 3, 4, 5), seeds=(0, 1)):
     settings = {"options.chunk": 10, "options.streams": 4, "options.final_test_streams": 32, "training.eval_every": 50}
     settings |= {"options.final_valid_streams": 32, "training.checkpoint_minutes": 0.005}
     group = {"grid": {"memory": list(memories), "branches": 4, "synapses": 3, "units": 12}, "seeds": list(seeds)}
@@ -57,7 +57,7 @@ def children(pid):
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds worker processes in /proc")
 def test_killed_at_random_the_table_is_the_same(tmp_path, text_file):
-    recipe = write_recipe(tmp_path / "recipe.yaml", text_file)
+    recipe = write_recipe(tmp_path / "recipe.yaml", text_file, steps=1000)  # long enough for all the kills
     subprocess.run(command(recipe, tmp_path / "calm", "--workers", 1), env=ENVIRONMENT, check=True)
     rng, kills = random.Random(5), {"worker": 0, "driver": 0}
     driver = subprocess.Popen(command(recipe, tmp_path / "chaos", "--workers", 3), env=ENVIRONMENT)
@@ -138,7 +138,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path, text_file):
 
 
 def test_nobody_answers(tmp_path, text_file):
-    recipe = write_recipe(tmp_path / "recipe.yaml", text_file)
+    recipe = write_recipe(tmp_path / "recipe.yaml", text_file, steps=20)
     done = subprocess.run(
         command(recipe, tmp_path / "sweep", "--scheduler", "tcp://127.0.0.1:9"),
         env=ENVIRONMENT,
