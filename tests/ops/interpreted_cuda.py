@@ -12,7 +12,7 @@ from conftest import network_config, neuron
 from elmnet import ELMNetwork, LayerConfig, LayerState, Masks, ops
 from elmnet.layer import ELMLayer
 from elmnet.ops import cuda
-from elmnet.ops.cuda import check, launch
+from elmnet.ops.cuda import check, launch, operator
 from elmnet.ops.cuda.plan import plan
 
 
@@ -54,9 +54,9 @@ def pull(layer, backend, x, state, lengths, masks, monitor=ops.SIGNALS):
     return {name: r.detach() for name, r in results.items()} | {f"grad {k}": g for k, g in gradients.items()}
 
 
-def assert_equal(layer, x, state, lengths=None, masks=None, tolerance=3e-6):
-    want = pull(layer, "reference", x, state, lengths, masks or Masks())
-    got = pull(layer, "cuda", x, state, lengths, masks or Masks())
+def assert_equal(layer, x, state, lengths=None, masks=None, monitor=ops.SIGNALS, tolerance=3e-6):
+    want = pull(layer, "reference", x, state, lengths, masks or Masks(), monitor)
+    got = pull(layer, "cuda", x, state, lengths, masks or Masks(), monitor)
     assert got.keys() == want.keys()
     errors = {name: float((got[name] - w).norm() / w.norm().clamp(min=1e-30)) for name, w in want.items() if w.numel()}
     wrong = {name: error for name, error in errors.items() if not error < tolerance}
@@ -94,6 +94,22 @@ def test_equals_the_reference(monkeypatch, case, regime):
 def test_layers_of_one_kind_of_synapse(rho):
     layer = ELMLayer(LayerConfig(units=3, neuron=neuron(activation="identity"), recurrent_connect=rho), 2)
     assert_equal(layer, torch.randn(2, 3, 2), random_state(layer, 2))
+
+
+@pytest.mark.parametrize("case", ["everything", "one map", "silu"])
+def test_a_tape_in_segments_equals_the_whole(monkeypatch, case):
+    """Two steps at a time; one sequence ends in the first segment, one between two, one after the last."""
+    cell = neuron(**CASES[case], learn_timescales=True, synapse_dropout=0.3, memory_dropout=0.3)
+    config = LayerConfig(units=3, neuron=cell, recurrent_connect=0.5, input_dropout=0.3, recurrent_dropout=0.3)
+    layer = ELMLayer(config, 4)
+    x, state, masks = torch.randn(3, 5, 4), random_state(layer, 3), layer.draw_masks(3)
+    rows = cell.branches + 2 * cell.memory + 2 * cell.outputs + (cell.mlp_widths[1] if cell.hidden_layers else 0)
+    monkeypatch.setattr(operator, "TAPE_LIMIT", 2 * 4 * 3 * 3 * rows)
+    whole, tapes = launch.Layer.forward, []
+    monkeypatch.setattr(launch.Layer, "forward", lambda layer: tapes.append(whole(layer)) or tapes[-1])
+    for lengths in (torch.tensor([5, 1, 2]), None):
+        assert_equal(layer, x, state, lengths, masks, monitor=(), tolerance=5e-6)
+        assert [list(tensor.shape) for tensor in tapes.pop()[5:7]] == [[2, sum(s.numel() for s in state)], [0]]
 
 
 def test_places_of_64_bits(monkeypatch):
@@ -143,7 +159,7 @@ def test_streaming_and_inference_in_pieces_equal_the_whole(monkeypatch):
     network = ELMNetwork(network_config(), seed=0, backend="cuda").eval()
     x, lengths = torch.randn(2, 4, 6), torch.tensor([4, 1])
     want, last = ELMNetwork(network_config(), seed=0, backend="reference")(x, lengths=lengths)
-    monkeypatch.setattr(launch, "CHUNK_BYTES", 3 * 4 * 2 * 5 * 4)  # three steps of the first layer
+    monkeypatch.setattr(operator, "CHUNK_BYTES", 3 * 4 * 2 * 5 * 4)  # three steps of the first layer
     with torch.no_grad():
         got, state = network(x, lengths=lengths)
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
@@ -156,7 +172,9 @@ def test_streaming_and_inference_in_pieces_equal_the_whole(monkeypatch):
             torch.testing.assert_close(out[:1], want[:1, t], rtol=1e-5, atol=1e-6)
 
 
-def test_the_operator_is_what_it_says():
+@pytest.mark.parametrize("limit", [operator.TAPE_LIMIT, 1])
+def test_the_operator_is_what_it_says(monkeypatch, limit):
+    monkeypatch.setattr(operator, "TAPE_LIMIT", limit)
     layer = ELMLayer(LayerConfig(units=2, neuron=neuron(), recurrent_connect=0.5), 3, backend="cuda")
     calls = []
     original = torch.ops.elmnet.cuda_recurrence
@@ -166,7 +184,7 @@ def test_the_operator_is_what_it_says():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.ops, "elmnet", Spy)
-        layer(torch.randn(1, 2, 3), monitor=("mlp",))
+        layer(torch.randn(1, 2, 3), monitor=("mlp",) if limit > 1 else ())  # what is monitored is not cut
     given = tuple(a.detach().requires_grad_(a.requires_grad) if isinstance(a, torch.Tensor) else a for a in calls[0])
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(original.default, given, test_utils=checks)

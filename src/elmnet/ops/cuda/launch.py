@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from elmnet.ops import reference
 from elmnet.ops.cuda import kernels
 from elmnet.ops.cuda.kernels import Shape
-from elmnet.ops.cuda.operator import TAPE
+from elmnet.ops.cuda.operator import TAPE, segments, state_of, tape_rows
 from elmnet.ops.cuda.plan import Limits, Plan, Sizes, plan
 from elmnet.ops.operands import ACTIVATIONS, DIFFERENTIABLE, MLP_ACTIVATIONS, Inputs, Numbers
 
@@ -74,20 +75,15 @@ def wires_of(connectome: Tensor, inputs: int, channels: int, shape: tuple[int, i
     return kept[1]  # type: ignore[no-any-return]
 
 
-CHUNK_BYTES = 2**30
-"""Feed-forward drive computed at once where nothing is kept for a way back."""
-
 empty = torch.empty
 """Tests put NaN into it, to find reads of what nobody wrote."""
 
 
 def sizes_of(i: Inputs, wires: Wires) -> Sizes:
     """What the planner wants to know."""
-    units, branches, _ = i.synapse.shape
-    hidden = 0 if i.weight1 is None else i.weight1.shape[1]
-    memory, outputs = i.decay.shape[1], i.readout.shape[1]
-    of_weights = i.weight2.element_size()
-    return Sizes(len(i.x), units, branches, memory, hidden, outputs, wires.recurrent > 0, of_weights)
+    branches, hidden, memory, _, outputs, _ = tape_rows(i)
+    recurrent, of_weights = wires.recurrent > 0, i.weight2.element_size()
+    return Sizes(len(i.x), len(i.synapse), branches, memory, hidden, outputs, recurrent, of_weights)
 
 
 def shape_of(chosen: Plan, sizes: Sizes, n: Numbers, steps: int) -> Shape:
@@ -106,6 +102,9 @@ def shape_of(chosen: Plan, sizes: Sizes, n: Numbers, steps: int) -> Shape:
         barrier=chosen.barrier,
         wide=sizes.batch * steps * sizes.units * max(sizes.rows) >= 2**31,
     )
+
+
+_STATE = ("memory0", "branch0", "highpass0", "activity0")
 
 
 class Layer:
@@ -162,19 +161,22 @@ class Layer:
             self.launch(kernel, (p.programs, p.tiles), {**common, "begin": begin, "end": end}, options)
 
     def forward(self) -> list[Tensor]:
-        """As the operator returns it: out, the state's four tensors, the tape (empty where nothing is kept)."""
+        """As the operator returns it: out, the state's four tensors, the tape."""
         i, n = self.i, self.n
-        keep = n.keep or bool(n.see)
-        bytes_a_step = 4 * self.batch * self.units * self.branches
-        chunk = self.steps if keep else min(self.steps, max(1, CHUNK_BYTES // bytes_a_step))
-        state = [tensor.clone() for tensor in (i.memory0, i.branch0, i.highpass0)]
-        activity, pieces = i.activity0, []
+        cut = segments(i, n)
+        keep = len(cut) == 1 and (n.keep or bool(n.see))
+        *state, activity = (tensor.clone() for tensor in state_of(i))
+        pieces, starts = [], []
         tape: list[Tensor] = []
-        for begin in range(0, self.steps, chunk):
-            x, lengths = self.x[:, begin : begin + chunk].contiguous(), self.lengths - begin
+        for begin, end in cut:
+            if begin and n.keep:
+                starts.append(torch.cat([tensor.flatten() for tensor in (*state, activity)]))
+            x, lengths = self.x[:, begin:end].contiguous(), self.lengths - begin
             out, tape = self._forward(x, lengths, state, activity, keep)
             activity = self.last_activity(out, activity, lengths)
             pieces.append(out)
+        if starts:
+            tape[0] = torch.stack(starts)
         return [pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1), *state, activity, *tape]
 
     def _forward(
@@ -222,6 +224,44 @@ class Layer:
         Args:
             grads: of out, the state's four tensors, then branch, mlp, memory and readout over time; None: zero.
         """
+        cut = segments(self.i, self.n)
+        if len(cut) == 1:
+            return self._backward(out, tape, grads, wanted)
+        first = state_of(self.i)
+        starts = [first, *(self._state(flat) for flat in tape[0])]
+        g_out, carried = grads[0], list(grads[1 : 1 + len(first)])
+        through = [want or name in _STATE for name, want in zip(DIFFERENTIABLE, wanted, strict=True)]
+        of_x: list[Tensor] = []
+        sums: dict[str, Tensor] = {}
+        for (begin, end), start in zip(reversed(cut), reversed(starts), strict=True):
+            piece = self._piece(begin, end, start)
+            *state, activity = (tensor.clone() for tensor in start)
+            said, kept = piece._forward(piece.x, piece.lengths, state, activity, True)
+            given = [None if g_out is None else g_out[:, begin:end], *carried, *[None] * (len(grads) - 1 - len(first))]
+            found = dict(zip(DIFFERENTIABLE, piece._backward(said, kept, given, through), strict=True))
+            of_x.insert(0, found.pop("x"))
+            of_start = {name: found.pop(name) for name in _STATE}
+            carried = list(of_start.values())
+            sums = {name: sums[name] + grad if sums else grad for name, grad in found.items()}
+        sums |= {"x": torch.cat(of_x, 1 if wanted[0] else 0), **of_start}
+        return [sums[name] if want else self.new(0) for name, want in zip(DIFFERENTIABLE, wanted, strict=True)]
+
+    def _state(self, flat: Tensor) -> list[Tensor]:
+        """The state's four tensors out of one."""
+        whole = state_of(self.i)
+        parts = torch.split(flat, [tensor.numel() for tensor in whole])
+        return [part.view(tensor.shape) for part, tensor in zip(parts, whole, strict=True)]
+
+    def _piece(self, begin: int, end: int, start: Sequence[Tensor]) -> "Layer":
+        """The same layer on some of the steps."""
+        piece = copy(self)
+        piece.i = self.i._replace(x=self.i.x[:, begin:end], **dict(zip(_STATE, start, strict=True)))
+        piece.x, piece.lengths, piece.steps = self.x[:, begin:end].contiguous(), self.lengths - begin, end - begin
+        return piece
+
+    def _backward(
+        self, out: Tensor, tape: Sequence[Tensor], grads: Sequence[Tensor | None], wanted: Sequence[bool]
+    ) -> list[Tensor]:
         i, s, w = self.i, self.shape, self.wires
         kept = dict(zip(TAPE, tape, strict=True))
         want = dict(zip(DIFFERENTIABLE, wanted, strict=True))
@@ -229,9 +269,10 @@ class Layer:
         given = {k: None if g is None else g.contiguous() for k, g in zip(names, grads, strict=True)}
         shape = (self.batch, self.steps, self.units)
         g_out = torch.zeros_like(out) if given["out"] is None else given["out"]
-        if given["activity1"] is not None:
-            last = (self.lengths.long() - 1).view(-1, 1, 1).expand(-1, 1, out.shape[2])
-            g_out = g_out.scatter_add(1, last, given["activity1"].unsqueeze(1))
+        g_activity, here = given["activity1"], (self.lengths > 0).unsqueeze(1)  # the others ended in an earlier piece
+        if g_activity is not None:
+            last = (self.lengths.long().clamp(1, self.steps) - 1).view(-1, 1, 1).expand(-1, 1, out.shape[2])
+            g_out = g_out.scatter_add(1, last, (g_activity * here).unsqueeze(1))
         before = {"memory": i.memory0, "branch": i.branch0, "highpass": i.highpass0}
         ends = {k: given[f"{k}1"] for k in before}
         state = {k: torch.zeros_like(before[k]) if g is None else g.clone() for k, g in ends.items()}  # overwritten
@@ -260,7 +301,8 @@ class Layer:
             found["x"] = x if i.mask_input is None else x * i.mask_input.unsqueeze(1)
         if want["activity0"]:
             a = self._of_sources(back["branch"][:, 0].contiguous(), first, self.channels - self.inputs, 1)
-            found["activity0"] = a if i.mask_recurrent is None else a * i.mask_recurrent
+            a = a if i.mask_recurrent is None else a * i.mask_recurrent
+            found["activity0"] = a if g_activity is None else torch.where(here, a, g_activity)
         for name in ("weight1", "weight2"):
             if name in found:
                 found[name] = found[name].to(getattr(i, name).dtype)

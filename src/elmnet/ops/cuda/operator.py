@@ -20,6 +20,13 @@ TAPE = ("branch", "hidden", "mlp", "memory", "readout", "drive")
 SEEN = ("branch", "mlp", "memory", "readout")
 """Those of them that are signals, too."""
 
+TAPE_LIMIT = 2**33
+"""Bytes of a tape. That of a longer sequence is kept in segments of this size, of which only the first states stay; the
+way back then runs each segment forward once more."""
+
+CHUNK_BYTES = 2**30
+"""Of feed-forward drive computed at once where there is no tape."""
+
 _STATE = 5  # out and the four tensors of the state come before the tape
 
 torch.library.define("elmnet::cuda_recurrence", f"({SIGNATURE}) -> Tensor[]")
@@ -42,7 +49,7 @@ def limits(device: torch.device) -> Limits:
 
 def forward(*arguments: Any) -> list[Tensor]:
     """Returns out (B, T, N·n_y), the state's four tensors, and six tensors over time (the tape), empty unless the way
-    back or a monitor wants them."""
+    back or a monitor wants them. Where the tape is cut, the first holds the states between segments."""
     from elmnet.ops.cuda.launch import Layer
 
     i = Inputs(*arguments[:COUNT])
@@ -59,19 +66,40 @@ def backward(*arguments: Any) -> list[Tensor]:
         return Layer(i, n, limits(i.x.device)).backward(*arguments[-4:])
 
 
+def state_of(i: Inputs) -> list[Tensor]:
+    """The state before the first step: memory, branch, highpass, activity."""
+    return [i.memory0, i.branch0, i.highpass0, i.activity0]
+
+
+def tape_rows(i: Inputs) -> tuple[int, ...]:
+    """Rows of the tape's tensors, in the order of `TAPE`."""
+    hidden = 0 if i.weight1 is None else i.weight1.shape[1]
+    memory, outputs = i.decay.shape[1], i.readout.shape[1]
+    return i.synapse.shape[1], hidden, memory, memory, outputs, outputs
+
+
+def segments(i: Inputs, n: Numbers) -> list[tuple[int, int]]:
+    """First and end step of what is computed at once: everything, unless that takes too much memory. Monitored signals
+    are as long as a tape, so they are never cut."""
+    batch, steps, _ = i.x.shape
+    rows = tape_rows(i)
+    kept, limit = (sum(rows), TAPE_LIMIT) if n.keep else (rows[0], CHUNK_BYTES)
+    segment = steps if n.see else max(1, limit // (4 * batch * i.synapse.shape[0] * kept))
+    return [(t, min(t + segment, steps)) for t in range(0, steps, segment)]
+
+
 @torch.library.register_fake("elmnet::cuda_recurrence")  # type: ignore[untyped-decorator]
 def _(*arguments: Any) -> list[Tensor]:
     i, n = Inputs(*arguments[:COUNT]), Numbers(*arguments[COUNT:])
     batch, steps, _ = i.x.shape
-    units, branches, _ = i.synapse.shape
-    memory, outputs = i.decay.shape[1], i.readout.shape[1]
-    hidden = 0 if i.weight1 is None else i.weight1.shape[1]
-    state = [i.memory0, i.branch0, i.highpass0, i.activity0]
+    units, outputs = i.synapse.shape[0], i.readout.shape[1]
     tape = [i.x.new_empty(0) for _ in TAPE]
-    if n.keep or n.see:
-        rows = (branches, hidden, memory, memory, outputs, outputs)
-        tape = [i.x.new_empty(batch, steps, units, count) for count in rows]
-    return [i.x.new_empty(batch, steps, units * outputs), *map(torch.empty_like, state), *tape]
+    cut = len(segments(i, n)) - 1
+    if cut and n.keep:
+        tape[0] = i.x.new_empty(cut, sum(tensor.numel() for tensor in state_of(i)))
+    elif n.keep or n.see:
+        tape = [i.x.new_empty(batch, steps, units, count) for count in tape_rows(i)]
+    return [i.x.new_empty(batch, steps, units * outputs), *map(torch.empty_like, state_of(i)), *tape]
 
 
 @torch.library.register_fake("elmnet::cuda_recurrence_backward")  # type: ignore[untyped-decorator]
