@@ -205,9 +205,11 @@ class ELMNetwork(Pretrained):
         if x.dim() != 2:
             raise ShapeError(f"tokens must be (B, T), got {tuple(x.shape)}")
         x = x.long()
-        least, most = torch.aminmax(x) if x.numel() else (0, 0)
-        if not 0 <= int(least) <= int(most) < inputs:
-            raise ShapeError(f"tokens must lie in 0..{inputs - 1}, got {int(least)}..{int(most)}")
+        captured = x.is_cuda and torch.cuda.is_current_stream_capturing()  # a GPU cannot be asked now
+        if x.numel() and not captured:
+            least, most = torch.aminmax(x)
+            if not 0 <= int(least) <= int(most) < inputs:
+                raise ShapeError(f"tokens must lie in 0..{inputs - 1}, got {int(least)}..{int(most)}")
         dense = torch.zeros(*x.shape, inputs, dtype=self.dtype, device=x.device)
         return dense.scatter_(2, x.unsqueeze(2), scale)
 

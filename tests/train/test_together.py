@@ -111,4 +111,6 @@ def test_what_cannot_go_together_is_refused(tmp_path, text_file):
     plain = plain.replace(model=task.fit_model(plain.model))
     with pytest.raises(ConfigError, match="only ELM networks can be trained together, not a lstm"):
         loop.together({tmp_path / "a": plain, tmp_path / "b": plain.replace(seed=1)}, reporter=QUIET)
+    with pytest.raises(ConfigError, match="only ELM networks can be trained together, not a lstm"):
+        create_replicas(tmp_path / "c", plain, 2)
     assert not list(tmp_path.iterdir())  # refused before anything was written

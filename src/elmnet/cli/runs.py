@@ -44,6 +44,9 @@ def train(
         Path | None, typer.Option(help="continue this run, or these replicas, exactly", metavar="DIR")
     ] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="write TensorBoard events, too")] = False,
+    cuda_graph: Annotated[
+        bool, typer.Option("--cuda-graph", help="on a GPU: capture forward and backward pass, launch them at once")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print only the result")] = False,
 ) -> None:
     """Train a network, or continue an interrupted run.
@@ -84,7 +87,7 @@ def train(
         if several and team.size > 1:
             raise ConfigError("torchrun shares one run among processes; replicas share one process: use one of them")
         reporter = Reporter(quiet=quiet or not team.first)
-        more: Any = {"reporter": reporter, "tensorboard": tensorboard, "team": team}
+        more: Any = {"reporter": reporter, "tensorboard": tensorboard, "cuda_graph": cuda_graph, "team": team}
         try:
             if resume is not None:
                 directory = resume
@@ -107,7 +110,7 @@ def train(
                 else:
                     begun = create_replicas(directory, config, replicas)
             if several:
-                _train_together(begun, data, reporter)
+                _train_together(begun, data, reporter, cuda_graph)
                 return
         except loop.Interrupted as stop:
             reporter.note(f"{stop}\ncontinue with: elmnet train --resume {directory}")
@@ -118,11 +121,11 @@ def train(
         reporter.note(f"the trained network: {directory / 'best'}")
 
 
-def _train_together(runs: dict[Path, Any], data: str | None, reporter: Any) -> None:
+def _train_together(runs: dict[Path, Any], data: str | None, reporter: Any, cuda_graph: bool) -> None:
     """Train replicas to their ends and say how they ended."""
     from elmnet.train import loop
 
-    ends = loop.together(runs, data=data, reporter=reporter)
+    ends = loop.together(runs, data=data, reporter=reporter, cuda_graph=cuda_graph)
     finished = {path: result for path, result in ends.items() if isinstance(result, dict)}
     if finished:
         out.print(tables.scores({path.name: result for path, result in finished.items()}))

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ from elmnet.models import kind_of
 from elmnet.network import ELMNetwork, NetworkState
 from elmnet.replicas import Replicas
 from elmnet.tasks import Task, open_task
+from elmnet.train.capture import Captured, Given, Pull, Pulled
 from elmnet.train.config import RunConfig
 from elmnet.train.objective import monitored
 from elmnet.train.parallel import Team
@@ -34,12 +36,14 @@ def start(
     *,
     reporter: Reporter | None = None,
     tensorboard: bool = False,
+    cuda_graph: bool = False,
     team: Team | None = None,
 ) -> Result:
     """Train from the beginning in a new run directory; returns the result (also in result.json).
 
     Raises:
         RunError: the directory holds a run already or cannot be written.
+        ConfigError: its steps cannot be captured.
         ShapeError: a batch cannot be shared equally by the processes of the team.
         DivergedError: the loss or gradient is no longer finite.
         CheckpointError: a checkpoint could not be written.
@@ -47,7 +51,7 @@ def start(
     """
     run = RunDirectory(path)
     trainer = Trainer(  # refuses what cannot run
-        run, config, task, reporter or Reporter(), tensorboard=tensorboard, team=team
+        run, config, task, reporter or Reporter(), tensorboard=tensorboard, cuda_graph=cuda_graph, team=team
     )
     if trainer.team.first:
         run.create(config, task.facts())
@@ -60,6 +64,7 @@ def resume(
     data: str | None = None,
     reporter: Reporter | None = None,
     tensorboard: bool = False,
+    cuda_graph: bool = False,
     team: Team | None = None,
 ) -> Result:
     """Continue an interrupted run exactly; a finished one returns its result.
@@ -69,6 +74,7 @@ def resume(
         data: where its data lies now, if it has moved; the hashes must be the same.
         reporter: whom to tell.
         tensorboard: write its events, too.
+        cuda_graph: capture the forward and backward pass (on a GPU; see `elmnet.train.capture`).
         team: the processes that share its batches; as many as before, or the sums differ by rounding.
 
     Raises:
@@ -82,7 +88,7 @@ def resume(
         reporter.note(f"{path} is finished")
         return result
     task = _open_again(run, config, facts, data)
-    trainer = Trainer(run, config, task, reporter, tensorboard=tensorboard, team=team)
+    trainer = Trainer(run, config, task, reporter, tensorboard=tensorboard, cuda_graph=cuda_graph, team=team)
     return cast(Result, Lockstep([trainer]).train(resuming=True)[0])
 
 
@@ -91,6 +97,7 @@ def together(
     *,
     data: str | None = None,
     reporter: Reporter | None = None,
+    cuda_graph: bool = False,
 ) -> dict[Path, Result | DivergedError]:
     """Train runs of equal shape step by step together, from the beginning or from where they are.
 
@@ -101,9 +108,10 @@ def together(
         runs: directory and configuration of each; what `shape_of` gives must be equal.
         data: where the data lies now, if it has moved; of directories that hold runs already.
         reporter: whom to tell.
+        cuda_graph: capture the forward and backward pass of all.
 
     Raises:
-        ConfigError: the runs' shapes differ.
+        ConfigError: the runs' shapes differ, or their steps cannot be captured.
         RunError: as `start` and `resume`.
         Interrupted: SIGINT or SIGTERM arrived; checkpoints were written first.
     """
@@ -121,7 +129,8 @@ def together(
             task = _open_again(run, config, facts, data)
         else:
             task = open_task(config.task, config.options, config.data, seed=config.seed)
-        trainers.append(Trainer(run, config, task, reporter.named(path.name, first=not trainers), stop=stop))
+        own = reporter.named(path.name, first=not trainers)
+        trainers.append(Trainer(run, config, task, own, stop=stop, cuda_graph=cuda_graph))
         trainers[-1].keep_generators()
         _require_equal(trainers[0], trainers[-1])
     for trainer in trainers:
@@ -177,7 +186,7 @@ class Lockstep:
         self.stop, self.team = trainers[0].stop, trainers[0].team
         self._reporter = trainers[0].reporter
         self._diverged: dict[Trainer, DivergedError] = {}
-        self._replicas: Replicas | None = None
+        self._pull: Pull | None = None
 
     def train(self, *, resuming: bool = False, at: int | None = None) -> list[Result | DivergedError]:
         """Run to the end; see `start` for errors. Of several runs, a diverged one's error is returned in its place.
@@ -231,12 +240,31 @@ class Lockstep:
                 trainer.save()
 
     def _step(self) -> None:
-        if self.company == 1:
-            self.trainers[0].train_step()
-            return
         given = [trainer.take() for trainer in self.trainers]
+        if self._pull is None:
+            self._pull = self._made()
+        for trainer, own, pulled in zip(list(self.trainers), given, self._pull(given), strict=True):
+            try:
+                trainer.learn(own, pulled)
+            except DivergedError as reason:
+                if self.company == 1:
+                    raise
+                trainer.reporter.warn(str(reason))
+                self._diverged[trainer] = reason
+                self.trainers.remove(trainer)
+                self._pull = None
+
+    def _made(self) -> Pull:
+        """The forward and backward pass of all runs."""
+        first = self.trainers[0]
         networks = [cast(ELMNetwork, trainer.network) for trainer in self.trainers]
-        self._replicas = self._replicas or Replicas(networks)
+        pull: Pull = lambda given: [first.pull(given[0])]  # noqa: E731
+        if self.company > 1:
+            pull = partial(self._pull_together, Replicas(networks))
+        return Captured(pull, networks) if first.cuda_graph else pull
+
+    def _pull_together(self, replicas: Replicas, given: list[Given]) -> list[Pulled]:
+        networks = [cast(ELMNetwork, trainer.network) for trainer in self.trainers]
         states = [
             cast(NetworkState, own.state or network.initial_state(len(own.x)))
             for own, network in zip(given, networks, strict=True)
@@ -244,17 +272,10 @@ class Lockstep:
         wanted = {name: None for trainer in self.trainers for name in monitored(trainer.config.training)}
         x, masks = torch.stack([own.x for own in given]), [own.masks for own in given]
         with self.trainers[0].precision():
-            out, after, signals = self._replicas(x, states, masks=masks, monitor=tuple(wanted))
+            out, after, signals = replicas(x, states, masks=masks, monitor=tuple(wanted))
         losses = [
             trainer.objective(own, o, s[0])
             for trainer, own, o, s in zip(self.trainers, given, out, signals, strict=True)
         ]
         torch.stack([loss for loss, _ in losses]).sum().backward()  # type: ignore[no-untyped-call]
-        for trainer, own, state, (loss, error) in zip(list(self.trainers), given, after, losses, strict=True):
-            try:
-                trainer.learn(own, state, loss, error)
-            except DivergedError as reason:
-                trainer.reporter.warn(str(reason))
-                self._diverged[trainer] = reason
-                self.trainers.remove(trainer)
-                self._replicas = None
+        return [Pulled(state, loss, error) for state, (loss, error) in zip(after, losses, strict=True)]

@@ -21,6 +21,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from elmnet import models
+from elmnet.config import NetworkConfig
 from elmnet.errors import ConfigError, RunError
 from elmnet.files import current_directory, write_atomic
 from elmnet.models import Network
@@ -155,8 +156,11 @@ def create_replicas(directory: Path, config: RunConfig, count: int) -> dict[Path
     """Directories and configurations of new runs that differ in their seed; none is begun yet.
 
     Raises:
+        ConfigError: its model cannot be trained together with others.
         RunError: the directory holds runs already or cannot be written.
     """
+    if not isinstance(config.model, NetworkConfig):
+        raise ConfigError(f"only ELM networks can be trained together, not a {models.kind_of(config.model)}")
     if (directory / "config.yaml").exists() or replicas_in(directory):
         raise RunError(f"{directory} already holds runs; continue them with --resume, or choose another --out")
     seeds = range(config.seed, config.seed + count)

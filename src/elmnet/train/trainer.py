@@ -13,18 +13,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from elmnet import models
-from elmnet.errors import CheckpointError, DivergedError, ElmnetError, RunError
+from elmnet.errors import CheckpointError, ConfigError, DivergedError, ElmnetError, RunError
 from elmnet.files import recover_directory, replace_directory, write_atomic
 from elmnet.models import Network, State
 from elmnet.network import ELMNetwork
 from elmnet.ops import Masks
 from elmnet.tasks import Batch, Scores, Split, Task, in_words
+from elmnet.train import capture
+from elmnet.train.capture import Given, Pulled
 from elmnet.train.checkpoint import (
     Checkpoint,
     generators,
@@ -51,19 +53,6 @@ T = TypeVar("T")
 _OPTIMIZERS = {"adam": torch.optim.Adam, "adamax": torch.optim.Adamax}
 
 
-class Given(NamedTuple):
-    """What the network gets in one training step, on its device."""
-
-    x: Tensor
-    y: Tensor
-    state: State | None
-    lengths: Tensor | None
-    masks: list[Masks] | None
-    """Dropout masks of every layer; None for a baseline, which has none."""
-    share: float
-    """By which the loss of a part of the batch is multiplied, so that the team's mean is the whole batch's loss."""
-
-
 class Trainer:
     """One network and its run directory.
 
@@ -76,6 +65,10 @@ class Trainer:
         team: the processes that train this network together. All take part in steps and checkpoints; only the first
             one scores and writes.
         tensorboard: write its events, too.
+        cuda_graph: capture the forward and backward pass.
+
+    Raises:
+        ConfigError: they cannot be captured.
     """
 
     def __init__(
@@ -88,6 +81,7 @@ class Trainer:
         stop: StopSignals | None = None,
         team: Team | None = None,
         tensorboard: bool = False,
+        cuda_graph: bool = False,
     ) -> None:
         self.run, self.config, self.task, self.reporter = run, config, task, reporter
         self.stop = stop or StopSignals()
@@ -98,6 +92,9 @@ class Trainer:
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         self.network = _build(config)
+        self.cuda_graph = cuda_graph
+        if cuda_graph and (reason := capture.refuses(self)):
+            raise ConfigError(f"--cuda-graph cannot capture this run's steps: {reason}")
         trained = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer: torch.optim.Optimizer = _OPTIMIZERS[config.training.optimizer](
             trained, lr=config.training.learning_rate
@@ -187,20 +184,15 @@ class Trainer:
 
     # A training step
 
-    def train_step(self) -> None:
-        """One step of this run alone.
-
-        Raises:
-            DivergedError: the loss or gradient is no longer finite; the weights are as they were.
-        """
-        given = self.take()
+    def pull(self, given: Given) -> Pulled:
+        """Forward and backward pass of this run alone."""
         more = {} if given.masks is None else {"masks": given.masks}
         wanted = monitored(self.config.training)
         with self.precision():
             out, state, signals = self.network(given.x, given.state, given.lengths, monitor=wanted, **more)
         loss, error = self.objective(given, out, signals[0])
         loss.backward()  # type: ignore[no-untyped-call]
-        self.learn(given, state, loss, error)
+        return Pulled(state, loss, error)
 
     def precision(self) -> torch.autocast:
         """Around the network's forward pass."""
@@ -232,7 +224,7 @@ class Trainer:
         error = self.task.loss(out, given.y, self.config.training.label_smoothing) * given.share
         return error + penalty(signals, self.config.training), error
 
-    def learn(self, given: Given, state: State, loss: Tensor, error: Tensor) -> None:
+    def learn(self, given: Given, pulled: Pulled) -> None:
         """Change the weights, once there are gradients.
 
         Raises:
@@ -240,14 +232,15 @@ class Trainer:
         """
         settings = self.config.training
         self.team.average(self.network)
-        total, own = self.team.mean(torch.stack([loss.detach(), error.detach()]).double().cpu()).tolist()
+        sums = torch.stack([pulled.loss.detach(), pulled.error.detach()]).double().cpu()
+        total, own = self.team.mean(sums).tolist()
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip).item()
         self._require_finite(total, norm)
         rate = learning_rate(self.step, settings)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
-        self.state = state.detach()
+        self.state = pulled.state.detach()
         self.step += 1
         self._record(total, own, norm, rate, given.y.numel() * self.team.size)
 

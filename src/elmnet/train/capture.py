@@ -1,0 +1,133 @@
+"""The forward and backward pass of a training step as one CUDA graph: one launch instead of hundreds.
+
+A graph repeats what was recorded, on the same memory. What changes from step to step is copied into tensors of the
+graph's own before; outputs and gradients lie in others, which the next step overwrites. Not measured on a GPU yet.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from elmnet.models import State
+from elmnet.network import ELMNetwork
+from elmnet.ops import Masks
+
+if TYPE_CHECKING:
+    from elmnet.train.trainer import Trainer
+
+WARM_UP = 3
+"""Passes before the recorded one: kernels are compiled, connectomes sorted and allocators filled in them."""
+
+
+class Given(NamedTuple):
+    """What the network gets in one training step, on its device."""
+
+    x: Tensor
+    y: Tensor
+    state: State | None
+    lengths: Tensor | None
+    masks: list[Masks] | None
+    """Dropout masks of every layer; None for a baseline, which has none."""
+    share: float
+    """By which the loss of a part of the batch is multiplied, so that the team's mean is the whole batch's loss."""
+
+
+class Pulled(NamedTuple):
+    """What a forward and backward pass gives besides gradients."""
+
+    state: State
+    loss: Tensor
+    error: Tensor
+    """The task's own part of the loss."""
+
+
+Pull = Callable[[list[Given]], list[Pulled]]
+"""A pass of one run or of several together; gradients are left in the parameters."""
+
+
+def refuses(trainer: "Trainer") -> str | None:
+    """Why a run's step cannot be captured; None: it can."""
+    if torch.device(trainer.config.device).type != "cuda":
+        return f"the run's device is {trainer.config.device}; choose a GPU with --set device=cuda"
+    if not isinstance(trainer.network, ELMNetwork):
+        return "it is for ELM networks"
+    if trainer.team.size > 1:
+        return "it is for one process, not for torchrun"
+    if trainer.task.training_batch(0).lengths is not None:
+        return "sequences of different lengths are checked on the CPU at every step"
+    return None
+
+
+def record(work: Callable[[], None]) -> Callable[[], None]:
+    """Run `work`, which may only read and write memory that stays, and return what repeats it."""
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UP):
+            work()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    graph.replay()  # what is captured is not run
+    return graph.replay
+
+
+class Captured:
+    """A pass that is recorded at its first call and repeated from then on.
+
+    Args:
+        pull: the pass. It must ask the GPU nothing, and all batches must have one shape.
+        networks: one for each run that it trains.
+    """
+
+    def __init__(self, pull: Pull, networks: Sequence[ELMNetwork]) -> None:
+        self._pull, self._networks = pull, networks
+        self._parameters = [p for network in networks for p in network.parameters() if p.requires_grad]
+        self._fixed: list[Given] = []
+        self._pulled: list[Pulled] = []
+        self._gradients: list[Tensor | None] = []
+        self._replay: Callable[[], None] | None = None
+
+    def __call__(self, given: list[Given]) -> list[Pulled]:
+        """As `pull`; the returned tensors and the gradients are overwritten by the next call."""
+        started = [own._replace(state=own.state or self._zeros(k, own)) for k, own in enumerate(given)]
+        if self._replay is None:
+            self._fixed = [self._copy(network, own) for network, own in zip(self._networks, started, strict=True)]
+            self._replay = record(self._work)
+        else:
+            for ours, own in zip(self._fixed, started, strict=True):
+                for to, tensor in zip(_tensors(ours), _tensors(own), strict=True):
+                    to.copy_(tensor)
+            self._replay()
+        for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
+            parameter.grad = gradient
+        return self._pulled
+
+    def _work(self) -> None:
+        for parameter in self._parameters:
+            parameter.grad = None
+        self._pulled = self._pull(self._fixed)
+        self._gradients = [parameter.grad for parameter in self._parameters]
+
+    def _zeros(self, k: int, given: Given) -> State:
+        return self._networks[k].initial_state(len(given.x))
+
+    @staticmethod
+    def _copy(network: ELMNetwork, given: Given) -> Given:
+        assert given.state is not None and given.masks is not None
+        return given._replace(
+            x=given.x.clone(),
+            y=given.y.clone(),
+            state=network.state_of({name: tensor.clone() for name, tensor in given.state.tensors().items()}),
+            masks=[Masks(*(None if mask is None else mask.clone() for mask in layer)) for layer in given.masks],
+        )
+
+
+def _tensors(given: Given) -> Iterator[Tensor]:
+    """All that change from step to step."""
+    assert given.state is not None and given.masks is not None
+    yield from (given.x, given.y, *given.state.tensors().values())
+    yield from (mask for layer in given.masks for mask in layer if mask is not None)
