@@ -1,12 +1,14 @@
-"""Everything the cuda backend has to show on a GPU, in two calls of less than ten minutes each; never run so far.
+"""Everything the cuda backend has to show on a GPU, in calls of less than ten minutes each; never run so far.
 
     python benchmarks/gpu.py --json gpu.json                       # verify, time, table: about five minutes
     python benchmarks/gpu.py --train 300 --json gpu-train.json     # a real training, beside the CPU backend's
+    python benchmarks/gpu.py --tune --case enwik8-paper --json tuned.json
 
-The first recomputes golden files (float32, TF32 off), times full training steps beside JAX A and B on the same GPU,
-nn.LSTM and the reference, and varies N, d_m, batch and T. The second trains one network for so many seconds on the GPU,
-and its first steps on the CPU with two seeds, and writes all losses. Input of timings is synthetic. Nothing is timed
-after a failed check.
+The first recomputes golden files (float32, TF32 off), times full training steps, also captured, beside JAX A and B on
+the same GPU, nn.LSTM and the reference, and varies N, d_m, batch and T. The second trains one network for so many
+seconds on the GPU, and its first steps on the CPU with two seeds, and writes all losses. The third also tries the
+planner's alternatives, most of its time in Triton's compiler. Input of timings is synthetic. Nothing is timed after a
+failed check.
 """
 
 import argparse
@@ -29,6 +31,8 @@ from elmnet.errors import BackendError, ElmnetError
 from elmnet.files import write_atomic
 from elmnet.ops.cuda.operator import limits
 from elmnet.ops.cuda.plan import Sizes, plan
+from elmnet.ops.cuda.tune import tune_network
+from elmnet.train import capture
 from elmnet.verify import self_check, verify_file
 
 GPU = torch.device("cuda")
@@ -44,6 +48,7 @@ def main() -> int:
     parser.add_argument("--golden", type=Path, default=Path("../shared/golden"), help="folder of .npz files")
     parser.add_argument("--case", action="append", choices=list(CASES), help="repeatable; default: all")
     parser.add_argument("--train", type=float, default=0.0, metavar="SECONDS", help="only train, so long")
+    parser.add_argument("--tune", action="store_true", help="first time the planner's alternatives, keep the fastest")
     parser.add_argument("--data", default=None, help="of the training; default: the task's embedded text")
     parser.add_argument("--json", type=Path, default=Path("gpu.json"), help="where everything is written")
     chosen = parser.parse_args()
@@ -71,9 +76,9 @@ def main() -> int:
         return 1
     keep("sgemm_flops", attainable())
     for case in (CASES[name] for name in chosen.case or CASES):
-        for name, value in timed(case):
+        for name, value in timed(case, tuned=chosen.tune):
             keep(f"{case.name} {name}", value)
-    for name, value in table():
+    for name, value in () if chosen.tune else table():
         keep(name, value)
     return 0
 
@@ -122,6 +127,34 @@ def step_of(case: Case, backend: str) -> Callable[[], float]:
     return _trainer(network, lambda: case.loss(network(x)[0], y))
 
 
+def captured_step(case: Case) -> Callable[[], float]:
+    """The same with forward and backward pass in a CUDA graph, as `elmnet train --cuda-graph` does it."""
+    network = case.build("cuda").to(GPU)
+    x, y = (tensor.to(GPU) for tensor in case.data)
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    optimiser = torch.optim.Adam(parameters, lr=1e-3, fused=True)
+    losses: list[torch.Tensor] = []
+
+    def work() -> None:
+        for parameter in parameters:
+            parameter.grad = None
+        losses[:] = [case.loss(network(x)[0], y)]
+        losses[0].backward()
+
+    replay = capture.record(work)
+
+    def step() -> float:
+        replay()  # into the gradients that were recorded
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        return losses[0].item()
+
+    first, plain = step(), step_of(case, "cuda")()
+    if not abs(first - plain) <= TOLERANCE * abs(plain):
+        raise ElmnetError(f"the captured step's loss is {first}, the plain one's {plain}")
+    return step
+
+
 def lstm_step(case: Case) -> Callable[[], float]:
     """nn.LSTM of equal parameters on the GPU."""
     model = Lstm()._model(case).to(GPU)
@@ -150,16 +183,21 @@ def error_of(case: Case) -> float:
     return max(error if error == error else float("inf") for error in errors)
 
 
-def timed(case: Case) -> Iterator[tuple[str, Any]]:
+def timed(case: Case, *, tuned: bool) -> Iterator[tuple[str, Any]]:
     """Every contender on a case, or in words why not."""
     error = error_of(case)
     yield "error", error
     if not error <= TOLERANCE:
         yield "cuda", f"not timed: its error is {error:.1e}"
         return
+    if tuned:
+        yield "cuda, as planned", described(case, seconds_of(step_of(case, "cuda")))
+        for layer, trials in enumerate(tune_network(case.build("cuda").to(GPU), case.batch, case.steps)):
+            yield f"plans of layer {layer}", [str(trial) for trial in trials]
     jax = {f"JAX {kind}": Jax(kind) for kind in ("A", "B")}
     makers: dict[str, Callable[[], Callable[[], float]]] = {
         "cuda": lambda: step_of(case, "cuda"),
+        "cuda, captured": lambda: captured_step(case),
         "nn.LSTM": lambda: lstm_step(case),
         "reference": lambda: step_of(case, "reference"),
         **{name: (lambda entrant=entrant: entrant.training(case)) for name, entrant in jax.items()},

@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the old content or the new, never half of either."""
+"""Writing files so that a reader sees the old content or the new, never half of either; and where to keep them."""
 
 import hashlib
 import os
@@ -6,6 +6,8 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from elmnet.errors import DataError
 
 
 def fsync_directory(path: Path) -> None:
@@ -91,3 +93,19 @@ def sha256(path: Path) -> str:
     """Hex digest of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cache_directory() -> Path:
+    """Where downloads and generated data live: $ELMNET_CACHE, else the system's cache folder.
+
+    Raises:
+        DataError: it cannot be created.
+    """
+    import pooch
+
+    path = Path(os.environ.get("ELMNET_CACHE") or pooch.os_cache("elmnet"))
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot create the cache {path}: {error}; set ELMNET_CACHE to a writable folder") from error
+    return path

@@ -3,6 +3,7 @@
 Kernels that wait for each other cannot run here (one program runs after another); they share the per-step body.
 """
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -12,8 +13,8 @@ from conftest import network_config, neuron
 from elmnet import ELMNetwork, LayerConfig, LayerState, Masks, ops
 from elmnet.layer import ELMLayer
 from elmnet.ops import cuda
-from elmnet.ops.cuda import check, launch, operator
-from elmnet.ops.cuda.plan import plan
+from elmnet.ops.cuda import check, launch, operator, tune
+from elmnet.ops.cuda.plan import alternatives, plan
 
 
 @pytest.fixture(autouse=True)
@@ -203,3 +204,68 @@ def test_the_first_check_passes_and_sees_a_difference():
         raise RuntimeError("no such device\nat all")
 
     assert check.disagreement(broken, torch.device("cpu"), (3,)).endswith("broke: RuntimeError: no such device")
+
+
+@pytest.fixture
+def _nothing_tuned(monkeypatch, tmp_path):
+    monkeypatch.setenv("ELMNET_CACHE", str(tmp_path))
+    monkeypatch.setattr(tune, "ROUNDS", 1)
+    tune._read.cache_clear()
+    yield
+    tune._read.cache_clear()
+
+
+def laid_out(layer):
+    """The plan of three sequences of this layer, and its near alternatives."""
+    gpu = operator.limits(torch.device("cpu"))
+    run = launch.Layer(*tune.example(layer, 3, 2, layer.neurons.effective()), gpu)
+    return run.plan, alternatives(run.sizes, gpu)
+
+
+@pytest.mark.usefixtures("_nothing_tuned")
+def test_the_fastest_plan_is_kept_and_used(caplog):
+    """By a clock under which the last plan is the fastest; the file may be damaged, or another Triton's."""
+    layer = ELMLayer(LayerConfig(units=5, neuron=neuron(), recurrent_connect=0.5), 3)
+    chosen, others = laid_out(layer)
+    assert chosen == others[0]
+    readings = itertools.accumulate(pace for k in range(1, 100) for pace in (1, 1 / k))  # start and end of each trial
+    trials = tune.tune(layer, 3, 2, clock=lambda: next(readings))
+    assert [trial.plan for trial in trials] == others
+    assert min(trials, key=lambda trial: trial.milliseconds) is trials[-1]
+    assert laid_out(layer)[0] == others[-1] != others[0]
+    assert_equal(layer, torch.randn(3, 2, 3), random_state(layer, 3))
+    file = tune.place(operator.limits(torch.device("cpu")))
+    good = file.read_text()
+    for text, words in [
+        (good[:-9], "is damaged and not used"),
+        (good.replace('"block": ', '"block": 0.'), "is damaged and not used"),
+        (good.replace("whole", "hole").replace("stepwise", "steps"), "is damaged and not used"),
+        ('{"triton": "0"}', ""),
+        (good.replace('"block": ', '"block": 4096'), ""),  # as of a GPU with more memory
+    ]:
+        file.write_text(text)
+        tune._read.cache_clear()
+        caplog.clear()
+        assert laid_out(layer)[0] == others[0]
+        assert words in caplog.text
+        assert bool(words) == bool(caplog.text)
+
+
+@pytest.mark.usefixtures("_nothing_tuned")
+def test_a_plan_that_breaks_or_is_wrong_is_not_kept(monkeypatch):
+    layer = ELMLayer(LayerConfig(units=5, neuron=neuron(), recurrent_connect=0.5), 3)
+    first, broken, wrong, *rest = laid_out(layer)[1]
+    passes = tune._pass
+
+    def spoilt(run):
+        if run.plan == broken:
+            raise RuntimeError("out of resource: shared memory\nRequired: 300000")
+        return [tensor * (1.01 if run.plan == wrong else 1.0) for tensor in passes(run)]
+
+    monkeypatch.setattr(tune, "_pass", spoilt)
+    readings = itertools.accumulate(range(100))  # ever slower
+    trials = tune.tune(layer, 3, 2, clock=lambda: next(readings))
+    assert [trial.milliseconds is None for trial in trials] == [False, True, True, *[False] * len(rest)]
+    assert str(trials[1]).startswith("RuntimeError: out of resource: shared memory: ")
+    assert trials[2].why == "differs by 1.0e-02"
+    assert laid_out(layer)[0] in (first, replace(first, why="by trial, not by arithmetic"))

@@ -14,7 +14,7 @@ from conftest import neuron
 from elmnet import ELMLayer, LayerConfig, ops
 from elmnet.errors import BackendError
 from elmnet.ops import cuda
-from elmnet.ops.cuda.plan import A100, H100, Limits, Sizes, plan, refuses
+from elmnet.ops.cuda.plan import A100, H100, Limits, Sizes, alternatives, plan, refuses
 
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed: elmnet[cuda]")
 
@@ -74,6 +74,26 @@ def test_every_plan_covers_all_units_and_sequences_and_fits(limits, batch, units
     assert size.shared_bytes(chosen.block) <= limits.shared_bytes
     if chosen.barrier:
         assert chosen.programs * chosen.tiles <= limits.multiprocessors
+
+
+@pytest.mark.parametrize("limits", [H100, A100, Limits("old", 80, 100_000, waits=False)])
+@pytest.mark.parametrize("batch", [1, 17, 3000])
+@pytest.mark.parametrize("units", [1, 57, 1024, 5000])
+@pytest.mark.parametrize("recurrent", [True, False])
+def test_alternatives_cover_everything_and_fit(limits, batch, units, recurrent):
+    size = sizes(units, batch=batch, recurrent=recurrent)
+    first, *others = alternatives(size, limits)
+    assert first == plan(size, limits)
+    assert others
+    assert len({(p.regime, p.block, p.lanes, p.warps) for p in (first, *others)}) == len(others) + 1
+    for p in others:
+        assert p.blocks * p.block >= units > (p.blocks - 1) * p.block
+        assert p.tiles * p.lanes >= batch > (p.tiles - 1) * p.lanes
+        assert size.shared_bytes(p.block) <= limits.shared_bytes
+        assert (p.regime == "independent") != recurrent
+        if p.barrier:
+            assert limits.waits
+            assert p.programs * p.tiles <= limits.multiprocessors
 
 
 def test_a_neuron_too_large_for_any_plan_is_refused():
@@ -162,8 +182,9 @@ class Driver:  # stands in for a GPU's: kernels are compiled as for a launch, no
 
 driver.set_active(Driver())
 from elmnet import ELMLayer, LayerConfig, NeuronConfig
-from elmnet.ops.cuda import launch, offline
+from elmnet.ops.cuda import launch
 from elmnet.ops.cuda.plan import H100
+from elmnet.ops.cuda.tune import example
 
 compiled = []
 
@@ -178,7 +199,7 @@ def warm(kernel, grid, arguments, options):
 neuron = NeuronConfig(memory=3, branches=3, synapses=2)
 for units, batch in ((100, 5), (100, 8), (101, 7)):
     layer = ELMLayer(LayerConfig(units=units, neuron=neuron, recurrent_connect=0.5), 3)
-    run = launch.Layer(*offline._arguments(layer, batch), H100, warm)
+    run = launch.Layer(*example(layer, batch, 2, layer.neurons.effective()), H100, warm)
     out, *rest = run.forward()
     run.backward(out, rest[-6:], [out, *[None] * 8], [True] * 14)
 assert len(compiled) == 18, compiled

@@ -13,7 +13,8 @@ from elmnet.errors import ConfigError
 
 def list_() -> None:
     """Every data source, and whether it is here."""
-    from elmnet.data.download import OFFICIAL, cache_directory
+    from elmnet.data.download import OFFICIAL
+    from elmnet.files import cache_directory
 
     cache = cache_directory()
     table = Table("task", "--data", "what", "here", title=f"cache: {cache}", title_justify="left")

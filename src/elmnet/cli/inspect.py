@@ -169,7 +169,7 @@ def doctor(
 
     import torch
 
-    from elmnet.data.download import cache_directory
+    from elmnet.files import cache_directory
     from elmnet.ops import BACKENDS, usable
     from elmnet.train.run import environment
     from elmnet.verify import self_check

@@ -1,6 +1,5 @@
-"""Getting the official files: from their official addresses, hash-checked, cached; and the cache itself."""
+"""Getting the official files: from their official addresses, hash-checked, cached."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import requests
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from elmnet.errors import DataError
+from elmnet.files import cache_directory
 
 
 @dataclass(frozen=True)
@@ -46,20 +46,6 @@ OFFICIAL = {
         ),
     ),
 }
-
-
-def cache_directory() -> Path:
-    """Where downloads and generated data live: $ELMNET_CACHE, else the system's cache folder.
-
-    Raises:
-        DataError: it cannot be created.
-    """
-    path = Path(os.environ.get("ELMNET_CACHE") or pooch.os_cache("elmnet"))
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot create the cache {path}: {error}; set ELMNET_CACHE to a writable folder") from error
-    return path
 
 
 def fetch(dataset: str) -> list[Path]:

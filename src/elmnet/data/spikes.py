@@ -15,10 +15,10 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from elmnet.data.download import cache_directory, fetch
+from elmnet.data.download import fetch
 from elmnet.data.synthetic import SYNTHETIC, write_synthetic
 from elmnet.errors import DataError
-from elmnet.files import sha256
+from elmnet.files import cache_directory, sha256
 
 CHANNELS = 700
 

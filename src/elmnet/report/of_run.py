@@ -8,9 +8,10 @@ from torch import Tensor
 
 from elmnet import models
 from elmnet.config import NetworkConfig
-from elmnet.data.download import OFFICIAL, cache_directory
+from elmnet.data.download import OFFICIAL
 from elmnet.data.text import Vocabulary
 from elmnet.errors import ElmnetError
+from elmnet.files import cache_directory
 from elmnet.models import ModelConfig
 from elmnet.network import ELMNetwork
 from elmnet.report import figures, inside

@@ -14,8 +14,8 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from elmnet.config import LayerConfig, NeuronConfig
-from elmnet.data.download import cache_directory
 from elmnet.data.neuronio import Part, Simulations
+from elmnet.files import cache_directory
 from elmnet.layer import ELM, ELMLayer
 
 CHANNELS = 1278

@@ -14,6 +14,7 @@ from elmnet.ops.cuda import kernels
 from elmnet.ops.cuda.kernels import Shape
 from elmnet.ops.cuda.operator import TAPE, segments, state_of, tape_rows
 from elmnet.ops.cuda.plan import Limits, Plan, Sizes, plan
+from elmnet.ops.cuda.tune import kept
 from elmnet.ops.operands import ACTIVATIONS, DIFFERENTIABLE, MLP_ACTIVATIONS, Inputs, Numbers
 
 Launch = Callable[[Any, tuple[int, ...], Mapping[str, Any], Mapping[str, Any]], None]
@@ -113,7 +114,7 @@ class Layer:
     Args:
         limits: of the GPU it runs on.
         launch: starts kernels.
-        chosen: a plan instead of the planner's.
+        chosen: a plan instead of the one tuned for these sizes, or the planner's.
     """
 
     def __init__(self, i: Inputs, n: Numbers, limits: Limits, launch: Launch = start, chosen: Plan | None = None):
@@ -124,9 +125,9 @@ class Layer:
         self.outputs = i.readout.shape[1]
         self.channels = self.inputs + self.units * self.outputs
         self.wires = wires_of(i.connectome, self.inputs, self.channels, tuple(i.synapse.shape))  # type: ignore[arg-type]
-        sizes = sizes_of(i, self.wires)
-        self.plan = plan(sizes, limits) if chosen is None else chosen
-        self.shape = shape_of(self.plan, sizes, n, self.steps)
+        self.sizes = sizes_of(i, self.wires)
+        self.plan = chosen or kept(self.sizes, limits) or plan(self.sizes, limits)
+        self.shape = shape_of(self.plan, self.sizes, n, self.steps)
         self.x = i.x if i.mask_input is None else i.x * i.mask_input.unsqueeze(1)
         whole = torch.full((self.batch,), self.steps, dtype=torch.int32, device=i.x.device)
         self.lengths = whole if i.lengths is None else i.lengths.int()

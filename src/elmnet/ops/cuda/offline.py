@@ -17,7 +17,7 @@ from elmnet.ops.cuda import rounded
 from elmnet.ops.cuda.launch import INTERPRETED, Layer
 from elmnet.ops.cuda.operator import TAPE
 from elmnet.ops.cuda.plan import GPUS, Plan
-from elmnet.ops.operands import operands
+from elmnet.ops.cuda.tune import example
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,7 @@ def compile_layer(
 
     weights = layer.neurons.effective()
     weights = rounded(weights) if bf16 else weights
-    x, state, masks = torch.zeros(batch, 2, layer.inputs), layer.initial_state(batch), layer.draw_masks(batch)
-    i, n = operands(x, state, layer.connectome, weights, layer.dynamics, masks, None, (), torch.float32)
-    run = Layer(i, n._replace(keep=True), GPUS[capability], launch, chosen)
+    run = Layer(*example(layer, batch, 2, weights), GPUS[capability], launch, chosen)
     out, *state_and_tape = run.forward()
     tape = state_and_tape[-len(TAPE) :]
     run.backward(out, tape, [out, *[None] * 8], [True] * 14)

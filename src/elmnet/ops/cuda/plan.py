@@ -147,6 +147,38 @@ def plan(sizes: Sizes, limits: Limits) -> Plan:
     )
 
 
+def alternatives(sizes: Sizes, limits: Limits) -> list[Plan]:
+    """The planner's choice, then plans that differ from it in one thing: a tile half or twice as large, half or twice
+    the warps, another regime. All fit; which is fastest only a GPU can say (`elmnet.ops.cuda.tune`)."""
+    first = plan(sizes, limits)
+    tile = {"block": first.block, "lanes": first.lanes, "warps": first.warps}
+    tries = [{**tile, name: value} for name in tile for value in (tile[name] // 2, 2 * tile[name])]
+    regimes: tuple[Regime, ...] = ("whole", "resident", "stepwise") if sizes.recurrent else ("independent",)
+    found = [laid(sizes, limits, first.regime, **changed) for changed in tries]
+    same = ("resident", "streamed") if first.barrier else (first.regime,)
+    found += [laid(sizes, limits, regime, **tile) for regime in regimes if regime not in same]
+    return [first, *(other for other in found if other is not None)]
+
+
+def laid(sizes: Sizes, limits: Limits, regime: Regime, block: int, lanes: int, warps: int) -> Plan | None:
+    """That plan, if it fits. Of programs that wait, each keeps its weights where there is one for every block."""
+    most = _power(sizes.batch)
+    if not (1 <= block < 2 * sizes.units and 1 <= lanes <= min(LANES, most) and 2 <= warps <= 16):
+        return None
+    if sizes.shared_bytes(block) > limits.shared_bytes or block * lanes * sizes.rows[0] > TILE_VALUES:
+        return None
+    blocks, tiles = -(-sizes.units // block), -(-sizes.batch // lanes)
+    programs = 1 if regime == "whole" else blocks
+    if regime == "whole" and blocks > 2 * FEW_BLOCKS:
+        return None
+    if regime in ("resident", "streamed"):
+        programs = min(blocks, limits.multiprocessors // tiles)
+        regime = "resident" if programs == blocks else "streamed"
+        if programs < 2 or not limits.waits:
+            return None
+    return Plan(regime, block, lanes, blocks, programs, tiles, warps, "by trial, not by arithmetic")
+
+
 def refuses(branches: int, memory: int, hidden: int, outputs: int, limits: Limits) -> str | None:
     """Why no plan can hold even one such neuron; None: there is one."""
     needed = Sizes(1, 1, branches, memory, hidden, outputs, True).shared_bytes(1)
