@@ -7,6 +7,7 @@ several may share a directory.
 
 import inspect
 import json
+import logging
 import os
 import signal
 import time
@@ -166,6 +167,12 @@ def local(workers: int) -> Iterator["Client"]:
         distributed.Client(cluster) as client,
     ):
         yield client
+        client.run(_hush, on_error="ignore")
+
+
+def _hush() -> None:
+    """In a worker: it may find its scheduler gone while both are being closed, which is nobody's business."""
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
 
 
 @contextmanager
