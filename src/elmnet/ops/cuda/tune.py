@@ -33,7 +33,7 @@ from elmnet.ops.operands import DIFFERENTIABLE, Inputs, Numbers, operands
 from elmnet.ops.types import Weights
 
 TOLERANCE = 1e-4
-"""Relative L2 error of outputs and gradients against those of the planner's choice."""
+"""Relative L2 error of outputs and gradients against those of the first plan that runs."""
 ROUNDS = 9
 
 _log = logging.getLogger("elmnet")
@@ -108,7 +108,8 @@ def tune(
                 continue
             trials.append(Trial(chosen, 1e3 * statistics.median(_seconds(run, clock))))
         except Exception as error:  # of the compiler and the driver: they have many kinds
-            trials.append(Trial(chosen, None, f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"))
+            first = next(iter(str(error).strip().splitlines()), "")
+            trials.append(Trial(chosen, None, f"{type(error).__name__}: {first}"))
     _keep(gpu, sizes, trials)
     return trials
 
