@@ -26,13 +26,13 @@ from torch.nn import functional as F
 
 from elmnet import budget
 from elmnet.bench.cases import CASES, Case
-from elmnet.bench.contenders import Jax, Lstm, _trainer, in_a_line, truth
-from elmnet.errors import BackendError, ElmnetError
+from elmnet.bench.contenders import Jax, Lstm, learner, trainer, truth
+from elmnet.errors import BackendError, ElmnetError, in_a_line
 from elmnet.files import write_atomic
 from elmnet.ops.cuda.operator import limits
 from elmnet.ops.cuda.plan import Sizes, plan
 from elmnet.ops.cuda.tune import tune_network
-from elmnet.train import capture
+from elmnet.train.capture import Captured, Given, Pulled
 from elmnet.verify import self_check, verify_file
 
 GPU = torch.device("cuda")
@@ -78,8 +78,9 @@ def main() -> int:
     for case in (CASES[name] for name in chosen.case or CASES):
         for name, value in timed(case, tuned=chosen.tune):
             keep(f"{case.name} {name}", value)
-    for name, value in () if chosen.tune else table():
-        keep(name, value)
+    if not chosen.tune:
+        for name, value in table():
+            keep(name, value)
     return 0
 
 
@@ -124,31 +125,23 @@ def step_of(case: Case, backend: str) -> Callable[[], float]:
     """One full training step on the GPU: forward, backward, clipping, Adam."""
     network = case.build(backend).to(GPU)
     x, y = (tensor.to(GPU) for tensor in case.data)
-    return _trainer(network, lambda: case.loss(network(x)[0], y))
+    return trainer(network, lambda: case.loss(network(x)[0], y))
 
 
 def captured_step(case: Case) -> Callable[[], float]:
-    """The same with forward and backward pass in a CUDA graph, as `elmnet train --cuda-graph` does it."""
+    """The same with forward and backward pass in a CUDA graph, by the piece that `elmnet train --cuda-graph` uses."""
     network = case.build("cuda").to(GPU)
     x, y = (tensor.to(GPU) for tensor in case.data)
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    optimiser = torch.optim.Adam(parameters, lr=1e-3, fused=True)
-    losses: list[torch.Tensor] = []
+    given = Given(x, y, network.initial_state(len(x)), None, network.draw_masks(len(x)), 1.0)
 
-    def work() -> None:
-        for parameter in parameters:
-            parameter.grad = None
-        losses[:] = [case.loss(network(x)[0], y)]
-        losses[0].backward()
+    def pull(given: list[Given]) -> list[Pulled]:
+        out, state = network(given[0].x, given[0].state, masks=given[0].masks)
+        loss = case.loss(out, given[0].y)
+        loss.backward()
+        return [Pulled(state, loss, loss)]
 
-    replay = capture.record(work)
-
-    def step() -> float:
-        replay()  # into the gradients that were recorded
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        return losses[0].item()
-
+    captured = Captured(pull, list(network.parameters()))
+    step = learner(network, lambda: captured([given])[0].loss)
     first, plain = step(), step_of(case, "cuda")()
     if not abs(first - plain) <= TOLERANCE * abs(plain):
         raise ElmnetError(f"the captured step's loss is {first}, the plain one's {plain}")
@@ -164,7 +157,7 @@ def lstm_step(case: Case) -> Callable[[], float]:
         dense = x if case.network.token_scale is None else F.one_hot(x, case.network.inputs).float()
         return case.loss(model["linear"](model["lstm"](dense)[0]), y)
 
-    return _trainer(model, loss)
+    return trainer(model, loss)
 
 
 def error_of(case: Case) -> float:

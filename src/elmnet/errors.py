@@ -8,6 +8,12 @@ class ElmnetError(Exception):
     """Base of every error that elmnet raises on purpose."""
 
 
+def in_a_line(error: Exception) -> str:
+    """What an exception of somebody else's says, as far as a line has room."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
 class ConfigError(ElmnetError, ValueError):
     """A configuration holds a value that cannot be built."""
 

@@ -101,7 +101,7 @@ def cache_directory() -> Path:
     Raises:
         DataError: it cannot be created.
     """
-    import pooch
+    import pooch  # 0.2 s, and most who write files ask for no cache
 
     path = Path(os.environ.get("ELMNET_CACHE") or pooch.os_cache("elmnet"))
     try:

@@ -13,7 +13,7 @@ from conftest import network_config, neuron
 from elmnet import ELMNetwork, LayerConfig, LayerState, Masks, ops
 from elmnet.layer import ELMLayer
 from elmnet.ops import cuda
-from elmnet.ops.cuda import check, launch, operator, tune
+from elmnet.ops.cuda import check, kept, launch, operator, tune
 from elmnet.ops.cuda.plan import alternatives, plan
 
 
@@ -77,14 +77,19 @@ CASES = {
 }
 
 
+def layer_of(case):
+    """With every kind of dropout, and timescales that learn."""
+    cell = neuron(**CASES[case], learn_timescales=True, synapse_dropout=0.3, memory_dropout=0.3)
+    config = LayerConfig(units=3, neuron=cell, recurrent_connect=0.5, input_dropout=0.3, recurrent_dropout=0.3)
+    return ELMLayer(config, 4)
+
+
 @pytest.mark.parametrize(("case", "regime"), [*((case, "whole") for case in CASES), ("everything", "stepwise")])
 def test_equals_the_reference(monkeypatch, case, regime):
     """Values and every gradient; sizes no tile divides, unconnected synapses, masks, lengths, carried state."""
     lanes = 2 if regime == "stepwise" else 4  # two tiles or one that is not full
     monkeypatch.setattr(launch, "plan", planned(regime, lanes=lanes))
-    cell = neuron(**CASES[case], learn_timescales=True, synapse_dropout=0.3, memory_dropout=0.3)
-    config = LayerConfig(units=3, neuron=cell, recurrent_connect=0.5, input_dropout=0.3, recurrent_dropout=0.3)
-    layer = ELMLayer(config, 4)
+    layer = layer_of(case)
     layer.connectome[torch.rand(layer.connectome.shape) < 0.2] = -1
     masks = layer.draw_masks(3) if case in ("everything", "silu") else Masks()
     lengths = torch.tensor([3, 1, 2]) if case != "published" else None
@@ -100,10 +105,9 @@ def test_layers_of_one_kind_of_synapse(rho):
 @pytest.mark.parametrize("case", ["everything", "one map", "silu"])
 def test_a_tape_in_segments_equals_the_whole(monkeypatch, case):
     """Two steps at a time; one sequence ends in the first segment, one between two, one after the last."""
-    cell = neuron(**CASES[case], learn_timescales=True, synapse_dropout=0.3, memory_dropout=0.3)
-    config = LayerConfig(units=3, neuron=cell, recurrent_connect=0.5, input_dropout=0.3, recurrent_dropout=0.3)
-    layer = ELMLayer(config, 4)
+    layer = layer_of(case)
     x, state, masks = torch.randn(3, 5, 4), random_state(layer, 3), layer.draw_masks(3)
+    cell = layer.config.neuron
     rows = cell.branches + 2 * cell.memory + 2 * cell.outputs + (cell.mlp_widths[1] if cell.hidden_layers else 0)
     monkeypatch.setattr(operator, "TAPE_LIMIT", 2 * 4 * 3 * 3 * rows)
     whole, tapes = launch.Layer.forward, []
@@ -210,15 +214,15 @@ def test_the_first_check_passes_and_sees_a_difference():
 def _nothing_tuned(monkeypatch, tmp_path):
     monkeypatch.setenv("ELMNET_CACHE", str(tmp_path))
     monkeypatch.setattr(tune, "ROUNDS", 1)
-    tune._read.cache_clear()
+    kept.kept.cache_clear()
     yield
-    tune._read.cache_clear()
+    kept.kept.cache_clear()
 
 
 def laid_out(layer):
     """The plan of three sequences of this layer, and its near alternatives."""
     gpu = operator.limits(torch.device("cpu"))
-    run = launch.Layer(*tune.example(layer, 3, 2, layer.neurons.effective()), gpu)
+    run = launch.Layer(*tune.example(layer, 3, 2), gpu)
     return run.plan, alternatives(run.sizes, gpu)
 
 
@@ -234,7 +238,7 @@ def test_the_fastest_plan_is_kept_and_used(caplog):
     assert min(trials, key=lambda trial: trial.milliseconds) is trials[-1]
     assert laid_out(layer)[0] == others[-1] != others[0]
     assert_equal(layer, torch.randn(3, 2, 3), random_state(layer, 3))
-    file = tune.place(operator.limits(torch.device("cpu")))
+    file = kept.place(operator.limits(torch.device("cpu")))
     good = file.read_text()
     for text, words in [
         (good[:-9], "is damaged and not used"),
@@ -244,7 +248,7 @@ def test_the_fastest_plan_is_kept_and_used(caplog):
         (good.replace('"block": ', '"block": 4096'), ""),  # as of a GPU with more memory
     ]:
         file.write_text(text)
-        tune._read.cache_clear()
+        kept.kept.cache_clear()
         caplog.clear()
         assert laid_out(layer)[0] == others[0]
         assert words in caplog.text
@@ -255,14 +259,14 @@ def test_the_fastest_plan_is_kept_and_used(caplog):
 def test_a_plan_that_breaks_or_is_wrong_is_not_kept(monkeypatch):
     layer = ELMLayer(LayerConfig(units=5, neuron=neuron(), recurrent_connect=0.5), 3)
     first, broken, wrong, *rest = laid_out(layer)[1]
-    passes = tune._pass
+    passes = tune.both_ways
 
     def spoilt(run):
         if run.plan == broken:
             raise RuntimeError("out of resource: shared memory\nRequired: 300000")
         return [tensor * (1.01 if run.plan == wrong else 1.0) for tensor in passes(run)]
 
-    monkeypatch.setattr(tune, "_pass", spoilt)
+    monkeypatch.setattr(tune, "both_ways", spoilt)
     readings = itertools.accumulate(range(100))  # ever slower
     trials = tune.tune(layer, 3, 2, clock=lambda: next(readings))
     assert [trial.milliseconds is None for trial in trials] == [False, True, True, *[False] * len(rest)]

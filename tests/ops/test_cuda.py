@@ -184,7 +184,7 @@ driver.set_active(Driver())
 from elmnet import ELMLayer, LayerConfig, NeuronConfig
 from elmnet.ops.cuda import launch
 from elmnet.ops.cuda.plan import H100
-from elmnet.ops.cuda.tune import example
+from elmnet.ops.cuda.tune import both_ways, example
 
 compiled = []
 
@@ -199,9 +199,7 @@ def warm(kernel, grid, arguments, options):
 neuron = NeuronConfig(memory=3, branches=3, synapses=2)
 for units, batch in ((100, 5), (100, 8), (101, 7)):
     layer = ELMLayer(LayerConfig(units=units, neuron=neuron, recurrent_connect=0.5), 3)
-    run = launch.Layer(*example(layer, batch, 2, layer.neurons.effective()), H100, warm)
-    out, *rest = run.forward()
-    run.backward(out, rest[-6:], [out, *[None] * 8], [True] * 14)
+    both_ways(launch.Layer(*example(layer, batch, 2), H100, warm))
 assert len(compiled) == 18, compiled
 print(len(set(compiled)))
 """

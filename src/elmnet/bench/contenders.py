@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from elmnet import ops
 from elmnet.bench.cases import Case
-from elmnet.errors import ElmnetError
+from elmnet.errors import ElmnetError, in_a_line
 from elmnet.network import ELMNetwork
 from elmnet.ops import reference
 
@@ -82,14 +82,24 @@ def worst_error(case: Case, loss: float, gradients: dict[str, Tensor]) -> float:
     return max(error if error == error else math.inf for error in errors)
 
 
-def _trainer(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], float]:
+def trainer(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], float]:
     """One full step in torch."""
+
+    def pull() -> Tensor:
+        value = loss()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    return learner(model, pull)
+
+
+def learner(model: nn.Module, pull: Callable[[], Tensor]) -> Callable[[], float]:
+    """One full step in torch around a forward and backward pass that returns the loss."""
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
 
     def step() -> float:
         optimiser.zero_grad()
-        value = loss()
-        value.backward()  # type: ignore[no-untyped-call]
+        value = pull()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         return value.item()
@@ -109,12 +119,6 @@ def streaming_error(case: Case, network: ELMNetwork) -> float:
         got.append(out.double())
     error = float((torch.stack(got, 1) - want).norm() / want.norm())
     return error if error == error else math.inf
-
-
-def in_a_line(error: Exception) -> str:
-    """What an exception says, as far as a table has room."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 class Torch:
@@ -141,7 +145,7 @@ class Torch:
     def training(self, case: Case) -> Callable[[], float]:
         """See `Contender`."""
         network, (x, y) = case.build(self.backend), case.data
-        return _trainer(network, lambda: case.loss(network(x)[0], y))
+        return trainer(network, lambda: case.loss(network(x)[0], y))
 
     def streaming(self, case: Case) -> Callable[[], Any]:
         """See `Contender`."""
@@ -243,7 +247,7 @@ class Lstm:
             dense = x if case.network.token_scale is None else F.one_hot(x, case.network.inputs).float()
             return case.loss(model["linear"](model["lstm"](dense)[0]), y)
 
-        return _trainer(model, loss)
+        return trainer(model, loss)
 
     def streaming(self, case: Case) -> Callable[[], Any]:
         """See `Contender`."""

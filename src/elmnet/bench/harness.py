@@ -15,7 +15,8 @@ import torch
 
 from elmnet import budget
 from elmnet.bench.cases import Case
-from elmnet.bench.contenders import TOLERANCE, Contender, in_a_line
+from elmnet.bench.contenders import TOLERANCE, Contender
+from elmnet.errors import in_a_line
 from elmnet.ops import cpu
 
 PAUSE = 0.03

@@ -36,6 +36,14 @@ class Inputs(NamedTuple):
     connectome: Tensor
     lengths: Tensor | None
 
+    @property
+    def state(self) -> tuple[Tensor, ...]:
+        """Before the first step: memory, branch, highpass, activity."""
+        return self.memory0, self.branch0, self.highpass0, self.activity0
+
+
+STATE = Inputs._fields[1:5]
+"""Names of the state's tensors."""
 
 DIFFERENTIABLE = Inputs._fields[:14]
 """Those that may get a gradient."""

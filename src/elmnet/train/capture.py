@@ -5,10 +5,12 @@ graph's own before; outputs and gradients lie in others, which the next step ove
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from elmnet.models import State
 from elmnet.network import ELMNetwork
@@ -26,7 +28,7 @@ class Given(NamedTuple):
 
     x: Tensor
     y: Tensor
-    state: State | None
+    state: State
     lengths: Tensor | None
     masks: list[Masks] | None
     """Dropout masks of every layer; None for a baseline, which has none."""
@@ -80,12 +82,11 @@ class Captured:
 
     Args:
         pull: the pass. It must ask the GPU nothing, and all batches must have one shape.
-        networks: one for each run that it trains.
+        parameters: all that it gives gradients.
     """
 
-    def __init__(self, pull: Pull, networks: Sequence[ELMNetwork]) -> None:
-        self._pull, self._networks = pull, networks
-        self._parameters = [p for network in networks for p in network.parameters() if p.requires_grad]
+    def __init__(self, pull: Pull, parameters: Sequence[Parameter]) -> None:
+        self._pull, self._parameters = pull, parameters
         self._fixed: list[Given] = []
         self._pulled: list[Pulled] = []
         self._gradients: list[Tensor | None] = []
@@ -93,12 +94,11 @@ class Captured:
 
     def __call__(self, given: list[Given]) -> list[Pulled]:
         """As `pull`; the returned tensors and the gradients are overwritten by the next call."""
-        started = [own._replace(state=own.state or self._zeros(k, own)) for k, own in enumerate(given)]
         if self._replay is None:
-            self._fixed = [self._copy(network, own) for network, own in zip(self._networks, started, strict=True)]
+            self._fixed = deepcopy(given)
             self._replay = record(self._work)
         else:
-            for ours, own in zip(self._fixed, started, strict=True):
+            for ours, own in zip(self._fixed, given, strict=True):
                 for to, tensor in zip(_tensors(ours), _tensors(own), strict=True):
                     to.copy_(tensor)
             self._replay()
@@ -112,22 +112,8 @@ class Captured:
         self._pulled = self._pull(self._fixed)
         self._gradients = [parameter.grad for parameter in self._parameters]
 
-    def _zeros(self, k: int, given: Given) -> State:
-        return self._networks[k].initial_state(len(given.x))
-
-    @staticmethod
-    def _copy(network: ELMNetwork, given: Given) -> Given:
-        assert given.state is not None and given.masks is not None
-        return given._replace(
-            x=given.x.clone(),
-            y=given.y.clone(),
-            state=network.state_of({name: tensor.clone() for name, tensor in given.state.tensors().items()}),
-            masks=[Masks(*(None if mask is None else mask.clone() for mask in layer)) for layer in given.masks],
-        )
-
 
 def _tensors(given: Given) -> Iterator[Tensor]:
     """All that change from step to step."""
-    assert given.state is not None and given.masks is not None
     yield from (given.x, given.y, *given.state.tensors().values())
-    yield from (mask for layer in given.masks for mask in layer if mask is not None)
+    yield from (mask for layer in given.masks or () for mask in layer if mask is not None)

@@ -10,7 +10,6 @@ from typing import Any, cast
 import torch
 
 from elmnet.errors import ConfigError, DivergedError, RunError
-from elmnet.models import kind_of
 from elmnet.network import ELMNetwork, NetworkState
 from elmnet.replicas import Replicas
 from elmnet.tasks import Task, open_task
@@ -19,7 +18,7 @@ from elmnet.train.config import RunConfig
 from elmnet.train.objective import monitored
 from elmnet.train.parallel import Team
 from elmnet.train.progress import Reporter
-from elmnet.train.run import RunDirectory
+from elmnet.train.run import RunDirectory, keeps_to_itself
 from elmnet.train.signals import Interrupted, StopRequested, StopSignals
 from elmnet.train.trainer import Trainer
 
@@ -157,8 +156,8 @@ def shape_of(config: RunConfig) -> dict[str, Any]:
 
 def _require_equal(first: Trainer, other: Trainer) -> None:
     path = other.run.path
-    if not isinstance(other.network, ELMNetwork):
-        raise ConfigError(f"{path}: only ELM networks can be trained together, not a {kind_of(other.config.model)}")
+    if reason := keeps_to_itself(other.config):
+        raise ConfigError(f"{path}: {reason}")
     if shape_of(first.config) != shape_of(other.config):
         words = "only seeds and training settings may differ"
         raise ConfigError(f"{path}: has another shape than {first.run.path}: {words}")
@@ -256,19 +255,19 @@ class Lockstep:
 
     def _made(self) -> Pull:
         """The forward and backward pass of all runs."""
-        first = self.trainers[0]
-        networks = [cast(ELMNetwork, trainer.network) for trainer in self.trainers]
-        pull: Pull = lambda given: [first.pull(given[0])]  # noqa: E731
+        pull: Pull = self._pull_alone
         if self.company > 1:
+            networks = [cast(ELMNetwork, trainer.network) for trainer in self.trainers]
             pull = partial(self._pull_together, Replicas(networks))
-        return Captured(pull, networks) if first.cuda_graph else pull
+        if not self.trainers[0].cuda_graph:
+            return pull
+        return Captured(pull, [p for trainer in self.trainers for p in trainer.network.parameters()])
+
+    def _pull_alone(self, given: list[Given]) -> list[Pulled]:
+        return [self.trainers[0].pull(given[0])]
 
     def _pull_together(self, replicas: Replicas, given: list[Given]) -> list[Pulled]:
-        networks = [cast(ELMNetwork, trainer.network) for trainer in self.trainers]
-        states = [
-            cast(NetworkState, own.state or network.initial_state(len(own.x)))
-            for own, network in zip(given, networks, strict=True)
-        ]
+        states = [cast(NetworkState, own.state) for own in given]
         wanted = {name: None for trainer in self.trainers for name in monitored(trainer.config.training)}
         x, masks = torch.stack([own.x for own in given]), [own.masks for own in given]
         with self.trainers[0].precision():

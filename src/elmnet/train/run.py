@@ -152,6 +152,13 @@ def _planned_seeds(directory: Path) -> list[int]:
         return []
 
 
+def keeps_to_itself(config: RunConfig) -> str | None:
+    """Why a run's model cannot be trained together with others; None: it can."""
+    if isinstance(config.model, NetworkConfig):
+        return None
+    return f"only ELM networks can be trained together, not a {models.kind_of(config.model)}"
+
+
 def create_replicas(directory: Path, config: RunConfig, count: int) -> dict[Path, RunConfig]:
     """Directories and configurations of new runs that differ in their seed; none is begun yet.
 
@@ -159,8 +166,8 @@ def create_replicas(directory: Path, config: RunConfig, count: int) -> dict[Path
         ConfigError: its model cannot be trained together with others.
         RunError: the directory holds runs already or cannot be written.
     """
-    if not isinstance(config.model, NetworkConfig):
-        raise ConfigError(f"only ELM networks can be trained together, not a {models.kind_of(config.model)}")
+    if reason := keeps_to_itself(config):
+        raise ConfigError(reason)
     if (directory / "config.yaml").exists() or replicas_in(directory):
         raise RunError(f"{directory} already holds runs; continue them with --resume, or choose another --out")
     seeds = range(config.seed, config.seed + count)

@@ -211,11 +211,12 @@ class Trainer:
         x, y = team.part(batch.x), team.part(batch.y)
         lengths = None if batch.lengths is None else team.part(batch.lengths)
         share = 1.0 if team.size == 1 else team.size * self.task.weight(y) / self.task.weight(batch.y)
-        return Given(x.to(device), y.to(device), self._carried(batch), lengths, masks, share)
+        return Given(x.to(device), y.to(device), self._start(batch, len(x)), lengths, masks, share)
 
-    def _carried(self, batch: Batch) -> State | None:
-        if batch.fresh or resets(self.step, self.config.training, self.config.seed):
-            return None
+    def _start(self, batch: Batch, sequences: int) -> State:
+        """The state before a step: what the last one left, or none."""
+        if self.state is None or batch.fresh or resets(self.step, self.config.training, self.config.seed):
+            return self.network.initial_state(sequences)
         return self.state
 
     def objective(self, given: Given, out: Tensor, signals: Any) -> tuple[Tensor, Tensor]:

@@ -91,13 +91,13 @@ class Plan:
 
     def state_shapes(self, i: Inputs) -> list[tuple[int, ...]]:
         """Of memory, branch, highpass, activity."""
-        return [tuple(tensor.shape) for tensor in (i.memory0, i.branch0, i.highpass0, i.activity0)]
+        return [tuple(tensor.shape) for tensor in i.state]
 
     def tape_values(self, i: Inputs) -> int:
         """Numbers on the tape, or in the states between segments where it would be too long."""
         if self.segment >= self.steps:
             return self.steps * self.step_bytes // self.itemsize
-        states = sum(tensor.numel() for tensor in (i.memory0, i.branch0, i.highpass0, i.activity0))
+        states = sum(tensor.numel() for tensor in i.state)
         return (len(self.segments) - 1) * states
 
     def seen_shapes(self, see: str) -> list[tuple[int, ...]]:

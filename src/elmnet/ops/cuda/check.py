@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from elmnet.config import NeuronConfig
+from elmnet.errors import in_a_line
 from elmnet.ops import reference
 from elmnet.ops.types import Dynamics, LayerState, Recurrence, Weights
 
@@ -25,8 +26,7 @@ def disagreement(run: Recurrence, device: torch.device, sizes: tuple[int, ...] =
                 if not error <= TOLERANCE:
                     return f"its first check on {device} failed: {name} of {units} units is off by {error:.1e}"
     except Exception as error:  # of Triton, of the driver, of the compiler it calls: they have many kinds
-        lines = str(error).strip().splitlines() or [""]
-        return f"its first check on {device} broke: {type(error).__name__}: {lines[0]}"
+        return f"its first check on {device} broke: {in_a_line(error)}"
     return None
 
 

@@ -11,11 +11,11 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from elmnet.ops import reference
 from elmnet.ops.cuda import kernels
+from elmnet.ops.cuda.kept import kept
 from elmnet.ops.cuda.kernels import Shape
-from elmnet.ops.cuda.operator import TAPE, segments, state_of, tape_rows
+from elmnet.ops.cuda.operator import TAPE, segments, tape_rows
 from elmnet.ops.cuda.plan import Limits, Plan, Sizes, plan
-from elmnet.ops.cuda.tune import kept
-from elmnet.ops.operands import ACTIVATIONS, DIFFERENTIABLE, MLP_ACTIVATIONS, Inputs, Numbers
+from elmnet.ops.operands import ACTIVATIONS, DIFFERENTIABLE, MLP_ACTIVATIONS, STATE, Inputs, Numbers
 
 Launch = Callable[[Any, tuple[int, ...], Mapping[str, Any], Mapping[str, Any]], None]
 """Starts a kernel: (kernel, grid, arguments, options)."""
@@ -105,9 +105,6 @@ def shape_of(chosen: Plan, sizes: Sizes, n: Numbers, steps: int) -> Shape:
     )
 
 
-_STATE = ("memory0", "branch0", "highpass0", "activity0")
-
-
 class Layer:
     """One call's layer: its tensors made dense, its plan.
 
@@ -166,7 +163,7 @@ class Layer:
         i, n = self.i, self.n
         cut = segments(i, n)
         keep = len(cut) == 1 and (n.keep or bool(n.see))
-        *state, activity = (tensor.clone() for tensor in state_of(i))
+        *state, activity = (tensor.clone() for tensor in i.state)
         pieces, starts = [], []
         tape: list[Tensor] = []
         for begin, end in cut:
@@ -228,35 +225,35 @@ class Layer:
         cut = segments(self.i, self.n)
         if len(cut) == 1:
             return self._backward(out, tape, grads, wanted)
-        first = state_of(self.i)
-        starts = [first, *(self._state(flat) for flat in tape[0])]
-        g_out, carried = grads[0], list(grads[1 : 1 + len(first)])
-        through = [want or name in _STATE for name, want in zip(DIFFERENTIABLE, wanted, strict=True)]
+        starts = [self.i.state, *(self._state(flat) for flat in tape[0])]
+        g_out, carried, unseen = grads[0], list(grads[1 : 1 + len(STATE)]), [None] * (len(grads) - 1 - len(STATE))
+        through = [want or name in STATE for name, want in zip(DIFFERENTIABLE, wanted, strict=True)]
         of_x: list[Tensor] = []
         sums: dict[str, Tensor] = {}
         for (begin, end), start in zip(reversed(cut), reversed(starts), strict=True):
             piece = self._piece(begin, end, start)
             *state, activity = (tensor.clone() for tensor in start)
             said, kept = piece._forward(piece.x, piece.lengths, state, activity, True)
-            given = [None if g_out is None else g_out[:, begin:end], *carried, *[None] * (len(grads) - 1 - len(first))]
+            given = [None if g_out is None else g_out[:, begin:end], *carried, *unseen]
             found = dict(zip(DIFFERENTIABLE, piece._backward(said, kept, given, through), strict=True))
             of_x.insert(0, found.pop("x"))
-            of_start = {name: found.pop(name) for name in _STATE}
+            of_start = {name: found.pop(name) for name in STATE}
             carried = list(of_start.values())
             sums = {name: sums[name] + grad if sums else grad for name, grad in found.items()}
-        sums |= {"x": torch.cat(of_x, 1 if wanted[0] else 0), **of_start}
+        sums |= of_start
+        if wanted[0]:
+            sums["x"] = torch.cat(of_x, 1)
         return [sums[name] if want else self.new(0) for name, want in zip(DIFFERENTIABLE, wanted, strict=True)]
 
     def _state(self, flat: Tensor) -> list[Tensor]:
         """The state's four tensors out of one."""
-        whole = state_of(self.i)
-        parts = torch.split(flat, [tensor.numel() for tensor in whole])
-        return [part.view(tensor.shape) for part, tensor in zip(parts, whole, strict=True)]
+        parts = torch.split(flat, [tensor.numel() for tensor in self.i.state])
+        return [part.view(tensor.shape) for part, tensor in zip(parts, self.i.state, strict=True)]
 
     def _piece(self, begin: int, end: int, start: Sequence[Tensor]) -> "Layer":
         """The same layer on some of the steps."""
         piece = copy(self)
-        piece.i = self.i._replace(x=self.i.x[:, begin:end], **dict(zip(_STATE, start, strict=True)))
+        piece.i = self.i._replace(x=self.i.x[:, begin:end], **dict(zip(STATE, start, strict=True)))
         piece.x, piece.lengths, piece.steps = self.x[:, begin:end].contiguous(), self.lengths - begin, end - begin
         return piece
 

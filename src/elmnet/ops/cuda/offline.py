@@ -13,11 +13,9 @@ from torch import Tensor
 
 from elmnet.errors import BackendError
 from elmnet.layer import ELMLayer
-from elmnet.ops.cuda import rounded
 from elmnet.ops.cuda.launch import INTERPRETED, Layer
-from elmnet.ops.cuda.operator import TAPE
 from elmnet.ops.cuda.plan import GPUS, Plan
-from elmnet.ops.cuda.tune import example
+from elmnet.ops.cuda.tune import both_ways, example
 
 
 @dataclass(frozen=True)
@@ -56,12 +54,8 @@ def compile_layer(
         if kernel.__name__ not in seen:
             seen[kernel.__name__] = _compile(kernel, arguments, options, capability)
 
-    weights = layer.neurons.effective()
-    weights = rounded(weights) if bf16 else weights
-    run = Layer(*example(layer, batch, 2, weights), GPUS[capability], launch, chosen)
-    out, *state_and_tape = run.forward()
-    tape = state_and_tape[-len(TAPE) :]
-    run.backward(out, tape, [out, *[None] * 8], [True] * 14)
+    run = Layer(*example(layer, batch, 2, bf16=bf16), GPUS[capability], launch, chosen)
+    both_ways(run)
     return run.plan, list(seen.values())
 
 

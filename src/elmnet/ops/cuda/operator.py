@@ -66,11 +66,6 @@ def backward(*arguments: Any) -> list[Tensor]:
         return Layer(i, n, limits(i.x.device)).backward(*arguments[-4:])
 
 
-def state_of(i: Inputs) -> list[Tensor]:
-    """The state before the first step: memory, branch, highpass, activity."""
-    return [i.memory0, i.branch0, i.highpass0, i.activity0]
-
-
 def tape_rows(i: Inputs) -> tuple[int, ...]:
     """Rows of the tape's tensors, in the order of `TAPE`."""
     hidden = 0 if i.weight1 is None else i.weight1.shape[1]
@@ -96,10 +91,10 @@ def _(*arguments: Any) -> list[Tensor]:
     tape = [i.x.new_empty(0) for _ in TAPE]
     cut = len(segments(i, n)) - 1
     if cut and n.keep:
-        tape[0] = i.x.new_empty(cut, sum(tensor.numel() for tensor in state_of(i)))
+        tape[0] = i.x.new_empty(cut, sum(tensor.numel() for tensor in i.state))
     elif n.keep or n.see:
         tape = [i.x.new_empty(batch, steps, units, count) for count in tape_rows(i)]
-    return [i.x.new_empty(batch, steps, units * outputs), *map(torch.empty_like, state_of(i)), *tape]
+    return [i.x.new_empty(batch, steps, units * outputs), *map(torch.empty_like, i.state), *tape]
 
 
 @torch.library.register_fake("elmnet::cuda_recurrence_backward")  # type: ignore[untyped-decorator]

@@ -123,15 +123,14 @@ def plan(sizes: Sizes, limits: Limits) -> Plan:
     while sizes.shared_bytes(2 * most) <= limits.shared_bytes and most < sizes.units and 2 * most <= largest:
         most *= 2
 
-    def made(regime: Regime, block: int, why: str, programs: int | None = None) -> Plan:
-        blocks = -(-sizes.units // block)
+    def made(regime: Regime, block: int, why: str) -> Plan:
         warps = min(max(block * lanes * sizes.rows[0] // VALUES_A_WARP, 4), 8)
-        return Plan(regime, block, lanes, blocks, blocks if programs is None else programs, tiles, warps, why)
+        return _made(sizes, limits, regime, block, lanes, warps, why)
 
     if not sizes.recurrent:
         return made("independent", min(most, 4), "no synapse reads the layer itself, so nobody waits for anybody")
     if -(-sizes.units // most) <= FEW_BLOCKS:
-        return made("whole", most, "one program does all units of its sequences, so nobody waits", 1)
+        return made("whole", most, "one program does all units of its sequences, so nobody waits")
     room = limits.multiprocessors // tiles  # programs of a tile of sequences, one to a multiprocessor
     if not limits.waits or room < 2:
         why = f"{tiles} tiles of sequences leave no room" if limits.waits else "no cooperative launches here"
@@ -143,8 +142,15 @@ def plan(sizes: Sizes, limits: Limits) -> Plan:
         return made("resident", block, "every unit's weights stay on a multiprocessor, one wait a step")
     kib = sizes.weight_bytes * sizes.units / 1024
     return made(
-        "streamed", block, f"{kib:,.0f} KiB of weights do not fit; they are read again each step, one wait a step", room
+        "streamed", block, f"{kib:,.0f} KiB of weights do not fit; they are read again each step, one wait a step"
     )
+
+
+def _made(sizes: Sizes, limits: Limits, regime: Regime, block: int, lanes: int, warps: int, why: str) -> Plan:
+    """What follows from a regime and its tiles."""
+    blocks, tiles = -(-sizes.units // block), -(-sizes.batch // lanes)
+    programs = {"whole": 1, "streamed": limits.multiprocessors // tiles}.get(regime, blocks)
+    return Plan(regime, block, lanes, blocks, programs, tiles, warps, why)
 
 
 def alternatives(sizes: Sizes, limits: Limits) -> list[Plan]:
@@ -162,21 +168,19 @@ def alternatives(sizes: Sizes, limits: Limits) -> list[Plan]:
 
 def laid(sizes: Sizes, limits: Limits, regime: Regime, block: int, lanes: int, warps: int) -> Plan | None:
     """That plan, if it fits. Of programs that wait, each keeps its weights where there is one for every block."""
-    most = _power(sizes.batch)
-    if not (1 <= block < 2 * sizes.units and 1 <= lanes <= min(LANES, most) and 2 <= warps <= 16):
+    most = min(_power(sizes.batch), LANES)
+    if not (1 <= block < 2 * sizes.units and 1 <= lanes <= most and 2 <= warps <= 16):
         return None
     if sizes.shared_bytes(block) > limits.shared_bytes or block * lanes * sizes.rows[0] > TILE_VALUES:
         return None
-    blocks, tiles = -(-sizes.units // block), -(-sizes.batch // lanes)
-    programs = 1 if regime == "whole" else blocks
+    blocks, room = -(-sizes.units // block), limits.multiprocessors // -(-sizes.batch // lanes)
     if regime == "whole" and blocks > 2 * FEW_BLOCKS:
         return None
     if regime in ("resident", "streamed"):
-        programs = min(blocks, limits.multiprocessors // tiles)
-        regime = "resident" if programs == blocks else "streamed"
-        if programs < 2 or not limits.waits:
+        if min(blocks, room) < 2 or not limits.waits:
             return None
-    return Plan(regime, block, lanes, blocks, programs, tiles, warps, "by trial, not by arithmetic")
+        regime = "resident" if blocks <= room else "streamed"
+    return _made(sizes, limits, regime, block, lanes, warps, "by trial, not by arithmetic")
 
 
 def refuses(branches: int, memory: int, hidden: int, outputs: int, limits: Limits) -> str | None:
