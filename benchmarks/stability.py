@@ -91,7 +91,7 @@ class Sprint(Trainer):
     """A run of which only the training matters: it ends without scoring the whole validation and test data."""
 
     def finish(self) -> dict[str, Any]:
-        return {"training_seconds": self._training_seconds}
+        return {"training_seconds": self.journal.training_seconds}
 
 
 def network_of(published: NetworkConfig, size: int) -> NetworkConfig:

@@ -1,10 +1,8 @@
-import json
-
 import pytest
 
 from elmnet.errors import RunError
 from elmnet.train.config import compose
-from elmnet.train.run import MetricsLog, RunDirectory, environment
+from elmnet.train.run import RunDirectory, environment
 
 
 def test_configuration_comes_back(tmp_path):
@@ -33,28 +31,6 @@ def test_best_network_before_and_after_a_crash(tmp_path):
     ELMNetwork(network_config(), seed=0).save_pretrained(run.path / ".best.old")  # as a crash mid-swap leaves it
     assert run.best_network().config == network_config()
     assert not run.best.exists()  # a reader changes nothing: a trainer may be at work
-
-
-def test_metrics_go_back_to_a_checkpoint(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    log = MetricsLog(path, 0)
-    log.write({"step": 1, "loss": 0.1})
-    size = log.sync()
-    log.write({"step": 2, "loss": float("nan")})
-    log.close()
-    with path.open("ab") as file:
-        file.write(b'{"step": 3, "lo')  # killed in the middle of a line
-    log = MetricsLog(path, size)
-    log.write({"step": 2, "loss": 0.3})
-    log.close()
-    assert [json.loads(line)["loss"] for line in path.read_text().splitlines()] == [0.1, 0.3]
-
-
-def test_shorter_metrics_than_remembered_are_not_padded(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_bytes(b"{}\n")
-    MetricsLog(path, 1000).close()
-    assert path.read_bytes() == b"{}\n"
 
 
 def test_unfinished_and_damaged_results(tmp_path):

@@ -220,7 +220,7 @@ class Lockstep:
                     started = time.monotonic()
                     self._step()
                     for trainer in self.trainers:
-                        trainer.spent(time.monotonic() - started)
+                        trainer.journal.training_seconds += time.monotonic() - started
                     self._save_or_stop()
             return {trainer: trainer.first_alone(trainer.finish) or {} for trainer in self.trainers}
         except StopRequested:

@@ -1,14 +1,13 @@
 """A run directory: the truth about one run.
 
 config.yaml      the resolved configuration, what identifies the data, versions
-metrics.jsonl    one line per logged step and per evaluation; no clock in it, so equal runs write equal bytes
+metrics.jsonl    see `elmnet.train.journal`
 checkpoints/     see `elmnet.train.checkpoint`
 best/            the model to use, for `ELMNetwork.from_pretrained`, or `Baseline`'s
 result.json      only when finished: final scores, counts, cost
 """
 
 import json
-import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -186,29 +185,6 @@ def read_yaml(file: Path) -> Any:
         return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.YAMLError:
         return yaml.safe_load(text)  # which says better what is wrong
-
-
-class MetricsLog:
-    """Appends JSON lines; can go back to where a checkpoint was written."""
-
-    def __init__(self, path: Path, size: int) -> None:
-        self._file = path.open("ab")
-        self._file.truncate(min(size, path.stat().st_size))
-        self._file.seek(0, os.SEEK_END)
-
-    def sync(self) -> int:
-        """Flush to disk; returns the bytes written so far."""
-        os.fsync(self._file.fileno())
-        return self._file.tell()
-
-    def write(self, record: Mapping[str, Any]) -> None:
-        """Append one line and hand it to the operating system."""
-        self._file.write(json.dumps(record).encode() + b"\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
 
 def environment() -> dict[str, Any]:

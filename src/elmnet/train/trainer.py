@@ -6,7 +6,6 @@ resets - or part of a checkpoint: weights, optimiser, carried state, torch's ran
 
 import json
 import math
-import os
 import shutil
 import sys
 import time
@@ -43,10 +42,11 @@ from elmnet.train.checkpoint import (
 )
 from elmnet.train.config import RunConfig
 from elmnet.train.evaluate import evaluate
+from elmnet.train.journal import Journal
 from elmnet.train.objective import learning_rate, monitored, penalty, resets
 from elmnet.train.parallel import Team
 from elmnet.train.progress import Reporter
-from elmnet.train.run import MetricsLog, RunDirectory
+from elmnet.train.run import RunDirectory
 from elmnet.train.signals import StopRequested, StopSignals
 
 T = TypeVar("T")
@@ -88,7 +88,7 @@ class Trainer:
         self.team = team or Team()
         if self.team.size > 1:
             self.team.part(task.training_batch(0).x)  # refuses what cannot be shared
-        self._writer = _summary_writer() if tensorboard and self.team.first else None
+        self.journal = Journal(run, tensorboard=tensorboard and self.team.first)
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         self.network = _build(config)
@@ -105,11 +105,7 @@ class Trainer:
         self.best: dict[str, Any] | None = None  # {"step", scores of that validation}
         self.company = 1  # runs trained together in this process
         self._generators: dict[str, Tensor] | None = None
-        self._window: dict[str, float] = {}  # sums since the last logged step
-        self._training_seconds = 0.0  # spent in training steps alone
-        self._earlier = {"wall_seconds": 0.0, "cpu_seconds": 0.0}  # spent by processes before this one
-        self._log: MetricsLog | None = None
-        self._board: Any = None
+        self._saved = time.monotonic()
 
     # From the beginning to the end
 
@@ -124,9 +120,7 @@ class Trainer:
         try:
             yield
         finally:
-            for file in (self._log, self._board):
-                if file is not None:
-                    file.close()
+            self.journal.close()
             if lock is not None:
                 lock.release()
 
@@ -146,15 +140,26 @@ class Trainer:
             resuming: go on from a checkpoint.
             at: from this one, an intact one or 0; None: from the newest that is intact.
         """
-        size = self._restore(at) if resuming else 0
-        self._started, self._cpu_started = time.monotonic(), time.process_time()
-        self._saved = self._started
-        if not self.team.first:
-            return
-        self._log = MetricsLog(self.run.metrics_file, size)
-        if self._writer is not None:
-            self._board = self._writer(os.fspath(self.run.path / "tensorboard"), purge_step=self.step)
-        self._describe()
+        if resuming:
+            self._restore(at)
+        self.journal.start_clocks()
+        self._saved = time.monotonic()
+        if self.team.first:
+            self.journal.open(self.step)
+            self._describe()
+
+    def _describe(self) -> None:
+        price = models.counts(self.config.model)
+        backend = ", ".join(self.network.backends())
+        unit = "" if price.complexity is None else f", k_e {price.complexity}, k_c {price.connectivity}"
+        kind = models.kind_of(self.config.model)
+        team = "" if self.team.size == 1 else f", {self.team.size} processes"
+        self.reporter.note(
+            f"{self.task.name} on {self.task.data_name}: {kind}, {price.units} units{unit}, "
+            f"P {price.parameters:,}; backend {backend}, {self.config.threads} threads{team}"
+        )
+        if self.step:
+            self.reporter.note(f"continuing at step {self.step} of {self.config.training.steps}")
 
     def keep_generators(self) -> None:
         """Draw dropout as if no other run of this process did."""
@@ -245,10 +250,6 @@ class Trainer:
         self.step += 1
         self._record(total, own, norm, rate, given.y.numel() * self.team.size)
 
-    def spent(self, seconds: float) -> None:
-        """Count the time of a step."""
-        self._training_seconds += seconds
-
     def _require_finite(self, loss: float, norm: float) -> None:
         if math.isfinite(loss) and math.isfinite(norm):
             return
@@ -260,18 +261,15 @@ class Trainer:
         )
 
     def _record(self, loss: float, error: float, norm: float, rate: float, items: int) -> None:
-        for name, value in (("loss", loss), (self.task.criterion, error), ("gradient_norm", norm), ("steps", 1.0)):
-            self._window[name] = self._window.get(name, 0.0) + value
-        steps = self._window["steps"]
-        means = {name: total / steps for name, total in self._window.items() if name != "steps"}
+        means = self.journal.count({"loss": loss, self.task.criterion: error, "gradient_norm": norm})
         score = self.task.scores(means[self.task.criterion], math.nan).get("bpc")
         words = f"loss {means['loss']:.4f}" + (f"  bpc {score:.3f}" if score is not None else "")
         if self.best is not None:
             words += f"  best {self.task.metric} {self.best[self.task.metric]:.4f}"
         self.reporter.step(self.step, words, items, self.task.unit)
         if self.step % self.config.training.log_every == 0:
-            self._write({"event": "train", "step": self.step, **means, "learning_rate": rate})
-            self._window = {}
+            self.journal.write({"event": "train", "step": self.step, **means, "learning_rate": rate})
+            self.journal.forget()
 
     # Scores
 
@@ -303,7 +301,7 @@ class Trainer:
         if better:
             self.best = {"step": self.step, **scores}
             replace_directory(self.run.best, self.network.save_pretrained)
-        self._write({"event": "valid", "step": self.step, **scores, "best": better})
+        self.journal.write({"event": "valid", "step": self.step, **scores, "best": better})
         self.reporter.note(f"step {self.step}: validation {in_words(scores)}{'  (best)' if better else ''}")
         self.reporter.validated(self.step, scores[self.task.metric])
 
@@ -328,7 +326,7 @@ class Trainer:
         best = self.run.best_network(self.config.backend).to(self.network.device)
         splits: tuple[Split, ...] = ("valid", "test")
         final = {split: self._evaluate(split, whole=True, network=best) for split in splits}
-        price, peak = models.counts(self.config.model), _peak_memory()
+        price, peak, seconds = models.counts(self.config.model), _peak_memory(), self.journal.training_seconds
         result = {
             "task": self.task.name,
             "data": self.task.data_name,
@@ -343,10 +341,9 @@ class Trainer:
             "complexity": price.complexity,
             "connectivity": price.connectivity,
             "flops_per_step": price.flops,
-            "training_seconds": round(self._training_seconds, 1),
-            "wall_seconds": round(self._wall_seconds(), 1),
-            "cpu_seconds": round(self._cpu_seconds(), 1),
-            "steps_per_second": round(self.step / self._training_seconds, 3),
+            "training_seconds": round(seconds, 1),
+            **{name: round(value, 1) for name, value in self.journal.cost().items()},
+            "steps_per_second": round(self.step / seconds, 3),
             "peak_memory_bytes": peak,
         }
         if self.company > 1:
@@ -363,20 +360,10 @@ class Trainer:
         state = self._each_tensor(self.state, self.team.join)
         path = path_of(self.run.checkpoints, self.step)
         if self.team.first:
-            assert self._log is not None
-            numbers = {
-                "step": self.step,
-                "evaluated": self.evaluated,
-                "best": self.best,
-                "window": self._window,
-                "metrics_bytes": self._log.sync(),
-                "training_seconds": self._training_seconds,
-                "wall_seconds": self._wall_seconds(),
-                "cpu_seconds": self._cpu_seconds(),
-            }
+            own = {"step": self.step, "evaluated": self.evaluated, "best": self.best}
             with self._drawing():
                 training = pack(self.network, self.optimizer, state)
-            checkpoint = Checkpoint(self.network.state_dict(), training, numbers)
+            checkpoint = Checkpoint(self.network.state_dict(), training, own | self.journal.numbers())
             path = save_checkpoint(self.run.checkpoints, self.step, checkpoint, keep=self.config.training.keep)
         self._saved = time.monotonic()
         return path
@@ -387,14 +374,8 @@ class Trainer:
             return None
         return self.network.state_of({name: change(tensor) for name, tensor in state.tensors().items()})
 
-    def _wall_seconds(self) -> float:
-        return self._earlier["wall_seconds"] + time.monotonic() - self._started
-
-    def _cpu_seconds(self) -> float:
-        return self._earlier["cpu_seconds"] + time.process_time() - self._cpu_started
-
-    def _restore(self, at: int | None) -> int:
-        """Load a checkpoint; returns how much of metrics.jsonl belongs to it."""
+    def _restore(self, at: int | None) -> None:
+        """Load a checkpoint, if there is one."""
         checkpoint = None
         if self.team.first:
             recover_directory(self.run.best)
@@ -403,7 +384,8 @@ class Trainer:
         told = self.team.tell(0 if checkpoint is None else checkpoint.numbers["step"])
         if not self.team.first and told:
             checkpoint = load_checkpoint(path_of(self.run.checkpoints, told))
-        return 0 if checkpoint is None else self._load(checkpoint)
+        if checkpoint is not None:
+            self._load(checkpoint)
 
     def _newest_intact(self) -> Checkpoint | None:
         """None where there is none. Damaged ones are set aside."""
@@ -424,40 +406,13 @@ class Trainer:
                 shutil.rmtree(path)
         return load_checkpoint(path_of(self.run.checkpoints, step)) if step else None
 
-    def _load(self, checkpoint: Checkpoint) -> int:
-        numbers = checkpoint.numbers
+    def _load(self, checkpoint: Checkpoint) -> None:
         self.network.load_state_dict(checkpoint.model)
         with self._drawing():
             state = unpack(checkpoint.training, self.network, self.optimizer)
         self.state = self._each_tensor(state, self.team.part)
-        self.step, self.evaluated = numbers["step"], numbers["evaluated"]
-        self.best, self._window = numbers["best"], numbers["window"]
-        self._training_seconds = numbers["training_seconds"]
-        self._earlier = {name: numbers[name] for name in self._earlier}
-        return int(numbers["metrics_bytes"])
-
-    # Words
-
-    def _describe(self) -> None:
-        price = models.counts(self.config.model)
-        backend = ", ".join(self.network.backends())
-        unit = "" if price.complexity is None else f", k_e {price.complexity}, k_c {price.connectivity}"
-        kind = models.kind_of(self.config.model)
-        team = "" if self.team.size == 1 else f", {self.team.size} processes"
-        self.reporter.note(
-            f"{self.task.name} on {self.task.data_name}: {kind}, {price.units} units{unit}, "
-            f"P {price.parameters:,}; backend {backend}, {self.config.threads} threads{team}"
-        )
-        if self.step:
-            self.reporter.note(f"continuing at step {self.step} of {self.config.training.steps}")
-
-    def _write(self, record: dict[str, Any]) -> None:
-        if self._log is not None:
-            self._log.write(record)
-        if self._board is not None:
-            for name, value in record.items():
-                if isinstance(value, float):
-                    self._board.add_scalar(f"{record['event']}/{name}", value, record["step"])
+        self.step, self.evaluated, self.best = (checkpoint.numbers[name] for name in ("step", "evaluated", "best"))
+        self.journal.load(checkpoint.numbers)
 
 
 def _build(config: RunConfig) -> Network:
@@ -473,14 +428,6 @@ def _build(config: RunConfig) -> Network:
     network.to(device=torch.device(config.device), dtype=dtype).train()
     network.backends()
     return network
-
-
-def _summary_writer() -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise RunError("TensorBoard is not installed; pip install 'elmnet[tensorboard]'") from error
-    return SummaryWriter
 
 
 def _peak_memory() -> int | None:
