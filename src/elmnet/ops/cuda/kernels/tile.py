@@ -1,0 +1,130 @@
+"""What the kernels share: tiles [units, a neuron's rows, sequences] of tensors that are (B, T, N, rows) over time."""
+
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+
+NOT_SPECIALISED = ["batch", "steps", "units", "begin", "end", "blocks", "programs", "per_branch"]
+"""What the two kernels that loop over time are not compiled for."""
+
+
+class Shape(NamedTuple):
+    """What a kernel is compiled for: a neuron's sizes and their padding to powers of two, the tile, the equations."""
+
+    branches: int
+    memory: int
+    hidden: int  # 0: no hidden layer
+    outputs: int
+    branch_rows: int
+    memory_rows: int
+    hidden_rows: int
+    output_rows: int
+    block: int  # units of a tile
+    lanes: int  # sequences of a tile
+    readers: int  # synapses that the way back reads at a time
+    mlp_activation: int  # index in operands.MLP_ACTIVATIONS
+    activation: int  # index in operands.ACTIVATIONS
+    filtered: bool
+    highpassed: bool
+    kept: bool  # a program owns one block of units and keeps its weights on the chip
+    barrier: bool  # programs wait for each other after every step
+    wide: bool  # tensors over time have 2^31 numbers or more: places are 64 bits wide
+
+
+@triton.jit
+def place(b, t, u, row, steps, units, rows: tl.constexpr):
+    """Where [u, row, b] lies at step t in a tensor (B, steps, N, rows)."""
+    time = (b * steps + t) * units
+    return (time[None, None, :] + u[:, None, None]) * rows + row[None, :, None]
+
+
+@triton.jit
+def inside(b, u, row, batch, units, rows: tl.constexpr):
+    """Whether there is such a [u, row, b]."""
+    return (u < units)[:, None, None] & (row < rows)[None, :, None] & (b < batch)[None, None, :]
+
+
+@triton.jit
+def zeros(a: tl.constexpr, b: tl.constexpr, c: tl.constexpr):
+    return tl.zeros((a, b, c), tl.float32)
+
+
+@triton.jit
+def matrix(pointer, u, units, row, rows, row_stride, column, columns, column_stride, size, first):
+    """[u, row, column] of every unit's matrix, which begins at u·size + first; zero past the edges."""
+    at = u[:, None, None] * size + first + row[None, :, None] * row_stride + column[None, None, :] * column_stride
+    there = (u < units)[:, None, None] & (row < rows)[None, :, None] & (column < columns)[None, None, :]
+    return tl.load(pointer + at, mask=there, other=0.0)
+
+
+@triton.jit
+def column(pointer, u, units, row, rows: tl.constexpr):
+    """[u, row, 1] of (N, rows)."""
+    return matrix(pointer, u, units, row, rows, 1, tl.arange(0, 1), 1, 1, rows, 0)
+
+
+@triton.jit
+def times(matrix, values):
+    """[u, o, i] · [u, i, b] → [u, o, b], added in float32; the factors are of the matrix's type."""
+    return tl.dot(matrix, values.to(matrix.dtype), input_precision="ieee", out_dtype=tl.float32)
+
+
+@triton.jit
+def load_state(memory, branch, slow, b, u, batch, units, S: tl.constexpr):
+    """Memory, filtered branches and high-pass (B, N, ·) as [u, row, b]; what a layer lacks is zeros of one row."""
+    m, y = tl.arange(0, S.memory_rows), tl.arange(0, S.output_rows)
+    first = tl.load(
+        memory + place(b, 0, u, m, 1, units, S.memory), mask=inside(b, u, m, batch, units, S.memory), other=0.0
+    )
+    if S.filtered:
+        j = tl.arange(0, S.branch_rows)
+        at = place(b, 0, u, j, 1, units, S.branches)
+        second = tl.load(branch + at, mask=inside(b, u, j, batch, units, S.branches), other=0.0)
+    else:
+        second = zeros(S.block, 1, S.lanes)
+    if S.highpassed:
+        at = place(b, 0, u, y, 1, units, S.outputs)
+        third = tl.load(slow + at, mask=inside(b, u, y, batch, units, S.outputs), other=0.0)
+    else:
+        third = zeros(S.block, 1, S.lanes)
+    return first, second, third
+
+
+@triton.jit
+def store_state(state, memory, branch, slow, b, u, batch, units, S: tl.constexpr):
+    first, second, third = state
+    m, y = tl.arange(0, S.memory_rows), tl.arange(0, S.output_rows)
+    tl.store(memory + place(b, 0, u, m, 1, units, S.memory), first, mask=inside(b, u, m, batch, units, S.memory))
+    if S.filtered:
+        j = tl.arange(0, S.branch_rows)
+        at = place(b, 0, u, j, 1, units, S.branches)
+        tl.store(branch + at, second, mask=inside(b, u, j, batch, units, S.branches))
+    if S.highpassed:
+        at = place(b, 0, u, y, 1, units, S.outputs)
+        tl.store(slow + at, third, mask=inside(b, u, y, batch, units, S.outputs))
+
+
+@triton.jit
+def wait(counter, done, programs, S: tl.constexpr):
+    """Until all threads have done this step and, where programs wait, all programs of this tile of sequences: they must
+    all be resident, or none returns."""
+    tl.debug_barrier()  # every thread's stores come before the release
+    if S.barrier:
+        own = counter + tl.program_id(1)
+        tl.atomic_add(own, 1, sem="acq_rel", scope="gpu")
+        while tl.atomic_add(own, 0, sem="acquire", scope="gpu") < done * programs:
+            pass
+        tl.debug_barrier()
+
+
+@triton.jit
+def tanh(x):
+    """The series near zero, where the exponential would lose digits."""
+    small = tl.abs(x) < 0.3
+    near = tl.where(small, x, 0.0)
+    s = near * near
+    series = near * (1 + s * (-1 / 3 + s * (2 / 15 + s * (-17 / 315 + s * (62 / 2835)))))
+    e = tl.exp(-2 * tl.abs(x))
+    far = (1 - e) / (1 + e)
+    return tl.where(small, series, tl.where(x < 0, -far, far))
