@@ -366,12 +366,33 @@ def test_slurm_gets_one_trial_for_each_process(tmp_path):
     assert "#SBATCH -t 02:00:00" in script
     assert "--nworkers 4" in script
     assert "--nthreads 1" in script
+    assert script.index("export DASK_") < script.index("dask_worker")
     settings.write_text("[1]")
     with pytest.raises(ConfigError, match="expected a mapping"):
         execute.job_queue("slurm", settings)
     settings.write_text("{colour: red}")
     with pytest.raises(ConfigError, match="colour"):
         execute.job_queue("slurm", settings)
+
+
+@pytest.mark.parametrize("kind", ["slurm", "htcondor"])  # htcondor quotes the whole of it once more
+def test_workers_of_a_batch_system_are_told_what_makes_dask_slow(tmp_path, kind):
+    pytest.importorskip("dask_jobqueue", reason="needs dask-jobqueue (extra `cluster`)")
+    settings = tmp_path / "queue.yaml"
+    settings.write_text("job_script_prologue: [MINE=kept]" + ("\ndisk: 1GB" if kind == "htcondor" else ""))
+    with execute.job_queue(kind, settings) as cluster:
+        script = cluster.job_script()
+    if kind == "htcondor":
+        script = script.split("-c '")[1].replace("''", "'").replace("; ", "\n")
+    lines = [line for line in script.splitlines() if not line.startswith("#") and "dask_worker" not in line]
+    seen = "[dask.config.get('distributed.' + key) for key in ('nanny.pre-spawn-environ', 'worker.profile.enabled')]"
+    ask = f'{sys.executable} -c "import dask, distributed; print({seen})"'
+    shell = "\n".join([*(line for line in lines if "=" in line), ask, "echo $MINE"])
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("DASK_", "MALLOC_"))}
+    done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, env=environment)
+    assert done.stdout.endswith("False]\nkept\n"), done
+    assert "'OMP_NUM_THREADS': 1" in done.stdout
+    assert "'MALLOC_TRIM_THRESHOLD_': None" in done.stdout
 
 
 def test_a_thousand_trials_are_quick(text_file, tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from elmnet.sweep import table
+from elmnet.sweep import execute, table
 from elmnet.sweep.store import Sweep
 
 pytest.importorskip("distributed", reason="needs Dask (extra `sweep`)")
@@ -93,7 +93,9 @@ def test_a_cluster_by_address_and_two_drivers(tmp_path, text_file):
     scheduler = subprocess.Popen([*start, "--scheduler-file", str(file)], env=ENVIRONMENT)
     worker = [sys.executable, "-m", "distributed.cli.dask_worker", "--nthreads", "1", "--no-dashboard"]
     workers = [
-        subprocess.Popen([*worker, "--scheduler-file", str(file), "--name", name], cwd=tmp_path, env=ENVIRONMENT)
+        subprocess.Popen(
+            [*worker, "--scheduler-file", str(file), "--name", name], cwd=tmp_path, env=ENVIRONMENT | execute.WORKER
+        )
         for name in ("host-a", "host-b")
     ]
     try:
@@ -106,6 +108,9 @@ def test_a_cluster_by_address_and_two_drivers(tmp_path, text_file):
             for _ in range(2)
         ]
         assert [driver.wait(300) for driver in drivers] == [0, 0]
+        with execute.by_address(address) as client:
+            kept = client.run(lambda: os.environ.get("MALLOC_TRIM_THRESHOLD_"))
+        assert list(kept.values()) == [None, None]
     finally:
         for process in (*workers, scheduler):
             process.terminate()
