@@ -245,7 +245,8 @@ def _plan_remarks(one: "Plan", known: "Fit | None") -> list[str]:
     if one.unused:
         words.append(f"budget {one.limit.value:,.10g} {one.limit.kind}: {one.unused}")
     if one.extrapolated:
-        words.append(f"extrapolated: {one.extrapolated}")
+        advice = "the best d_m is no safer: train a few splits near this budget, then plan --from them"
+        words.append(f"extrapolated: {one.extrapolated}; {advice}")
     if known is None:
         return words
     for rival in one.rivals:
