@@ -173,7 +173,7 @@ def damaged(directory, how):
         ("overlapping tensors", "cannot be read as safetensors"),
         ("integers", r"layers.0.neurons.w_s is torch.int64, not floating point"),
         ("complex", r"layers.0.neurons.w_s is torch.complex64, not floating point"),
-        ("connectome", r"layer 0's connectome names sources outside -1..10"),
+        ("connectome", r"layer 0: connectome must name sources in -1..10"),
     ],
 )
 def test_damaged_saves_are_refused(tmp_path, how, words):
@@ -199,7 +199,7 @@ def test_wrong_input_is_refused_in_words(scale, x, words):
 
 
 def test_state_of_another_network_is_refused():
-    with pytest.raises(ShapeError, match="state holds 3 layers, the network has 2"):
+    with pytest.raises(ShapeError, match="state must be one per layer, 2, got 3"):
         build()(torch.zeros(1, 1, 6), build(layers=2).initial_state(1))
 
 

@@ -98,3 +98,27 @@ def test_networks_that_differ_are_refused():
         Replicas([networks(1)[0], networks(1)[0].double()])
     with pytest.raises(ShapeError, match="one batch for each of 3 networks"):
         Replicas(networks())(torch.zeros(2, 1, 1, 6))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"lengths": [9, 9, 9, 9]}, r"lengths must lie in 1\.\.5"),
+        ({"lengths": [0, 1, 1, 1]}, r"lengths must lie in 1\.\.5"),
+        ({"lengths": [1, 1]}, "lengths must be 4 integers"),
+        ({"states": 1}, "states must be one for each of 2 networks, got 1"),
+        ({"states": 3}, r"state\.memory must be"),  # of another batch
+        ({"masks": [[]] * 2}, "masks must be one per layer"),
+        ({"monitor": ("thought",)}, "no signal 'thought'"),
+        ({"x": torch.zeros(4, 5, 6)}, "one batch for each of 2 networks"),
+        ({"x": torch.zeros(2, 0, 5, 6)}, "at least one sequence"),
+        ({"x": torch.zeros(2, 4, 5, 7)}, r"input must be \(B, T, 6\)"),
+    ],
+)
+def test_refuses_in_words(arguments, words):
+    alone = networks(2, backend="auto")
+    x = arguments.pop("x", torch.zeros(2, 4, 5, 6))
+    if count := arguments.get("states"):
+        arguments["states"] = [alone[0].initial_state(4 if count == 1 else 3)] * min(count, 2)
+    with pytest.raises(ShapeError, match=words):
+        Replicas(alone)(x, **arguments)

@@ -109,11 +109,9 @@ class ELMLayer(nn.Module):
         check_input(x, self.inputs)
         lengths = check_lengths(lengths, x)
         x = x.to(dtype) if lengths is None else without_padding(x.to(dtype), lengths)
-        state = self.initial_state(len(x)) if state is None else self._check_state(state, len(x))
-        masks = self.draw_masks(len(x)) if masks is None else masks
-        for name in monitor or ():
-            if name not in ops.SIGNALS:
-                raise ShapeError(f"monitor: no signal {name!r}; known: {', '.join(ops.SIGNALS)}")
+        state = self.initial_state(len(x)) if state is None else self.check_state(state, len(x))
+        masks = self.draw_masks(len(x)) if masks is None else self.check_masks(masks, len(x))
+        check_monitor(monitor)
         backend = ops.select(self.backend, device, dtype, self.dynamics)
         out, state, signals = backend.run(
             x, state, self.connectome, weights, self.dynamics, masks, lengths, tuple(monitor or ())
@@ -125,11 +123,39 @@ class ELMLayer(nn.Module):
         out, state = self(x_t.unsqueeze(1), state)
         return out.squeeze(1), state
 
-    def _check_state(self, state: LayerState, batch: int) -> LayerState:
+    def check_state(self, state: LayerState, batch: int) -> LayerState:
+        """The state, refused unless it is one of `batch` sequences.
+
+        Raises:
+            ShapeError: it is not.
+        """
         for name, got, want in zip(LayerState._fields, state, self.initial_state(batch), strict=True):
             if got.shape != want.shape:
                 raise ShapeError(f"state.{name} must be {tuple(want.shape)}, got {tuple(got.shape)}")
         return state
+
+    def check_masks(self, masks: Masks, batch: int) -> Masks:
+        """The masks in the weights' dtype, one for each of `batch` sequences.
+
+        Raises:
+            ShapeError: one cannot be broadcast to what it masks.
+        """
+        n, neuron = self.config.units, self.config.neuron
+        shapes = {
+            "input": (batch, self.inputs),
+            "recurrent": (batch, self.config.outputs),
+            "synapse": (batch, n, neuron.branches, neuron.synapses),
+            "memory": (batch, n, neuron.memory),
+        }
+        ready: dict[str, Tensor] = {}
+        for name, shape in shapes.items():
+            mask = getattr(masks, name)
+            try:
+                if mask is not None:
+                    ready[name] = mask.to(self.neurons.w_s.dtype).expand(shape)
+            except RuntimeError:
+                raise ShapeError(f"masks.{name} must be {shape}, got {tuple(mask.shape)}") from None
+        return Masks(**ready)
 
     def extra_repr(self) -> str:
         return f"inputs={self.inputs}, wiring={self.config.wiring_name!r}, backend={self.backend!r}"
@@ -183,6 +209,13 @@ def check_input(x: Tensor, inputs: int) -> None:
         raise ShapeError(f"input must hold at least one sequence and one step, got {tuple(x.shape)}")
     if not (x.is_floating_point() or x.dtype == torch.bool):
         raise ShapeError(f"input must be floating point or bool, got {x.dtype}")
+
+
+def check_monitor(monitor: tuple[Signal, ...] | None) -> None:
+    """Refuse names of signals that there are not."""
+    for name in monitor or ():
+        if name not in ops.SIGNALS:
+            raise ShapeError(f"monitor: no signal {name!r}; known: {', '.join(ops.SIGNALS)}")
 
 
 def check_lengths(lengths: Tensor | None, x: Tensor) -> Tensor | None:

@@ -16,6 +16,7 @@ from elmnet.errors import CheckpointError, ShapeError
 from elmnet.layer import ELMLayer, Signals, generator_of, without_padding
 from elmnet.neuron import uniform
 from elmnet.ops import LayerState, Masks, Signal, Stream
+from elmnet.ops.operands import refuse_sources
 from elmnet.pretrained import Pretrained
 
 
@@ -134,10 +135,10 @@ class ELMNetwork(Pretrained):
         """
         h = self._dense(x)
         layers = self._elm_layers
-        if state is not None and len(state.layers) != len(layers):
-            raise ShapeError(f"state holds {len(state.layers)} layers, the network has {len(layers)}")
-        if masks is not None and len(masks) != len(layers):
-            raise ShapeError(f"masks must be one per layer, {len(layers)}, got {len(masks)}")
+        if state is not None:
+            self.check_layers("state", state.layers)
+        if masks is not None:
+            self.check_layers("masks", masks)
         states: list[LayerState] = []
         signals: list[Signals] = []
         for i, layer in enumerate(layers):
@@ -157,15 +158,20 @@ class ELMNetwork(Pretrained):
         result = NetworkState(tuple(states))
         return (h, result) if monitor is None else (h, result, tuple(signals))
 
+    def check_layers(self, name: str, given: Sequence[Any]) -> None:
+        """Refuse what does not hold one for each layer."""
+        if len(given) != len(self.layers):
+            raise ShapeError(f"{name} must be one per layer, {len(self.layers)}, got {len(given)}")
+
     def step(self, x_t: Tensor, state: NetworkState | None = None) -> tuple[Tensor, NetworkState]:
         """One time step: x_t (B, n_in) or (B,) tokens → out (B, n_out); equal to the step inside a whole sequence.
 
-        A single sequence (B = 1) without gradients takes the backend's fast path, if it has one.
+        A single sequence (B = 1) without gradients takes the backend's fast path, if it has one. It does not see
+        weights that change behind autograd's back (`parameter.data`, NumPy): change them under `torch.no_grad()`.
         """
         if len(x_t) == 1 and not torch.is_grad_enabled() and (stream := self._stream()) is not None:
             layers = (self.initial_state(1) if state is None else state).layers
-            if len(layers) != len(self.layers):
-                raise ShapeError(f"state holds {len(layers)} layers, the network has {len(self.layers)}")
+            self.check_layers("state", layers)
             x = x_t if x_t.is_floating_point() else self._dense(x_t.unsqueeze(1)).squeeze(1)
             h, new = stream.step(x, layers)
             affine = self.affine
@@ -180,6 +186,8 @@ class ELMNetwork(Pretrained):
             _STREAMS[self] = _Prepared(tables, None, None)
         prepared, layers = _STREAMS[self], self._elm_layers
         tensors = [tensor for table in prepared.tensors for tensor in table.values() if tensor is not None]
+        if any(tensor.is_inference() for tensor in tensors):
+            return None  # nobody counts their changes
         key = ([(tensor.data_ptr(), tensor._version) for tensor in tensors], self.training, torch.get_num_threads())
         if key == prepared.key:
             return prepared.stream
@@ -226,6 +234,7 @@ class ELMNetwork(Pretrained):
     def refuse_weights(self, path: Path, tensors: dict[str, Tensor]) -> None:
         """A connectome must name sources that there are."""
         for i, layer in enumerate(self._elm_layers):
-            sources, count = tensors[f"layers.{i}.connectome"], layer.inputs + layer.config.outputs
-            if not bool(((sources >= -1) & (sources < count)).all()):
-                raise CheckpointError(f"{path}: layer {i}'s connectome names sources outside -1..{count - 1}")
+            try:
+                refuse_sources(tensors[f"layers.{i}.connectome"], layer.inputs + layer.config.outputs)
+            except ShapeError as error:
+                raise CheckpointError(f"{path}: layer {i}: {error}") from None

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from elmnet import ops
 from elmnet.errors import ShapeError
-from elmnet.layer import ELMLayer, Signals, without_padding
+from elmnet.layer import ELMLayer, Signals, check_input, check_lengths, check_monitor, without_padding
 from elmnet.network import ELMNetwork, NetworkState
 from elmnet.ops import LayerState, Masks, Signal, Weights
 
@@ -78,25 +78,35 @@ class Replicas(nn.Module):
         """
         networks = cast(list[ELMNetwork], list(self.networks))
         k = len(networks)
-        if len(x) != k:
+        if x.dim() == 0 or len(x) != k:
             raise ShapeError(f"input must hold one batch for each of {k} networks, got {tuple(x.shape)}")
-        h = torch.cat([network._dense(own) for network, own in zip(networks, x, strict=True)], 2)
-        batch, inputs = len(h), k * networks[0].config.inputs
-        if h.shape[2] != inputs:
-            raise ShapeError(f"input must be ({k}, B, T, {networks[0].config.inputs}), got {tuple(x.shape)}")
-        if lengths is not None:
-            lengths = torch.as_tensor(lengths, device=h.device)
-            h = without_padding(h, lengths)
+        dense = [network._dense(own) for network, own in zip(networks, x, strict=True)]
+        check_input(dense[0], networks[0].config.inputs)
+        h = torch.cat(dense, 2)
+        batch, lengths = len(h), check_lengths(lengths, h)
+        h = h if lengths is None else without_padding(h, lengths)
+        check_monitor(monitor)
+        for name, given in (("states", states), ("masks", masks)):
+            if given is not None and len(given) != k:
+                raise ShapeError(f"{name} must be one for each of {k} networks, got {len(given)}")
+        for i, network in enumerate(networks):
+            if states is not None:
+                network.check_layers("state", states[i].layers)
+            if masks is not None:
+                network.check_layers("masks", masks[i])
         after: list[list[LayerState]] = [[] for _ in networks]
         seen: list[list[Signals]] = [[] for _ in networks]
         for place, layers in enumerate(self._layers()):
             first = layers[0]
             weights = _together([layer.neurons.effective() for layer in layers])
             before = [
-                layer.initial_state(batch) if states is None else states[i].layers[place]
+                layer.initial_state(batch) if states is None else layer.check_state(states[i].layers[place], batch)
                 for i, layer in enumerate(layers)
             ]
-            drawn = [layer.draw_masks(batch) if masks is None else masks[i][place] for i, layer in enumerate(layers)]
+            drawn = [
+                layer.draw_masks(batch) if masks is None else layer.check_masks(masks[i][place], batch)
+                for i, layer in enumerate(layers)
+            ]
             backend = ops.select(first.backend, h.device, weights.synapse.dtype, first.dynamics)
             h, state, signals = backend.run(
                 h.to(weights.synapse.dtype),

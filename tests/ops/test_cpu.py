@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from elmnet import ELMNetwork, LayerConfig, LayerState, Masks, ops
 from elmnet.errors import BackendError, ShapeError
 from elmnet.layer import ELMLayer
+from elmnet.ops import operands
 from elmnet.ops.cpu import library, operator
 
 pytestmark = pytest.mark.skipif(
@@ -386,3 +387,77 @@ def test_without_kernels_the_reference_runs(tmp_path):
     assert result.stdout.strip() == "['reference']"
     assert "elmnet: backend 'cpu' is not used: its kernels were not compiled" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def small_layer(backend="cpu"):
+    return ELMLayer(
+        LayerConfig(units=6, neuron=neuron(), recurrent_connect=0.5),
+        5,
+        backend=backend,
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [
+        lambda: Masks(input=torch.rand(3, 5) > 0.5),  # bools
+        lambda: Masks(recurrent=torch.rand(1, 6).double()),  # one for all sequences, in another precision
+        lambda: Masks(memory=torch.rand(3, 1, 1)),
+    ],
+)
+def test_masks_of_any_type_and_broadcast(masks):
+    given, x = masks(), torch.randn(3, 4, 5)
+    want = small_layer("reference")(x, masks=given)[0]
+    torch.testing.assert_close(small_layer()(x, masks=given)[0], want, rtol=1e-5, atol=1e-6)
+
+
+def test_a_connectome_of_int32_is_read_and_one_of_sources_that_are_not_there_is_refused():
+    layer, x = small_layer(), torch.randn(3, 4, 5)
+    want = layer(x)[0]
+    layer.connectome = layer.connectome.int()
+    assert torch.equal(layer(x)[0], want)
+    layer.connectome = layer.connectome + 7
+    with pytest.raises(ShapeError, match=r"connectome must name sources in -1\.\.10, got 7\.\."):
+        layer(x)
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "words"),
+    [
+        ("memory0", lambda t: t[:2], "memory0 must be"),
+        ("decay", lambda t: t[:, :1], "decay must be"),
+        ("gain", lambda t: t.double(), r"gain must be torch\.float32"),
+        ("mask_memory", lambda t: t > 0, r"mask_memory must be torch\.float32"),
+        ("connectome", lambda t: t[:, 1:], "connectome must be"),
+        ("lengths", lambda t: t + 4, r"lengths must lie in 1\.\.4"),
+        ("lengths", lambda t: t[:1], "lengths must be"),
+    ],
+)
+def test_the_operator_refuses_what_a_kernel_would_read_wrong(name, spoil, words):
+    layer = small_layer()
+    arguments = (torch.randn(3, 4, 5), layer.initial_state(3), layer.connectome, layer.neurons.effective())
+    masks = Masks(memory=torch.ones(3, 6, layer.config.neuron.memory))
+    inputs, numbers = operands.operands(*arguments, layer.dynamics, masks, torch.tensor([1, 2, 4]), (), torch.float32)
+    torch.ops.elmnet.cpu_recurrence(*inputs, *numbers)
+    spoilt = inputs._replace(**{name: spoil(getattr(inputs, name))})
+    with pytest.raises(ShapeError, match=words):
+        torch.ops.elmnet.cpu_recurrence(*spoilt, *numbers)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own forward mode uses it
+def test_second_and_forward_derivatives_are_refused_not_zero():
+    layer, x = small_layer(), torch.randn(3, 4, 5, requires_grad=True)
+    (slope,) = torch.autograd.grad(layer(x)[0].sum(), x, create_graph=True)
+    with pytest.raises(BackendError, match="no second derivatives; use backend='reference'"):
+        slope.square().sum().backward()
+    with pytest.raises(BackendError, match="no forward-mode derivatives; use backend='reference'"):
+        torch.func.jvp(lambda x: layer(x)[0], (x.detach(),), (torch.ones_like(x),))
+
+
+def test_streams_in_inference_mode():
+    with torch.inference_mode():
+        network = ELMNetwork(network_config(), seed=0)
+        x = torch.randn(1, 3, network.config.inputs)
+        out, _ = network.step(x[:, 0])
+        torch.testing.assert_close(out, network(x)[0][:, 0])

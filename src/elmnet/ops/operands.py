@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
+from elmnet.errors import BackendError, ShapeError
 from elmnet.ops.types import Dynamics, LayerState, Masks, Signal, Weights
 
 MLP_ACTIVATIONS = ("relu2", "relu", "silu")
@@ -69,6 +71,7 @@ SIGNATURE = (
 )
 """As `torch.library` writes it."""
 COUNT = len(Inputs._fields)
+INSTEAD = "use backend='reference'"
 
 
 def operands(
@@ -82,7 +85,11 @@ def operands(
     see: Sequence[Signal],
     dtype: torch.dtype,
 ) -> tuple[Inputs, Numbers]:
-    """The arguments of `elmnet.ops.Recurrence` as an operator takes them; `dtype` is that of state and decay."""
+    """The arguments of `elmnet.ops.Recurrence` as an operator takes them; `dtype` is that of state and decay.
+
+    Raises:
+        BackendError: forward-mode derivatives are wanted.
+    """
     *hidden, (weight2, bias2) = weights.mlp
     weight1, bias1 = hidden[0] if hidden else (None, None)
     memory, branch, highpass, activity = (tensor.to(dtype) for tensor in state)
@@ -105,9 +112,11 @@ def operands(
         mask_recurrent=masks.recurrent,
         mask_synapse=masks.synapse,
         mask_memory=masks.memory,
-        connectome=connectome,
+        connectome=connectome.long(),
         lengths=lengths,
     )
+    if not torch.compiler.is_compiling() and any(map(_has_tangent, inputs)):
+        raise BackendError(f"compiled backends have no forward-mode derivatives; {INSTEAD}")
     numbers = Numbers(
         dynamics.branch_decay,
         dynamics.highpass_decay,
@@ -119,6 +128,75 @@ def operands(
         torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs),
     )
     return inputs, numbers
+
+
+def _has_tangent(tensor: Tensor | None) -> bool:
+    return tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]
+
+
+def refuse_sizes(i: Inputs, n: Numbers, matrices: Sequence[torch.dtype]) -> None:
+    """Nothing may reach a kernel that it would read past the end of, or as what it is not.
+
+    Args:
+        i: the tensors.
+        n: the numbers.
+        matrices: dtypes that the MLPs' matrices may have; all other floats have that of x.
+
+    Raises:
+        ShapeError: a tensor has another shape or type than the others make it.
+    """
+    batch, _, inputs = i.x.shape
+    units, branches, synapses = i.synapse.shape
+    _, outputs, memory = i.readout.shape
+    width, rows = branches + memory, None if i.weight1 is None else i.weight1.shape[1]
+    shapes = {
+        "memory0": (batch, units, memory),
+        "branch0": (batch, units, 0 if n.branch_decay is None else branches),
+        "highpass0": (batch, units, 0 if n.highpass_decay is None else outputs),
+        "activity0": (batch, units * outputs),
+        "weight1": (units, rows, width),
+        "bias1": (units, rows),
+        "weight2": (units, memory, width if rows is None else rows),
+        "bias2": (units, memory),
+        "readout": (units, outputs, memory),
+        "bias": (units, outputs),
+        "decay": (units, memory),
+        "gain": (units, memory),
+        "mask_input": (batch, inputs),
+        "mask_recurrent": (batch, units * outputs),
+        "mask_synapse": (batch, units, branches, synapses),
+        "mask_memory": (batch, units, memory),
+        "connectome": (units, branches * synapses),
+        "lengths": (batch,),
+    }
+    for name, tensor in i._asdict().items():
+        if tensor is None:
+            continue
+        if name in shapes and tuple(tensor.shape) != shapes[name]:
+            raise ShapeError(f"{name} must be {shapes[name]}, got {tuple(tensor.shape)}")
+        dtypes = matrices if name in ("weight1", "weight2") else (i.x.dtype,)
+        if name not in ("connectome", "lengths") and tensor.dtype not in dtypes:
+            raise ShapeError(f"{name} must be {dtypes[0]}, got {tensor.dtype}")
+
+
+def refuse_sources(connectome: Tensor, count: int) -> None:
+    """A connectome must name sources that there are.
+
+    Raises:
+        ShapeError: it does not.
+    """
+    least, most = torch.aminmax(connectome)
+    if not -1 <= int(least) <= int(most) < count:
+        raise ShapeError(f"connectome must name sources in -1..{count - 1}, got {int(least)}..{int(most)}")
+
+
+def no_second_derivatives(ctx: object, *grads: object) -> None:
+    """For `torch.library.register_autograd` of the operators of the way back.
+
+    Raises:
+        BackendError: always; without it torch would take them for zero.
+    """
+    raise BackendError(f"compiled backends have no second derivatives; {INSTEAD}")
 
 
 def valid(signal: Tensor, lengths: Tensor | None) -> Tensor:

@@ -8,8 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from elmnet.errors import ShapeError
 from elmnet.ops.cpu.library import LIBRARY, MEMORY, Call, Library
-from elmnet.ops.operands import ACTIVATIONS, COUNT, DIFFERENTIABLE, MLP_ACTIVATIONS, SIGNATURE, Inputs, Numbers
+from elmnet.ops.operands import (
+    ACTIVATIONS,
+    COUNT,
+    DIFFERENTIABLE,
+    MLP_ACTIVATIONS,
+    SIGNATURE,
+    Inputs,
+    Numbers,
+    no_second_derivatives,
+    refuse_sizes,
+    refuse_sources,
+)
 from elmnet.ops.types import Dynamics
 
 TAPE_LIMIT = 2**31
@@ -184,6 +196,7 @@ def forward(*arguments: Any) -> list[Tensor]:
     signals in the order of `SEEN`.
     """
     i, n = Inputs(*arguments[:COUNT]), Numbers(*arguments[COUNT:])
+    _refuse(i, n)
     plan = Plan.of(i)
     call, alive = _call(i, n, plan)
     dtype = i.x.dtype
@@ -208,6 +221,13 @@ def forward(*arguments: Any) -> list[Tensor]:
             _library().run("forward", call, dtype)
     del alive
     return [out, memory1, branch1, highpass1, activity1, tape, *seen]
+
+
+def _refuse(i: Inputs, n: Numbers) -> None:
+    refuse_sizes(i, n, [i.x.dtype])
+    refuse_sources(i.connectome, i.x.shape[2] + i.activity0.shape[1])
+    if i.lengths is not None and not bool(((i.lengths >= 1) & (i.lengths <= i.x.shape[1])).all()):
+        raise ShapeError(f"lengths must lie in 1..{i.x.shape[1]}, got {i.lengths.tolist()}")
 
 
 def _shapes(i: Inputs, n: Numbers, plan: Plan) -> list[tuple[int, ...]]:
@@ -299,3 +319,4 @@ def _differentiate(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
 
 
 torch.library.register_autograd("elmnet::cpu_recurrence", _differentiate, setup_context=_setup_context)
+torch.library.register_autograd("elmnet::cpu_recurrence_backward", no_second_derivatives)

@@ -8,6 +8,7 @@ from torch import Tensor
 from elmnet.errors import ShapeError
 from elmnet.ops.cpu.library import LIBRARY, Call, Library
 from elmnet.ops.cpu.operator import equations
+from elmnet.ops.operands import refuse_sources
 from elmnet.ops.types import Dynamics, LayerState, Weights
 
 _STATE = LayerState._fields
@@ -23,6 +24,9 @@ class Stream:
     Args:
         inputs: n_in of the first layer.
         layers: connectome, weights and dynamics of each layer, first to last; all in one dtype.
+
+    Raises:
+        ShapeError: a connectome names sources that there are not.
     """
 
     def __init__(self, inputs: int, layers: Sequence[tuple[Tensor, Weights, Dynamics]]) -> None:
@@ -40,10 +44,11 @@ class Stream:
         """Fill in what stays, pack the weights; returns the layer's outputs."""
         units, branches, synapses = weights.synapse.shape
         memory, outputs = weights.decay.shape[1], weights.readout.shape[1]
+        refuse_sources(connectome, inputs + units * outputs)
         *hidden, (weight2, bias2) = weights.mlp
         weight1, bias1 = hidden[0] if hidden else (None, None)
         named = {
-            "connectome": connectome,
+            "connectome": connectome.long(),
             "synapse": weights.synapse,
             "weight1": weight1,
             "bias1": bias1,

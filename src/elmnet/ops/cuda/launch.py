@@ -15,7 +15,7 @@ from elmnet.ops.cuda.kept import kept
 from elmnet.ops.cuda.kernels import Shape
 from elmnet.ops.cuda.operator import TAPE, segments, tape_rows
 from elmnet.ops.cuda.plan import Limits, Plan, Sizes, plan
-from elmnet.ops.operands import ACTIVATIONS, DIFFERENTIABLE, MLP_ACTIVATIONS, STATE, Inputs, Numbers
+from elmnet.ops.operands import ACTIVATIONS, DIFFERENTIABLE, MLP_ACTIVATIONS, STATE, Inputs, Numbers, refuse_sources
 
 Launch = Callable[[Any, tuple[int, ...], Mapping[str, Any], Mapping[str, Any]], None]
 """Starts a kernel: (kernel, grid, arguments, options)."""
@@ -45,7 +45,12 @@ class Wires(NamedTuple):
 
     @classmethod
     def of(cls, connectome: Tensor, inputs: int, channels: int, shape: tuple[int, int, int]) -> "Wires":
-        """Sort a connectome of `shape` (N, d_tree, d_s) that names `channels` sources, inputs first."""
+        """Sort a connectome of `shape` (N, d_tree, d_s) that names `channels` sources, inputs first.
+
+        Raises:
+            ShapeError: it names others.
+        """
+        refuse_sources(connectome, channels)
         sources = connectome.view(shape)
         recurrent = sources >= inputs
         most = int(recurrent.sum(2).max())
@@ -68,6 +73,8 @@ _WIRES: Any = WeakTensorKeyDictionary()
 
 def wires_of(connectome: Tensor, inputs: int, channels: int, shape: tuple[int, int, int]) -> Wires:
     """Sorted once for every connectome: sorting asks the GPU how long lists are."""
+    if connectome.is_inference():  # nobody counts its changes
+        return Wires.of(connectome, inputs, channels, shape)
     key = (connectome._version, inputs, channels, shape)
     kept = _WIRES.get(connectome)
     if kept is None or kept[0] != key:

@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 
 from elmnet.ops.cuda.plan import A100, GPUS, H100, Limits
-from elmnet.ops.operands import COUNT, DIFFERENTIABLE, SIGNATURE, Inputs, Numbers
+from elmnet.ops.operands import (
+    COUNT,
+    DIFFERENTIABLE,
+    SIGNATURE,
+    Inputs,
+    Numbers,
+    no_second_derivatives,
+    refuse_sizes,
+)
 
 TAPE = ("branch", "hidden", "mlp", "memory", "readout", "drive")
 """What the way back reads, each (B, T, N, ·)."""
@@ -52,9 +60,10 @@ def forward(*arguments: Any) -> list[Tensor]:
     back or a monitor wants them. Where the tape is cut, the first holds the states between segments."""
     from elmnet.ops.cuda.launch import Layer
 
-    i = Inputs(*arguments[:COUNT])
+    i, n = Inputs(*arguments[:COUNT]), Numbers(*arguments[COUNT:])
+    refuse_sizes(i, n, [torch.float32, torch.bfloat16])
     with torch.cuda.device_of(i.x):  # type: ignore[no-untyped-call]
-        return Layer(i, Numbers(*arguments[COUNT:]), limits(i.x.device)).forward()
+        return Layer(i, n, limits(i.x.device)).forward()
 
 
 def backward(*arguments: Any) -> list[Tensor]:
@@ -122,5 +131,6 @@ def _differentiate(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
 
 
 torch.library.register_autograd("elmnet::cuda_recurrence", _differentiate, setup_context=_setup_context)
+torch.library.register_autograd("elmnet::cuda_recurrence_backward", no_second_derivatives)
 torch.library.impl("elmnet::cuda_recurrence", "CUDA")(forward)
 torch.library.impl("elmnet::cuda_recurrence_backward", "CUDA")(backward)
