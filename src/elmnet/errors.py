@@ -46,5 +46,9 @@ class RunError(ElmnetError):
     """A run directory cannot be used as asked."""
 
 
+class RunTakenError(RunError):
+    """A run directory belongs to another process, or holds a run already."""
+
+
 class TheoryError(ElmnetError, ValueError):
     """The theory was given constants or data it cannot work with."""

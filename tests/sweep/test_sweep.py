@@ -7,19 +7,23 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import conftest
 import pytest
 import yaml
+from safetensors import SafetensorError
 
 from elmnet import budget, models
-from elmnet.errors import ConfigError, RunError
+from elmnet.errors import ConfigError, ElmnetError, RunError
 from elmnet.sweep import execute, table
 from elmnet.sweep.recipe import Recipe, Trial, name_of
 from elmnet.sweep.store import Sweep
-from elmnet.sweep.trials import Job, read_failure, run, run_together
+from elmnet.sweep.trials import Job, read_failure, record_failure, run, run_together
+from elmnet.tasks import open_task
 from elmnet.train import signals
+from elmnet.train.run import RunDirectory
 
 SETTINGS = {
     "options.chunk": 10,
@@ -204,17 +208,54 @@ def test_a_trial_out_of_memory_is_a_failure(text_file, tmp_path, monkeypatch):
     assert read_failure(sweep.directory(trial)) == "MemoryError: MemoryError"
 
 
-def test_a_full_disk_is_not_the_trials_fault(text_file, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        ("elmnet.train.checkpoint.save_file", OSError(28, "No space left on device")),
+        ("elmnet.train.checkpoint.save_file", SafetensorError("I/O error: No space left on device (os error 28)")),
+        ("elmnet.train.run.write_atomic", OSError(28, "No space left on device")),
+        ("elmnet.train.run.FileLock.acquire", OSError(30, "No space, read-only file system")),
+    ],
+)
+def test_a_full_disk_is_not_the_trials_fault(text_file, tmp_path, monkeypatch, where, error):
     sweep, trial = one(text_file, tmp_path)
-    from elmnet.train import loop
 
-    def start(*_, **__):
-        raise OSError(28, "No space left on device")
+    def fails(*_, **__):
+        raise error
 
-    monkeypatch.setattr(loop, "start", start)
-    with pytest.raises(OSError, match="No space"):
-        run(job(sweep, trial))
+    with monkeypatch.context() as full:
+        full.setattr(where, fails)
+        with pytest.raises((OSError, ElmnetError), match="No space"):
+            run(job(sweep, trial))
     assert read_failure(sweep.directory(trial)) is None
+    assert run(job(sweep, trial)) == "done"
+
+
+def test_whoever_comes_second_leaves_a_trial_alone(text_file, tmp_path, monkeypatch):
+    """At every moment of the first one's beginning, and when both try again what had failed."""
+    sweep, trial = one(text_file, tmp_path)
+    place = RunDirectory(sweep.directory(trial))
+    first = place.lock()  # and it has written nothing yet
+    assert run(job(sweep, trial)) == "elsewhere"
+    assert not place.config_file.exists()
+    first.release()
+
+    def meanwhile(*arguments, **options):
+        task = open_task(*arguments, **options)
+        place.create(trial.config, task.facts())
+        return task
+
+    with monkeypatch.context() as late:
+        late.setattr("elmnet.sweep.trials.open_task", meanwhile)
+        assert run(job(sweep, trial)) == "elsewhere"
+    record_failure(place.path, RuntimeError("once"))
+    again = replace(job(sweep, trial), retry=True)
+    first = place.lock()
+    assert run(again) == "elsewhere"
+    assert run_together([again, again]) == ["elsewhere"] * 2
+    first.release()
+    assert [path.name for path in place.path.parent.iterdir()] == [trial.name]
+    assert run(again) == "done"
 
 
 def test_a_stopped_trial_goes_on_to_the_same_bytes(text_file, tmp_path):

@@ -1,6 +1,8 @@
 """Running one trial, wherever: begin or continue it, and write down why if it cannot be done."""
 
+import errno
 import json
+import re
 import time
 import traceback
 from collections.abc import Sequence
@@ -9,8 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 
-from elmnet.errors import DivergedError, ElmnetError, RunError
+from elmnet.errors import DivergedError, ElmnetError, RunError, RunTakenError
 from elmnet.files import write_atomic
 from elmnet.sweep import halving
 from elmnet.tasks import find_task, open_task
@@ -22,6 +25,7 @@ from elmnet.train.run import RunDirectory
 Outcome = Literal["done", "failed", "stopped early", "elsewhere", "stopped"]
 FAILED = "failed.json"
 _FAILURES = (ElmnetError, MemoryError, torch.OutOfMemoryError, OSError, RuntimeError)
+_OF_DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ESTALE}
 
 
 @dataclass(frozen=True)
@@ -44,17 +48,16 @@ def run(job: Job) -> Outcome:
     A finished one is left alone, an interrupted one continues to the byte, one that another process trains is left to
     it.
     """
-    settled = _settled(job)
-    if settled is not None:
-        return settled
     directory, config = Path(job.directory), _config(job)
-    place = RunDirectory(directory)
     reporter = Reporter(quiet=True)
     try:
+        settled = _settled(job)
+        if settled is not None:
+            return settled
         if job.halving:
             larger, every = find_task(config.task).larger_is_better, config.training.eval_every
             reporter = halving.Halving(directory, every=every, larger_is_better=larger)
-        if place.config_file.exists():
+        if RunDirectory(directory).config_file.exists():
             loop.resume(directory, reporter=reporter)
         else:
             task = open_task(config.task, config.options, config.data, seed=config.seed)
@@ -64,9 +67,9 @@ def run(job: Job) -> Outcome:
     except halving.StoppedEarly as reason:
         halving.stop(directory, reason)
         return "stopped early"
+    except RunTakenError:
+        return "elsewhere"
     except _FAILURES as error:
-        if isinstance(error, RunError) and _held(place):
-            return "elsewhere"
         _raise_if_the_disks(error)
         record_failure(directory, error)
         return "failed"
@@ -78,12 +81,15 @@ def run_together(jobs: Sequence[Job]) -> list[Outcome]:
 
     Where that cannot be done, because one is damaged, trained elsewhere or too large, each is run by itself.
     """
-    left = [job for job in jobs if _settled(job) is None] if len(jobs) > 1 else []
-    if len(left) > 1:
+    if len(jobs) > 1:
         try:
-            ends = loop.together({Path(job.directory): _config(job) for job in left}, reporter=Reporter(quiet=True))
+            left = [job for job in jobs if _settled(job) is None]
+            runs = {Path(job.directory): _config(job) for job in left} if len(left) > 1 else {}
+            ends = loop.together(runs, reporter=Reporter(quiet=True))
         except loop.Interrupted:
             return ["stopped"] * len(jobs)
+        except RunTakenError:
+            pass
         except _FAILURES as error:
             _raise_if_the_disks(error)
         else:
@@ -95,13 +101,23 @@ def run_together(jobs: Sequence[Job]) -> list[Outcome]:
 
 
 def _raise_if_the_disks(error: BaseException) -> None:
-    """A full disk or a lost file system is not a trial's fault."""
-    if isinstance(error, OSError) and not isinstance(error, ElmnetError):
-        raise error
+    """A full disk or a lost file system is not a trial's fault, whatever it was wrapped in."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and (cause is error or cause.errno in _OF_DISKS):
+            raise error
+        told = re.search(r"os error (\d+)", str(cause)) if isinstance(cause, SafetensorError) else None
+        if told and int(told[1]) in _OF_DISKS:
+            raise error
+        cause = cause.__cause__
 
 
 def _settled(job: Job) -> Outcome | None:
-    """How a trial has ended before; None: there is something to do."""
+    """How a trial has ended before; None: there is something to do.
+
+    Raises:
+        RunTakenError: another process is about to try again what failed.
+    """
     directory = Path(job.directory)
     if _finished(RunDirectory(directory)):
         return "done"
@@ -125,15 +141,6 @@ def _finished(place: RunDirectory) -> bool:
         return False
 
 
-def _held(place: RunDirectory) -> bool:
-    """Whether another process trains here."""
-    try:
-        place.lock().release()
-    except RunError:
-        return True
-    return False
-
-
 def record_failure(directory: Path, error: BaseException) -> None:
     """Write down why a trial failed."""
     words = " ".join(str(error).split()) or type(error).__name__
@@ -155,10 +162,16 @@ def read_failure(directory: Path) -> str | None:
 
 
 def _set_aside(directory: Path) -> None:
-    """Keep what a failed trial left behind, out of the way."""
-    for number in range(1, 1000):
-        aside = directory.with_name(f"{directory.name}.failed-{number}")
-        if not aside.exists():
-            directory.rename(aside)
-            return
-    raise RunError(f"{directory} failed a thousand times")
+    """Keep what a failed trial left behind, out of the way of a new attempt."""
+    lock = RunDirectory(directory).lock()
+    try:
+        if not (directory / FAILED).exists():
+            return  # another process has done so
+        for number in range(1, 1000):
+            aside = directory.with_name(f"{directory.name}.failed-{number}")
+            if not aside.exists():
+                directory.rename(aside)
+                return
+        raise RunError(f"{directory} failed a thousand times")
+    finally:
+        lock.release()

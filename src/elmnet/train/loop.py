@@ -41,7 +41,8 @@ def start(
     """Train from the beginning in a new run directory; returns the result (also in result.json).
 
     Raises:
-        RunError: the directory holds a run already or cannot be written.
+        RunTakenError: the directory holds a run already.
+        RunError: it cannot be written.
         ConfigError: its steps cannot be captured.
         ShapeError: a batch cannot be shared equally by the processes of the team.
         DivergedError: the loss or gradient is no longer finite.
@@ -52,8 +53,6 @@ def start(
     trainer = Trainer(  # refuses what cannot run
         run, config, task, reporter or Reporter(), tensorboard=tensorboard, cuda_graph=cuda_graph, team=team
     )
-    if trainer.team.first:
-        run.create(config, task.facts())
     return cast(Result, Lockstep([trainer]).train()[0])
 
 
@@ -77,6 +76,7 @@ def resume(
         team: the processes that share its batches; as many as before, or the sums differ by rounding.
 
     Raises:
+        RunTakenError: another process trains it.
         RunError: there is no run, its configuration is damaged, or the data is not what it was trained on.
     """
     run = RunDirectory.open(path)
@@ -132,9 +132,6 @@ def together(
         trainers.append(Trainer(run, config, task, own, stop=stop, cuda_graph=cuda_graph))
         trainers[-1].keep_generators()
         _require_equal(trainers[0], trainers[-1])
-    for trainer in trainers:
-        if not trainer.run.config_file.exists():
-            trainer.run.create(trainer.config, trainer.task.facts())
     while trainers:
         steps = {trainer: trainer.intact() for trainer in trainers}
         at = max(set().union(*steps.values()), key=lambda step: (sum(step in own for own in steps.values()), step))

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from elmnet import models
 from elmnet.config import NetworkConfig
-from elmnet.errors import ConfigError, RunError
+from elmnet.errors import ConfigError, RunError, RunTakenError
 from elmnet.files import current_directory, write_atomic
 from elmnet.models import Network
 from elmnet.train.config import RunConfig
@@ -42,14 +42,15 @@ class RunDirectory:
         self.result_file = self.path / "result.json"
 
     def create(self, config: RunConfig, facts: Mapping[str, Any]) -> None:
-        """Write the directory of a new run.
+        """Write the directory of a new run; who creates one holds its lock.
 
         Raises:
-            RunError: there is a run already, or the directory cannot be written.
+            RunTakenError: there is a run already.
+            RunError: the directory cannot be written.
         """
         if self.config_file.exists():
             words = f"continue it with --resume {self.path}, or choose another --out"
-            raise RunError(f"{self.path} already holds a run; {words}")
+            raise RunTakenError(f"{self.path} already holds a run; {words}")
         document = {"config": config.to_dict(), "data": dict(facts), "environment": environment()}
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -116,16 +117,18 @@ class RunDirectory:
         return models.load(best, backend=backend)
 
     def lock(self) -> FileLock:
-        """Held while training.
+        """Held while training; the directory is made if there is none.
 
         Raises:
-            RunError: another process trains here.
+            RunTakenError: another process trains here.
+            RunError: the directory cannot be written.
         """
         lock = FileLock(self.path / ".lock")
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         except Timeout:
-            raise RunError(f"{self.path} is being trained by another process") from None
+            raise RunTakenError(f"{self.path} is being trained by another process") from None
         except OSError as error:
             raise RunError(f"cannot write the run directory {self.path}: {error}") from error
         return lock

@@ -114,7 +114,8 @@ class Trainer:
         """Around everything: nobody else trains here.
 
         Raises:
-            RunError: another process does.
+            RunTakenError: another process does.
+            RunError: the directory cannot be written.
         """
         lock = self.run.lock() if self.team.first else None
         try:
@@ -137,11 +138,16 @@ class Trainer:
         """Before the first step, once opened.
 
         Args:
-            resuming: go on from a checkpoint.
+            resuming: go on from a checkpoint, if the run was begun; otherwise it must not have been.
             at: from this one, an intact one or 0; None: from the newest that is intact.
+
+        Raises:
+            RunTakenError: it was begun.
         """
-        if resuming:
+        if resuming and self.run.config_file.exists():
             self._restore(at)
+        elif self.team.first:
+            self.run.create(self.config, self.task.facts())
         self.journal.start_clocks()
         self._saved = time.monotonic()
         if self.team.first:
