@@ -14,7 +14,7 @@ from elmnet.data import sound
 from elmnet.data.encode import encode_recordings
 from elmnet.data.sound import Recordings, parse_wav, resample
 from elmnet.data.spikes import load_spikes
-from elmnet.errors import DataError
+from elmnet.errors import ConfigError, DataError
 
 
 def noise(seconds=0.05, seed=0, rate=8000):
@@ -51,6 +51,15 @@ def test_the_file_is_what_the_spike_tasks_read(archive, tmp_path):
     assert done.spikes == len(data.times) > 100
     assert done.seconds == pytest.approx(0.2)
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_recording_is_not_replaced_by_its_spikes(archive):
+    before = archive.read_bytes()
+    with pytest.raises(ConfigError, match="is no HDF5 file"):
+        encode_recordings(Recordings(archive), archive)
+    assert archive.read_bytes() == before
+    with pytest.raises(ConfigError, match=r"--seed must lie in 0\.\."):
+        encode_recordings(Recordings(archive), archive.with_suffix(".h5"), seed=2**80)
 
 
 def test_spikes_depend_on_sound_and_seed_alone(archive, tmp_path):

@@ -80,12 +80,17 @@ def test_files_that_are_no_sequences_are_refused_in_words(tmp_path):
     np.savez(tmp_path / "cut.npz", x=X, y=Y)
     (tmp_path / "cut.npz").write_bytes((tmp_path / "cut.npz").read_bytes()[:-30])
     (tmp_path / "text.parquet").write_text("no table")
+    np.save(tmp_path / "one.npy", X)
+    (tmp_path / "one.npy").rename(tmp_path / "renamed.npz")
+    (tmp_path / "t[1].parquet").write_text("no table")
     for name, words in (
         ("objects.npz", "Python objects, which elmnet does not unpickle"),
         ("nox.npz", "no array 'x'"),
         ("more.npz", "unknown array 'labels'"),
         ("cut.npz", "damaged or not an .npz archive"),
         ("text.parquet", "damaged or not Parquet"),
+        ("renamed.npz", "damaged or not an .npz archive"),
+        ("t[1].parquet", "takes .* for a pattern"),
         ("nothing.npz", "no such file"),
         ("table.csv", "name an .npz or .parquet file"),
     ):
@@ -129,8 +134,23 @@ def test_a_long_table_becomes_the_same_arrays(tmp_path):
         (f"sequence, step, nullif(step, 1) AS a {RANGES}", "column 'a' is empty in 3 rows"),
         (f"{ROWS}, if(step = 0, 'train', 'test') AS split {RANGES}", "column 'split' changes within sequence 0"),
         (f"{ROWS}, 1 AS target {RANGES} AND step < 0", "holds no rows"),
+        (f"sequence, 'x' || step AS step, 1 AS a {RANGES}", "column 'step' must hold numbers or times"),
     ],
 )
 def test_tables_that_make_no_sense_are_refused_in_words(tmp_path, select, words):
     with pytest.raises(DataError, match=words):
         load_sequences(parquet(tmp_path / "bad.parquet", select))
+
+
+def test_a_column_s_name_is_no_command(tmp_path):
+    """Nor do quotes in it hurt."""
+    assert load_sequences(parquet(tmp_path / "q.parquet", f'{ROWS}, 1 AS "c""d" {RANGES}')).channels[-1] == 'c"d'
+    stolen = tmp_path / "stolen.csv"
+    name = f"""x") FROM rows; COPY (SELECT 42) TO '{stolen}'; SELECT count("x""".replace('"', '""')
+    load_sequences(parquet(tmp_path / "evil.parquet", f'{ROWS}, 1 AS "{name}" {RANGES}'))
+    assert not stolen.exists()
+
+
+def test_classes_of_every_step_are_not_a_sequence_s():
+    with pytest.raises(DataError, match=r"options\.per=sequence needs a y of \(4,\)"):
+        checked(X, np.zeros(X.shape[:2], dtype=int), per="sequence")

@@ -12,6 +12,7 @@ from conftest import run
 from elmnet.data.sequences import checked
 from elmnet.errors import DataError
 from elmnet.tasks.sequence import NOWHERE, Sequence, SequenceOptions
+from elmnet.train.predict import Predictions, write
 
 SMALL = ["--set", "model.layers.0.units=8", "--set", "options.batch=16", "--set", "training.eval_every=40"]
 
@@ -176,6 +177,39 @@ def test_predictions_need_no_targets_and_keep_the_files_own_numbers(trained, cap
         found = connection.execute(f"SELECT sequence, prediction, \"p.up\" FROM '{target}' ORDER BY 1").fetchall()
     assert [row[0] for row in found] == list(range(100, 107))
     assert [row[2] for row in found] == pytest.approx([float(row["p.up"]) for row in rows], rel=1e-6)
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_names_stay_what_they_are(tmp_path, ending):
+    """Neither numbers nor truth values nor nothing, though they look like it."""
+    ids, classes = np.array(["1.10", "1.1", ""]), np.array(["yes", "no", ""])
+    told = Predictions(ids, np.array([1, 2, 2]), False, classes, np.eye(3))
+    write(told, tmp_path / f"p.{ending}")
+    if ending == "csv":
+        rows = [tuple(row.values())[:2] for row in table_of(tmp_path / "p.csv")]
+    else:
+        rows = duckdb.sql(f"SELECT sequence, prediction FROM '{tmp_path / 'p.parquet'}'").fetchall()
+    assert rows == list(zip(ids.tolist(), classes.tolist(), strict=True))
+
+
+def test_predictions_do_not_replace_the_data_and_scores_need_targets(trained, capsys):
+    np.savez(trained / "mine.npz", x=waves(count=7)["x"])
+    before = (trained / "mine.npz").read_bytes()
+    mine = ["--data", trained / "mine.npz"]
+    code, _, err = run(capsys, "predict", trained / "classes", *mine, "--out", trained / "mine.npz")
+    assert code == 2 and "is the data itself" in " ".join(err.split())
+    assert (trained / "mine.npz").read_bytes() == before
+    code, _, err = run(capsys, "eval", trained / "classes", *mine)
+    assert code == 1 and "has no targets to score by" in " ".join(err.split())
+
+
+def test_r2_of_values_far_from_zero():
+    data = waves(classes=False)
+    near, far = (
+        Sequence(SequenceOptions(), checked(**{**data, "y": data["y"] + shift}), seed=0).baselines()
+        for shift in (0, 1e9)
+    )
+    assert far["training mean"]["test"]["r2"] == pytest.approx(near["training mean"]["test"]["r2"], rel=1e-4)
 
 
 def test_values_are_told_in_the_data_s_unit(trained, capsys):

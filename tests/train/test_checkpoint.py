@@ -66,6 +66,26 @@ def test_damaged_ones_are_set_aside_and_leftovers_swept(tmp_path):
     assert list_checkpoints(tmp_path) == []
 
 
+def test_killed_while_the_same_step_is_saved_again(tmp_path):
+    path = save_checkpoint(tmp_path, 3, CHECKPOINT, keep=2)
+    path.rename(tmp_path / ".step-00000003.old")  # as a kill between the two renames leaves it
+    (tmp_path / ".step-00000003.tmp").mkdir()
+    sweep(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    load_checkpoint(path)
+
+
+def test_what_cannot_be_read_now_is_not_damaged(tmp_path, monkeypatch):
+    path = save_checkpoint(tmp_path, 3, CHECKPOINT, keep=2)
+
+    def stale(_):
+        raise OSError(116, "Stale file handle")
+
+    monkeypatch.setattr("elmnet.train.checkpoint.sha256", stale)
+    with pytest.raises(OSError, match="Stale"):
+        load_checkpoint(path)
+
+
 def test_nothing_is_unpickled(tmp_path):
     path = save_checkpoint(tmp_path, 3, CHECKPOINT, keep=2)
     assert sorted(p.suffix for p in path.iterdir()) == [".json", ".json", ".safetensors", ".safetensors"]

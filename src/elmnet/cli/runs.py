@@ -180,11 +180,11 @@ def evaluate_(
     from elmnet.train.evaluate import evaluate
     from elmnet.train.progress import Reporter
 
-    network, task = _open_run(run, data)
+    network, task, precision = _open_run(run, data)
     if split not in task.splits:
         raise ConfigError(f"--split must be one of {', '.join(task.splits)}, got {split!r}")
     reporter = Reporter()
-    with reporter.phase(f"scoring {split}", task.count_batches(split, whole=True)) as advance:
+    with reporter.phase(f"scoring {split}", task.count_batches(split, whole=True)) as advance, precision:
         scores = evaluate(network, task, cast(Any, split), whole=True, advance=advance)
     if json:
         out.print_json(data={"run": str(run), "data": task.data_name, "split": split, **scores})
@@ -193,33 +193,40 @@ def evaluate_(
 
 
 def _open_run(path: Path, data: str | None = None) -> Any:
-    """Best network and task of a run."""
+    """Best network and task of a run, and what is around a forward pass."""
     import torch
 
     from elmnet.tasks import open_task
+    from elmnet.train.evaluate import precision
     from elmnet.train.run import RunDirectory
 
     run = RunDirectory.open(path)
     config, facts = run.read_config()
     torch.set_num_threads(config.threads)
-    network = run.best_network(config.backend)
-    return network, open_task(config.task, config.options, data or config.data, seed=config.seed, facts=facts)
+    network = run.network_where_it_was_trained(config)
+    task = open_task(config.task, config.options, data or config.data, seed=config.seed, facts=facts)
+    return network, task, precision(config, network)
 
 
 def predict(
     run: Run_,
     data: Annotated[str, typer.Option(help=".npz or .parquet file of sequences; targets are not needed")],
-    path: Annotated[Path, typer.Option("--out", help="a new .csv, .npz or .parquet file", metavar="FILE")],
+    path: Annotated[
+        Path, typer.Option("--out", help="a .csv, .npz or .parquet file, replaced if it exists", metavar="FILE")
+    ],
 ) -> None:
     """What a network trained on `sequence` says of every sequence of a file: classes with probabilities, or values."""
     from elmnet.tasks.sequence import Sequence
     from elmnet.train.predict import predict as told
     from elmnet.train.predict import write
 
-    network, task = _open_run(run, data)
+    if path.exists() and Path(data).exists() and path.samefile(data):
+        raise ConfigError(f"--out {path} is the data itself; name another file")
+    network, task, precision = _open_run(run, data)
     if not isinstance(task, Sequence):
         raise ConfigError(f"{run} was trained on {task.name}; predict is for the task sequence")
-    write(told(network, task), path)
+    with precision:
+        write(told(network, task), path)
     out.print(f"{len(task.data)} sequences of {task.data_name}: {path}", highlight=False, soft_wrap=True)
 
 
@@ -240,7 +247,7 @@ def generate(
     if "symbols" not in facts:
         raise ConfigError(f"{run} was trained on {config.task}, which is not text")
     pieces = stream(
-        directory.best_network(config.backend),
+        directory.network_where_it_was_trained(config),
         Vocabulary(facts["symbols"]),
         os.fsencode(prompt),
         convention=config.options.to_dict()["convention"],

@@ -10,6 +10,7 @@ shape of `y`; in a table, a target that never changes within a sequence is the s
 """
 
 import hashlib
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,7 @@ def _npz(path: Path) -> dict[str, Any]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in known if name in arrays.files}
             others = [name for name in arrays.files if name not in known]
-    except (OSError, BadZipFile, EOFError, AttributeError) as error:
+    except (OSError, BadZipFile, EOFError, AttributeError, TypeError, NotImplementedError, zlib.error) as error:
         raise DataError(f"{path}: damaged or not an .npz archive: {error}") from error
     except ValueError as error:
         words = "an array of Python objects, which elmnet does not unpickle" if "allow_pickle" in str(error) else error
@@ -88,15 +89,18 @@ def _parquet(path: Path) -> dict[str, Any]:
         import duckdb
     except ImportError:
         raise ConfigError(f"{path}: Parquet needs DuckDB: pip install 'elmnet[sweep]'") from None
+    if set("*?[") & set(str(path)):
+        raise DataError(f"{path}: DuckDB takes *, ? and [ in a path for a pattern; rename the file or its folder")
     quoted = str(path).replace("'", "''")
     try:
         with duckdb.connect() as connection:
             connection.execute(f"CREATE TABLE rows AS FROM read_parquet('{quoted}')")
+            connection.execute("SET enable_external_access = false")  # from here on the file's own words are read
             columns = {name: kind for name, kind, *_ in connection.execute("DESCRIBE rows").fetchall()}
             missing = [name for name in ("sequence", "step") if name not in columns]
             if missing:
                 raise DataError(f"{path}: has no column {missing[0]!r}; it has {', '.join(columns)}")
-            nulls = ", ".join(f'count(*) - count("{name}")' for name in columns)
+            nulls = ", ".join('count(*) - count("{}")'.format(name.replace('"', '""')) for name in columns)
             for name, count in zip(columns, connection.execute(f"SELECT {nulls} FROM rows").fetchall()[0], strict=True):
                 if count:
                     raise DataError(f"{path}: column {name!r} is empty in {count} rows")
@@ -111,6 +115,8 @@ def _from_table(path: Path, table: dict[str, Array]) -> dict[str, Any]:
     sequence, step = table.pop("sequence"), table.pop("step")
     if not len(sequence):
         raise DataError(f"{path}: holds no rows")
+    if step.dtype.kind not in "iufM":
+        raise DataError(f"{path}: column 'step' must hold numbers or times, got {step.dtype}")
     ids, starts, lengths = np.unique(_plain(sequence), return_index=True, return_counts=True)
     order = np.argsort(starts)
     ids, starts, lengths = ids[order], starts[order], lengths[order]
@@ -250,6 +256,8 @@ def _targets(y: Array, inside: Array, per: Per, constant: bool, name: str) -> tu
             raise DataError(f"{name}: the target changes within a sequence; options.per=step")
         if never:
             y, per_step = y[:, 0], False
+    elif classes and per == "sequence" and y.ndim == 2:
+        raise DataError(f"{name}: options.per=sequence needs a y of ({n},), got {y.shape}")
     elif per == "step" and not per_step:
         raise DataError(f"{name}: options.per=step needs a y of ({n}, {steps}), got {y.shape}")
     if not classes:

@@ -4,9 +4,11 @@ Everything about it is known, so that what a trained neuron could reach at best,
 be looked up. No biophysics is in it: never report its scores as NeuronIO's.
 """
 
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 
 from elmnet.config import LayerConfig, NeuronConfig
 from elmnet.data.neuronio import Part, Simulations
+from elmnet.errors import DataError
 from elmnet.files import cache_directory
 from elmnet.layer import ELM, ELMLayer
 
@@ -67,8 +70,11 @@ def synthetic_cell() -> Cell:
     with FileLock(directory / ".lock"):
         if not path.exists():
             _write(path)
-    with np.load(path) as file:
-        arrays = dict(file)
+    try:
+        with np.load(path) as file:
+            arrays = dict(file)
+    except (OSError, EOFError, BadZipFile, ValueError, zlib.error) as error:
+        raise DataError(f"{path}: damaged: {error}; delete it, and it is made again") from error
     fields = ("times", "sources", "offsets", "spikes", "soma")
     data = {part: Simulations(CHANNELS, *(arrays[f"{part}.{name}"] for name in fields)) for part in COUNTS}
     return Cell(hidden_neuron(), data, {part: arrays[f"{part}.known"] for part in COUNTS})

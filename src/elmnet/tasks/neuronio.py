@@ -244,7 +244,7 @@ class NeuronIO(Task):
     def _score(self, predicted: NDArray[np.float64], true: NDArray[np.float64]) -> Scores:
         """From spike logit and scaled soma, (M, 2) each."""
         soma, wanted = (values[:, 1] / self.options.soma_scale for values in (predicted, true))
-        if self.options.align_soma and soma.std() > 0:
+        if self.options.align_soma and soma.std() > 1e-9 * np.abs(soma).max():
             soma = (soma - soma.mean()) / soma.std() * wanted.std() + wanted.mean()
         error = soma - wanted
         return {

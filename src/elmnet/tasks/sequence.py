@@ -197,11 +197,11 @@ class Sequence(Task):
         return self._batch(order[place * batch : (place + 1) * batch])
 
     def count_batches(self, split: Split, *, whole: bool) -> int:
+        if self.data.y is None:
+            raise DataError(f"{self.data.name}: has no targets to score by; `elmnet predict` needs none")
         return -(-len(self.parts[split]) // self.options.batch)
 
     def evaluation_batches(self, split: Split, *, whole: bool) -> Iterator[Batch]:
-        if self.data.y is None:
-            raise DataError(f"{self.data.name}: has no targets to score by; `elmnet predict` needs none")
         if not len(self.parts[split]):
             raise DataError(f"{self.data.name}: has no sequence in its {split} part; --split all scores every one")
         for pool in self.pools(split):
@@ -246,13 +246,15 @@ class Sequence(Task):
         return torch.from_numpy(self.frequency.sum() / (self.outputs * self.frequency))
 
     def tally(self, out: Tensor, y: Tensor) -> NDArray[np.float64]:
-        """Classes: nats, then how often each was taken for each; values: number, sums of y, y² and squared errors."""
+        """Classes: nats, then how often each was taken for each; values, less the training mean: number, sums of y, y²
+        and squared errors."""
         got, wanted = self.scored(out.double(), y)
         if self.classes is not None:
             nats = float(F.cross_entropy(got, wanted, reduction="sum"))
             confused = np.bincount((wanted * self.outputs + got.argmax(-1)).cpu().numpy(), minlength=self.outputs**2)
             return np.concatenate([[nats], confused])
-        truth, told = (self.in_units(tensor.cpu().numpy()) for tensor in (wanted, got))
+        scale = self.target_scale  # about the training mean: far from zero, squares would swallow what varies
+        truth, told = (tensor.cpu().numpy() * scale for tensor in (wanted, got))
         return np.concatenate([[len(truth)], truth.sum(0), (truth**2).sum(0), ((truth - told) ** 2).sum(0)])
 
     def in_units(self, values: NDArray[Any]) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from elmnet.errors import CheckpointError
-from elmnet.files import replace_directory, sha256
+from elmnet.files import recover_directory, replace_directory, sha256
 from elmnet.models import Network, State
 
 _FILES = ("model.safetensors", "training.safetensors", "training.json")
@@ -80,7 +80,9 @@ def set_aside(path: Path) -> Path:
 
 
 def sweep(directory: Path) -> None:
-    """Remove what a killed writer left half-done."""
+    """Bring back what a killed writer was about to replace, remove what it left half-done."""
+    for old in directory.glob(".step-*.old"):
+        recover_directory(directory / old.name.removeprefix(".").removesuffix(".old"))
     for leftover in directory.glob(".step-*"):
         shutil.rmtree(leftover, ignore_errors=True)
 
@@ -90,6 +92,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         CheckpointError: a file is missing, damaged or truncated.
+        OSError: it cannot be read now; that is no damage.
     """
     try:
         manifest = json.loads((path / "manifest.json").read_text())
@@ -102,7 +105,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             load_file(path / "training.safetensors"),
             json.loads((path / "training.json").read_text()),
         )
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (FileNotFoundError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{path}: damaged or incomplete: {error}") from error
 
 

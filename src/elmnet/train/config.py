@@ -86,14 +86,20 @@ class RunConfig(Config):
     def _check(self) -> None:
         self._require(0 <= self.seed < 2**63, f"seed must lie in 0..2^63-1, got {self.seed}")
         self._require(1 <= self.threads <= 4096, f"threads must lie in 1..4096, got {self.threads}")
-        here = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-        here += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-        self._require(self.device in here, f"device must be one of {', '.join(here)} here, got {self.device!r}")
         penalties = self.training.mlp_penalty or self.training.activity_penalty
         self._require(
             not (penalties and isinstance(self.model, BaselineConfig)),
             "mlp_penalty and activity_penalty are of signals of ELM neurons, which a baseline has not; leave them 0",
         )
+
+    def require_device(self) -> None:
+        """To be asked before training; a run that was trained elsewhere can be read without.
+
+        Raises:
+            ConfigError: there is no such device here.
+        """
+        here = devices()
+        self._require(self.device in here, f"device must be one of {', '.join(here)} here, got {self.device!r}")
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -153,6 +159,12 @@ def compose(
     return amend(whole, data=data, settings=settings, **changes)
 
 
+def devices() -> list[str]:
+    """Names of the devices that torch can train on here."""
+    gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    return ["cpu", *(["cuda"] if gpus else []), *gpus]
+
+
 def load_config(path: Path) -> RunConfig:
     """A run's configuration from YAML: the `config` of a run's config.yaml, or a file that holds it alone.
 
@@ -161,7 +173,7 @@ def load_config(path: Path) -> RunConfig:
     """
     try:
         document = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: expected a mapping of settings")
@@ -180,7 +192,9 @@ def amend(config: RunConfig, *, data: str | None = None, settings: Sequence[str]
         tree["data"] = data if known else str(Path(data).resolve())  # a run may be resumed from another folder
     for setting in settings:
         _set(tree, setting)
-    return RunConfig.from_dict(tree)
+    config = RunConfig.from_dict(tree)
+    config.require_device()
+    return config
 
 
 _ELSEWHERE = {
@@ -205,7 +219,7 @@ def _set(tree: dict[str, Any], setting: str) -> None:
         where = ".".join([*parents, last][:depth]) or "the run"
         index: Any = key
         if isinstance(here, list):
-            if not key.isdigit() or int(key) >= len(here):
+            if not key.isdecimal() or int(key) >= len(here):
                 raise ConfigError(f"--set {setting}: {where} is a list of {len(here)}, it has no {key!r}")
             index = int(key)
         elif not isinstance(here, dict):
@@ -226,5 +240,5 @@ def _value(text: str, setting: str) -> Any:
             continue
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of a date that is none
         raise ConfigError(f"--set {setting}: the value is not valid YAML") from error

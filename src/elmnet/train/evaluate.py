@@ -7,6 +7,12 @@ from torch import Tensor
 
 from elmnet.models import Network, State
 from elmnet.tasks import Scores, Split, Task
+from elmnet.train.config import RunConfig
+
+
+def precision(config: RunConfig, network: Network) -> torch.autocast:
+    """Around the forward pass of a run's network."""
+    return torch.autocast(network.device.type, torch.bfloat16, enabled=config.dtype == "bf16-mixed")
 
 
 @torch.no_grad()

@@ -58,7 +58,7 @@ def predict(network: Network, task: Sequence) -> Predictions:
 
 
 def write(told: Predictions, path: Path) -> None:
-    """Write predictions: a row for every sequence or step in .csv and .parquet, arrays in .npz.
+    """Write predictions: a row for every sequence or step in .csv and .parquet, arrays in .npz; replaces what is there.
 
     Raises:
         ConfigError: the ending is none of them, or DuckDB (extra `sweep`) is missing for .parquet.
@@ -68,7 +68,12 @@ def write(told: Predictions, path: Path) -> None:
         raise ConfigError(f"--out must end in .csv, .npz or .parquet, got {path}")
     try:
         if path.suffix == ".csv":
-            write_atomic(path, _rows(told))
+            text = io.StringIO(newline="")
+            table = _table(told)
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerow(table)
+            writer.writerows(zip(*(column.tolist() for column in table.values()), strict=True))
+            write_atomic(path, text.getvalue())
         elif path.suffix == ".npz":
             arrays: dict[str, Any] = {"prediction": told.answer, "sequence": told.ids, "lengths": told.lengths}
             if told.classes is not None:
@@ -82,25 +87,20 @@ def write(told: Predictions, path: Path) -> None:
         raise RunError(f"cannot write {path}: {error}") from error
 
 
-def _rows(told: Predictions) -> str:
-    """Predictions as CSV."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    key = ["sequence", "step"] if told.per_step else ["sequence"]
-    if told.classes is None:
-        names = (
-            ["prediction"] if told.values.shape[-1] == 1 else [f"prediction.{i}" for i in range(told.values.shape[-1])]
-        )
+def _table(told: Predictions) -> dict[str, NDArray[Any]]:
+    """Predictions as columns."""
+    answer, values = told.answer, told.values
+    if told.per_step:
+        inside = np.arange(values.shape[1]) < told.lengths[:, None]
+        sequence, step = np.nonzero(inside)
+        key = {"sequence": told.ids[sequence], "step": step}
+        answer, values = answer[inside], values[inside]
     else:
-        names = ["prediction", *(f"p.{name}" for name in told.classes)]
-    writer.writerow([*key, *names])
-    for i, name in enumerate(told.ids.tolist()):
-        for t in range(told.lengths[i]) if told.per_step else (None,):
-            at = (i,) if t is None else (i, t)
-            answer = told.answer[at].tolist()
-            values = answer if told.classes is None else [answer, *told.values[at].tolist()]
-            writer.writerow([name, *([] if t is None else [t]), *values])
-    return text.getvalue()
+        key = {"sequence": told.ids}
+    if told.classes is not None:
+        return {**key, "prediction": answer, **{f"p.{name}": values[:, i] for i, name in enumerate(told.classes)}}
+    count = values.shape[-1]
+    return {**key, **{"prediction" if count == 1 else f"prediction.{i}": values[:, i] for i in range(count)}}
 
 
 def _parquet(told: Predictions, path: Path) -> None:
@@ -109,8 +109,11 @@ def _parquet(told: Predictions, path: Path) -> None:
     except ImportError:
         raise ConfigError("Parquet needs DuckDB: pip install 'elmnet[sweep]'; or --out FILE.csv") from None
     with tempfile.TemporaryDirectory() as place:
-        rows, aside = Path(place) / "rows.csv", Path(place) / "rows.parquet"
-        rows.write_text(_rows(told))
+        aside = Path(place) / "rows.parquet"
+        table = {
+            name: column.astype(object) if column.dtype.kind == "U" else column for name, column in _table(told).items()
+        }
         with duckdb.connect() as connection:
-            connection.read_csv(str(rows), header=True).write_parquet(str(aside))
+            connection.register("predictions", table)
+            connection.table("predictions").write_parquet(str(aside))
         write_atomic(path, aside.read_bytes())

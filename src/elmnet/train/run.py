@@ -24,7 +24,7 @@ from elmnet.config import NetworkConfig
 from elmnet.errors import ConfigError, RunError, RunTakenError
 from elmnet.files import current_directory, write_atomic
 from elmnet.models import Network
-from elmnet.train.config import RunConfig
+from elmnet.train.config import RunConfig, devices
 
 REPLICAS = "replicas.json"
 """In a directory of runs that differ in their seed: the seeds."""
@@ -115,6 +115,16 @@ class RunDirectory:
         if best is None:
             raise RunError(f"{self.path} has no best network yet: its first validation has not happened")
         return models.load(best, backend=backend)
+
+    def network_where_it_was_trained(self, config: RunConfig) -> Network:
+        """The best network so far on the device and backend of its run; on the CPU where there is no such device.
+
+        Raises:
+            RunError: no validation has happened yet.
+            CheckpointError: its files are damaged.
+        """
+        here = config.device in devices()
+        return self.best_network(config.backend if here else "auto").to(config.device if here else "cpu")
 
     def lock(self) -> FileLock:
         """Held while training; the directory is made if there is none.

@@ -41,7 +41,7 @@ from elmnet.train.checkpoint import (
     unpack,
 )
 from elmnet.train.config import RunConfig
-from elmnet.train.evaluate import evaluate
+from elmnet.train.evaluate import evaluate, precision
 from elmnet.train.journal import Journal
 from elmnet.train.objective import learning_rate, monitored, penalty, resets
 from elmnet.train.parallel import Team
@@ -127,6 +127,11 @@ class Trainer:
 
     def intact(self) -> set[int]:
         """Steps with an undamaged checkpoint; step 0 is one as long as none was pruned."""
+        lock = self.run.lock()
+        try:
+            sweep(self.run.checkpoints)
+        finally:
+            lock.release()
         steps = set()
         for path in list_checkpoints(self.run.checkpoints):
             with suppress(CheckpointError):
@@ -207,8 +212,7 @@ class Trainer:
 
     def precision(self) -> torch.autocast:
         """Around the network's forward pass."""
-        mixed = self.config.dtype == "bf16-mixed"
-        return torch.autocast(self.network.device.type, torch.bfloat16, enabled=mixed)
+        return precision(self.config, self.network)
 
     def take(self) -> Given:
         """What the next step needs: this process's part of it, and no gradients from before."""
@@ -402,7 +406,7 @@ class Trainer:
             except CheckpointError as error:
                 self.reporter.warn(f"{error}; kept as {set_aside(path).name}; using the previous checkpoint")
         words = "no checkpoint is intact" if paths else "there is no checkpoint yet"
-        self.reporter.note(f"{self.run.path}: {words}; starting again from step 0")
+        (self.reporter.warn if paths else self.reporter.note)(f"{self.run.path}: {words}; starting again from step 0")
         return None
 
     def _go_back_to(self, step: int) -> Checkpoint | None:
@@ -422,7 +426,8 @@ class Trainer:
 
 
 def _build(config: RunConfig) -> Network:
-    """The untrained network, after asking whether a backend can run it."""
+    """The untrained network, after asking whether a backend can run it, and there is its device."""
+    config.require_device()
     try:
         network = models.build(config.model, seed=config.seed, backend=config.backend)
     except (MemoryError, RuntimeError) as error:
