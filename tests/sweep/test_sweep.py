@@ -23,6 +23,7 @@ from elmnet.sweep.store import Sweep
 from elmnet.sweep.trials import Job, read_failure, record_failure, run, run_together
 from elmnet.tasks import open_task
 from elmnet.train import signals
+from elmnet.train.config import compose
 from elmnet.train.run import RunDirectory
 
 SETTINGS = {
@@ -113,11 +114,71 @@ def test_lists_random_draws_flops_and_repetitions(text_file):
         ({"seeds": []}, "seeds must not be empty"),
         ({"grid": {"recipe": "mine"}}, "recipe must be 'paper'"),
         ({"budgets": 3}, "unknown setting 'budgets'"),
+        ({"grid": {"seed": ["a"]}}, "seed"),
+        ({"grid": {"steps": ["many"]}}, "steps"),
+        ({"grid": {"steps": [1.5]}}, "steps"),
+        ({"list": [{"seed": 1.5}]}, "seed"),
+        ({"flops": -1e14}, "flops must be positive"),
+        ({"set": {"seed": 3}}, "a seed is no setting here"),
+        ({"grid": {"model": ["leaky"], "memory": [2]}}, "leaky units have a shape of their own"),
+        ({"grid": {"memory": []}}, "grid.memory holds no values"),
     ],
 )
 def test_recipes_that_make_no_sense(text_file, group, words):
     with pytest.raises(ConfigError, match=words):
         trials(text_file, trials=[group])
+
+
+def test_flops_count_every_step_of_a_sequence():
+    trial = Trial("x", compose("shd-adding", preset="small"))
+    options, training = trial.config.options, trial.config.training
+    forward = models.counts(trial.network).flops
+    assert trial.flops == 3 * forward * options.batch * 2 * options.bins * training.steps
+    unknown = Trial("y", compose("sequence"))
+    assert unknown.flops is None and unknown.work > 0
+
+
+def test_only_seeds_are_averaged(text_file, tmp_path):
+    """Settings that no column shows make other configurations."""
+    groups = [{"grid": {"units": 5, "memory": 2, "model.layers.0.neuron.tau_max": [50.0, 100.0]}, "seeds": [0, 1]}]
+    found = trials(text_file, trials=groups)
+    sweep = Sweep.create(tmp_path / "sweep", Recipe.from_dict(document(text_file)), found)
+    for trial in found:
+        fabricate(sweep, trial, {"bpc": 2.0 + trial.config.seed, "nats": 1.0, "accuracy": 0.5})
+    table.write(sweep, sweep.table_file)
+    means = table.aggregate(sweep.table_file)
+    assert [(one["seeds"], one["valid_bpc"], one["valid_bpc_se"]) for one in means] == [(2, 2.5, 0.5)] * 2
+    assert len({one["setting"] for one in means}) == 2
+
+
+def test_a_damaged_run_stops_nothing(text_file, tmp_path, capsys):
+    found = trials(text_file, trials=[{"grid": {"units": 5, "memory": 2}, "seeds": [0, 1, 2]}])
+    sweep = Sweep.create(tmp_path / "sweep", Recipe.from_dict(document(text_file)), found)
+    for trial in found:
+        fabricate(sweep, trial, {"bpc": 2.0, "nats": 1.0, "accuracy": 0.5})
+    first, second, _ = (sweep.directory(trial) for trial in found)
+    (first / "best" / "model.safetensors").unlink()
+    (first / "config.yaml").write_bytes(b"\xff\xfe")
+    (second / "result.json").write_text(json.dumps({"test": {}, "baselines": {}, "parameters": 3}))
+    for order in ("collect", "status"):
+        code, words, err = command(capsys, order, sweep.path)
+        assert code == 0, err
+    assert "damaged" in words
+    sweep.table_file.write_bytes(sweep.table_file.read_bytes()[:-9])
+    code, _, err = command(capsys, "query", sweep.path, "SELECT 1")
+    assert code == 1 and "collect` writes it anew" in " ".join(err.split())
+
+
+def test_brackets_in_answers_are_shown(text_file, tmp_path, capsys):
+    found = trials(text_file, trials=[{"grid": {"units": 5, "memory": 2}}])
+    sweep = Sweep.create(tmp_path / "sweep", Recipe.from_dict(document(text_file)), found)
+    record_failure(sweep.directory(found[0]), RuntimeError("[enforce fail] [/data]"))
+    code, words, err = command(capsys, "status", sweep.path)
+    assert code == 0 and "[enforce fail]" in " ".join(words.split()), err
+    code, words, err = command(capsys, "query", sweep.path, "SELECT '[/home] is bold' AS \"[red]\"")
+    assert code == 0 and "[/home] is bold" in words and "[red]" in words, err
+    code, _, err = command(capsys, "query", sweep.path, " ; ")
+    assert code == 2 and "ask something" in err
 
 
 def test_shipped_recipes_are_sound():
@@ -181,6 +242,17 @@ def job(sweep, trial, **changes):
 def one(text_file, tmp_path, **changes):
     (trial, *_) = trials(text_file, **changes)
     return Sweep.create(tmp_path / "sweep", Recipe.from_dict(document(text_file)), [trial]), trial
+
+
+def fabricate(sweep, trial, scores):
+    """A run directory that nobody trained, marked as such."""
+    result = {"fabricated": True, "test": scores, "valid": scores, "baselines": {}, "parameters": 1, "steps": 20}
+    result |= {"wall_seconds": 1.0, "data": "fabricated"}
+    best = sweep.directory(trial) / "best"
+    best.mkdir(parents=True)
+    (best / "model.safetensors").write_bytes(b"fabricated")
+    (best.parent / "result.json").write_text(json.dumps(result))
+    (best.parent / "config.yaml").write_text("environment: {elmnet: fabricated}")
 
 
 def test_a_failed_trial_is_recorded_and_tried_again_on_request(text_file, tmp_path):
@@ -444,15 +516,8 @@ def test_a_thousand_trials_are_quick(text_file, tmp_path):
     planned = time.monotonic() - start
     assert len(found) == 1000
     sweep = Sweep.create(tmp_path / "sweep", Recipe.from_dict(document(text_file)), found)
-    scores = {"bpc": 2.0, "nats": 1.4, "accuracy": 0.5}
-    result = {"fabricated": True, "test": scores, "valid": scores, "baselines": {}, "parameters": 1, "steps": 20}
-    result |= {"wall_seconds": 1.0, "data": "fabricated"}
     for trial in found:
-        best = sweep.directory(trial) / "best"
-        best.mkdir(parents=True)
-        (best / "model.safetensors").write_bytes(b"fabricated")
-        (best.parent / "result.json").write_text(json.dumps(result))
-        (best.parent / "config.yaml").write_text("environment: {elmnet: fabricated}")
+        fabricate(sweep, trial, {"bpc": 2.0, "nats": 1.4, "accuracy": 0.5})
     start = time.monotonic()
     assert sum(seen.state == "done" for seen in sweep.look()) == 1000
     looked = time.monotonic() - start

@@ -43,6 +43,10 @@ def params(
     start = NetworkConfig.preset(task)
     if model == "leaky":
         start = _leaky(start)
+    if not budget and (recipe or vary != "units"):
+        raise ConfigError("--recipe and --vary say how a budget is spent; name one with --budget")
+    if batch < 1 or steps < 1:
+        raise ConfigError(f"--batch and --steps must be at least 1, got {batch} and {steps}")
     knobs = {"units": neurons, "memory": memory, "branches": branches, "synapses": synapses}
     chosen = {name: _integers(text, name) for name, text in knobs.items() if text is not None}
     budgets: list[int | None] = list(_integers(budget, "budget")) if budget else [None]

@@ -2,11 +2,13 @@
 
 from collections import Counter
 from contextlib import AbstractContextManager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -52,6 +54,10 @@ def run(
 
     if scheduler and cluster:
         raise ConfigError("--scheduler or --cluster, not both")
+    if cluster_config and not cluster:
+        raise ConfigError("--cluster-config is for the jobs of a --cluster; name one")
+    if workers and scheduler:
+        raise ConfigError("--workers starts workers; those of a --scheduler are there already: leave it out")
     if resources and not scheduler:
         raise ConfigError("--resource is for the workers of a --scheduler, which must offer it")
     if threads < 1 or workers < 0:
@@ -69,11 +75,13 @@ def run(
     err.print(f"{sweep.path}: {len(todo)} trials to run", highlight=False, markup=False, soft_wrap=True)
     count = workers or max(1, min(execute.cores() // threads, len(execute.packs(todo, replicas))))
     opened: AbstractContextManager[Any] | None = None
-    if scheduler:
+    if not todo:
+        pass
+    elif scheduler:
         opened = execute.by_address(scheduler)
     elif cluster:
-        opened = execute.queued(cluster, cluster_config, max(1, min(workers or len(todo), len(todo))))
-    elif count > 1 and todo:
+        opened = execute.queued(cluster, cluster_config, min(workers or len(todo), len(todo)))
+    elif workers > 1 or (count > 1 and find_spec("distributed") is not None):
         opened = execute.local(count)
     outcomes: Counter[str] = Counter()
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
@@ -163,12 +171,13 @@ def plan(
             unit = (neuron.memory, neuron.branches, neuron.synapses)
         cells = [cost.units, *unit, cost.hidden, cost.parameters, config.seed, config.training.steps]
         took = _clock(times[trial]) if times else ""
-        table.add_row(trial.name, models.kind_of(network), *map(_whole, cells), f"{trial.flops / 1e12:.3g}", took)
+        work = "" if trial.flops is None else f"{trial.flops / 1e12:.3g}"
+        table.add_row(trial.name, models.kind_of(network), *map(_whole, cells), work, took)
     out.print(table)
     if len(shown) < len(trials):
         out.print(f"and {len(trials) - len(shown)} more (--limit 0)", highlight=False)
-    flops = sum(trial.flops for trial in trials)
-    words = f"{len(trials)} trials, {flops / 1e12:,.0f} TFLOP in all"
+    flops = sum(trial.flops or 0.0 for trial in trials)
+    words = f"{len(trials)} trials" + (f", {flops / 1e12:,.3g} TFLOP in all" if flops else "")
     if times:
         count = workers or max(1, execute.cores() // threads)
         took = _clock(sum(times.values()) / count)
@@ -211,8 +220,9 @@ def _status(name: str, seen: "list[Seen]") -> Table:
     shown = [state for state in STATES if counts[state] or state in STATES[:3]]
     words = ", ".join(f"{counts[state]} {state}" for state in shown)
     spent = sum(one.result["wall_seconds"] for one in seen if one.result)
-    finished = sum(one.trial.flops for one in seen if one.result)
-    left = sum(one.trial.flops * (1 - one.step / one.trial.config.training.steps) for one in seen if not one.result)
+    finished = sum(one.trial.work for one in seen if one.result)
+    unfinished = [one for one in seen if one.state in ("begun", "waiting", "damaged")]
+    left = sum(one.trial.work * (1 - one.step / one.trial.config.training.steps) for one in unfinished)
     if finished:
         words += f"; about {_clock(left * spent / finished)} of one worker left"
     table = _table(f"{name}: {words}", "trial", "", "step", "of", "score, or why")
@@ -223,7 +233,7 @@ def _status(name: str, seen: "list[Seen]") -> Table:
         if one.result:
             score = "  ".join(f"{kind} {value:.4f}" for kind, value in one.result["valid"].items())
         total = one.trial.config.training.steps
-        table.add_row(describe(one.trial), one.state, f"{one.step:,}", f"{total:,}", one.reason or score)
+        table.add_row(describe(one.trial), one.state, f"{one.step:,}", f"{total:,}", escape(one.reason or score))
     return table
 
 
@@ -279,9 +289,9 @@ def query(
     if not sweep.table_file.exists():
         write(sweep, sweep.table_file)
     names, rows = ask(sweep.table_file, sql)
-    table = _table("", *names)
+    table = _table("", *map(escape, names))
     for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row))
+        table.add_row(*("" if value is None else escape(str(value)) for value in row))
     out.print(table)
 
 
@@ -291,7 +301,7 @@ def _whole(number: int | None) -> str:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     for column in columns:
         table.add_column(
             column, justify="left" if column in ("trial", "", "score, or why") else "right", overflow="fold"

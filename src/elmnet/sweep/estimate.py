@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,16 +23,17 @@ def seconds_of(trials: Sequence[Trial], *, threads: int = 1) -> dict[Trial, floa
     Evaluations, which depend on the task's splits, are not in it.
     """
     torch.set_num_threads(threads)
-    step_flops = {trial: trial.flops / trial.config.training.steps for trial in trials}
+    step_flops = {trial: trial.work / trial.config.training.steps for trial in trials}
     ordered = sorted(trials, key=lambda trial: step_flops[trial])
     chosen = {ordered[int(i)] for i in np.linspace(0, len(ordered) - 1, PROBES)}
-    tasks: dict[str, Task] = {}
+    tasks: dict[tuple[str, Any, str], Task] = {}
     points = []
     for trial in chosen:
         config = trial.config
-        if config.data not in tasks:
-            tasks[config.data] = open_task(config.task, config.options, config.data, seed=config.seed)
-        points.append((step_flops[trial], _seconds(trial, tasks[config.data])))
+        key = (config.task, config.options, config.data)
+        if key not in tasks:
+            tasks[key] = open_task(*key, seed=config.seed)
+        points.append((step_flops[trial], _seconds(trial, tasks[key])))
     flops, seconds = np.array(sorted(points)).T
     slope = seconds[-1] / flops[-1]
     return {

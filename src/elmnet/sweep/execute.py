@@ -55,7 +55,7 @@ def jobs(sweep: Sweep, *, threads: int, retry: bool = False, halving: bool = Fal
     """What is left to do, costliest first, so that the sweep does not end with one worker busy for long."""
     wanted = ("waiting", "begun", "damaged", *(("failed",) if retry else ()))
     left = [seen.trial for seen in sweep.look() if seen.state in wanted]
-    left.sort(key=lambda trial: -trial.flops)
+    left.sort(key=lambda trial: -trial.work)
     root = sweep.path.resolve()
     return {
         trial: Job(str(root / "trials" / trial.name), trial.config.to_dict(), threads, retry, halving) for trial in left
@@ -101,7 +101,7 @@ def on_cluster(
                     [waiting[trial] for trial in pack],
                     pure=False,
                     resources=wanted,
-                    priority=sum(trial.flops for trial in pack),
+                    priority=sum(trial.work for trial in pack),
                 ): pack
                 for pack in packs(waiting, replicas)
             }

@@ -38,7 +38,7 @@ from elmnet.config import NetworkConfig
 from elmnet.errors import BudgetError, ConfigError
 from elmnet.models import ModelConfig
 from elmnet.strict import Config
-from elmnet.tasks import Task, open_task
+from elmnet.tasks import Task, find_task, open_task
 from elmnet.train.config import RunConfig, amend, compose
 
 SHAPE = ("units", "memory", "branches", "synapses")
@@ -86,7 +86,11 @@ class Group(Config):
         )
         self._require(self.set is None or isinstance(self.set, Mapping), "set must map settings to values")
         self._require(self.steps is None or self.flops is None, "steps or flops, not both")
-        self._require(self.budget is None or self.budget > 0, f"budget must be positive, got {self.budget}")
+        for name in ("budget", "flops"):
+            value = getattr(self, name)
+            self._require(value is None or value > 0, f"{name} must be positive, got {value}")
+        empty = [name for name, values in (self.grid or {}).items() if values == []]
+        self._require(not empty, f"grid.{', '.join(empty)} holds no values")
         self._require(len(self.seeds) > 0, "seeds must not be empty")
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -173,7 +177,7 @@ class Recipe(Config):
         for row in group.rows():
             seeds = [row["seed"]] if "seed" in row else group.seeds
             for seed in seeds:
-                yield _configure(base, group, row, int(seed), task)
+                yield _configure(base, group, row, seed, task)
 
 
 def shipped(path: Path) -> Path:
@@ -188,10 +192,12 @@ def shipped(path: Path) -> Path:
 
 
 def _settings(values: Mapping[str, Any] | None) -> list[str]:
+    if "seed" in (values or {}):
+        raise ConfigError("set: a seed is no setting here; name it in `seeds`, or as `seed` in a grid or list")
     return [f"{name}={json.dumps(value)}" for name, value in (values or {}).items()]
 
 
-def _configure(base: RunConfig, group: Group, row: Mapping[str, Any], seed: int, task: Task) -> RunConfig:
+def _configure(base: RunConfig, group: Group, row: Mapping[str, Any], seed: Any, task: Task) -> RunConfig:
     """The run of a row: shape, budget, length, other settings."""
     rest = {name: value for name, value in row.items() if name not in (*SHAPE, "model", "recipe", "seed", "steps")}
     config = base
@@ -205,6 +211,8 @@ def _configure(base: RunConfig, group: Group, row: Mapping[str, Any], seed: int,
     model = config.model
     if isinstance(model, NetworkConfig):
         model = _shaped(model, group, shape)
+        if row.get("model", "elm") != "elm" and models.kind_of(model) != row["model"]:
+            raise ConfigError(f"{row['model']} units have a shape of their own; leave out {', '.join(shape)}")
     elif shape:
         raise ConfigError(f"{', '.join(shape)} belong to ELM neurons; a {model.kind} has model.width, or a budget")
     elif group.budget is not None:
@@ -214,8 +222,8 @@ def _configure(base: RunConfig, group: Group, row: Mapping[str, Any], seed: int,
     config = config.replace(model=model)
     steps = row.get("steps", group.steps)
     if group.flops is not None:
-        steps = max(1, round(group.flops / training_flops(config)))
-    return config if steps is None else config.replace(training=config.training.replace(steps=int(steps)))
+        steps = max(1, round(group.flops / training_flops(config, task.steps)))
+    return config if steps is None else amend(config, settings=[f"training.steps={json.dumps(steps)}"])
 
 
 def _shaped(model: NetworkConfig, group: Group, shape: Mapping[str, Any]) -> NetworkConfig:
@@ -238,22 +246,46 @@ def _price(group: Group) -> Callable[[NetworkConfig], float]:
     return lambda network: budget.cost(network).hidden
 
 
-def training_flops(config: RunConfig) -> float:
+def training_flops(config: RunConfig, time_steps: int) -> float:
     """Of one training step: three times the forward pass of all sequences and time steps."""
     options = config.options.to_dict()
     sequences = options.get("streams", options.get("batch", 1))
-    steps = options.get("chunk", 1000)
-    return float(3 * models.counts(config.model).flops * sequences * steps)
+    return float(3 * models.counts(config.model).flops * sequences * time_steps)
 
 
 def name_of(config: RunConfig, data_sha256: Any) -> str:
     """A trial's name. The data count by their content, wherever they lie."""
+    return _hash({**_deciding(config), "data": data_sha256})
+
+
+def configuration_of(config: RunConfig) -> str:
+    """The same for all seeds of a configuration, and for nothing else, whatever the data."""
+    return _hash({**_deciding(config), "seed": None})
+
+
+def setting_of(config: RunConfig) -> str:
+    """The same for configurations that differ in training steps and the hidden layers' N, d_m, d_mlp, d_tree, d_s
+    alone, whatever the data."""
+    document = {**_deciding(config), "seed": None}
+    document["training"].pop("steps")
+    for layer in document["model"].get("layers") or ():
+        layer.pop("units")
+        for name in ("memory", "hidden", "branches", "synapses"):
+            layer["neuron"].pop(name)
+    return _hash(document)
+
+
+def _deciding(config: RunConfig) -> dict[str, Any]:
+    """All settings that decide a result, besides the data."""
     document = config.to_dict()
     for key in IRRELEVANT:
         document.pop(key)
     for key in BOOKKEEPING:
         document["training"].pop(key)
-    document["data"] = data_sha256
+    return document
+
+
+def _hash(document: Mapping[str, Any]) -> str:
     text = json.dumps(document, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -272,6 +304,15 @@ class Trial:
         return self.config.model
 
     @property
-    def flops(self) -> float:
-        """Of the whole training."""
-        return training_flops(self.config) * self.config.training.steps
+    def flops(self) -> float | None:
+        """Of the whole training; None: the sequences' length is known by the data alone."""
+        time_steps = find_task(self.config.task).steps_of(self.config.options)
+        return None if time_steps is None else self._flops(time_steps)
+
+    @property
+    def work(self) -> float:
+        """As `flops`, or that of sequences of one step: enough to compare trials of one task."""
+        return self.flops or self._flops(1)
+
+    def _flops(self, time_steps: int) -> float:
+        return training_flops(self.config, time_steps) * self.config.training.steps

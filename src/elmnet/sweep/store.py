@@ -5,7 +5,6 @@ trials/NAME/     a run directory each: the truth
 table.parquet    written by `collect`
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,9 +17,9 @@ from filelock import FileLock
 from elmnet import models
 from elmnet.config import NetworkConfig
 from elmnet.errors import ConfigError, RunError
-from elmnet.files import current_directory, write_atomic
+from elmnet.files import current_directory, sha256, write_atomic
 from elmnet.sweep import halving
-from elmnet.sweep.recipe import Recipe, Trial
+from elmnet.sweep.recipe import Recipe, Trial, configuration_of, setting_of
 from elmnet.sweep.trials import read_failure
 from elmnet.train.config import RunConfig
 from elmnet.train.run import RunDirectory, read_yaml
@@ -157,6 +156,8 @@ def row(sweep: Sweep, seen: Seen) -> dict[str, Any]:
     result = seen.result or {}
     return {
         "trial": seen.trial.name,
+        "configuration": configuration_of(config),
+        "setting": setting_of(config),
         "state": seen.state,
         "reason": seen.reason,
         "task": config.task,
@@ -197,9 +198,10 @@ def _score(scores: Mapping[str, Any], kind: str) -> float | None:
 
 def _weights_hash(directory: Path) -> str | None:
     best = current_directory(directory / "best")
-    if best is None:
+    try:
+        return None if best is None else sha256(best / "model.safetensors")
+    except OSError:
         return None
-    return hashlib.sha256((best / "model.safetensors").read_bytes()).hexdigest()
 
 
 def _versions(directory: Path) -> dict[str, Any]:
@@ -207,5 +209,5 @@ def _versions(directory: Path) -> dict[str, Any]:
     try:
         environment = read_yaml(directory / "config.yaml")["environment"]
         return {name: environment.get(name) for name in ("elmnet", "torch", "git")}
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError):
         return {"elmnet": None, "torch": None, "git": None}

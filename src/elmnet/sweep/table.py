@@ -8,10 +8,24 @@ from typing import Any
 from elmnet.errors import ConfigError, RunError
 from elmnet.sweep.store import Sweep, row
 
-SAME = ("task", "data", "model", "N", "d_m", "d_tree", "d_s", "k_e", "k_c", "hidden", "P", "steps", "learning_rate")
-"""Columns that make two trials seeds of one configuration."""
+_SHAPE = ("N", "d_m", "d_tree", "d_s", "k_e", "k_c", "hidden", "P", "steps", "learning_rate")
+SAME = ("configuration", "setting", "task", "data", "model", *_SHAPE)
+"""Columns that seeds of one configuration share; the first says all of it (`elmnet.sweep.recipe.configuration_of`)."""
 SCORES = tuple(f"{part}_{kind}" for part in ("valid", "test") for kind in ("bpc", "nats", "accuracy"))
-TEXT = ("trial", "state", "reason", "task", "data", "model", "weights_sha256", "elmnet", "torch", "git")
+TEXT = (
+    "trial",
+    "configuration",
+    "setting",
+    "state",
+    "reason",
+    "task",
+    "data",
+    "model",
+    "weights_sha256",
+    "elmnet",
+    "torch",
+    "git",
+)
 WHOLE = (
     "seed",
     "N",
@@ -81,12 +95,19 @@ def ask(file: Path, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
 
     Raises:
         ConfigError: DuckDB does not understand it.
+        RunError: the file is damaged.
     """
     duckdb = _duckdb()
+    if not sql.strip(" ;\n\t"):
+        raise ConfigError("query: ask something, such as SELECT * FROM trials")
     reader = "read_parquet" if file.suffix == ".parquet" else "read_csv"
     try:
         with duckdb.connect() as connection:
-            connection.execute(f"CREATE TABLE trials AS FROM {reader}('{_quoted(file)}')")
+            try:
+                connection.execute(f"CREATE TABLE trials AS FROM {reader}('{_quoted(file)}')")
+            except duckdb.Error as error:
+                words = " ".join(str(error).split())
+                raise RunError(f"{file}: damaged: {words}; `elmnet sweep collect` writes it anew") from error
             connection.execute("SET enable_external_access = false")  # a query reads the table and nothing else
             answer = connection.execute(sql)
             return [column[0] for column in answer.description or []], answer.fetchall()

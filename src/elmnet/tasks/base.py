@@ -68,6 +68,11 @@ class Task(ABC):
     def steps(self) -> int:
         """Time steps of a training batch."""
 
+    @classmethod
+    @abstractmethod
+    def steps_of(cls, options: Any) -> int | None:
+        """`steps` as the options say it; None: the data do."""
+
     def fit_model(self, model: ModelConfig) -> ModelConfig:
         """The model with the number of inputs and outputs this data needs; a transformer that sees a whole batch."""
         fitted = model.replace(inputs=self.inputs, outputs=self.outputs)

@@ -95,7 +95,11 @@ class Enwik8(Task):
 
     @property
     def steps(self) -> int:
-        return self.options.chunk
+        return self.steps_of(self.options)
+
+    @classmethod
+    def steps_of(cls, options: TextOptions) -> int:
+        return options.chunk
 
     def facts(self) -> dict[str, Any]:
         return {

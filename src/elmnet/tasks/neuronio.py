@@ -159,7 +159,11 @@ class NeuronIO(Task):
     @property
     def steps(self) -> int:
         """Time steps of a training batch."""
-        return self.options.window_ms
+        return self.steps_of(self.options)
+
+    @classmethod
+    def steps_of(cls, options: NeuronIOOptions) -> int:
+        return options.window_ms
 
     def facts(self) -> dict[str, Any]:
         parts: tuple[Part, ...] = ("train", "valid", "test")

@@ -162,6 +162,10 @@ class Sequence(Task):
     def steps(self) -> int:
         return int(self.data.x.shape[1])
 
+    @classmethod
+    def steps_of(cls, options: SequenceOptions) -> None:
+        return None
+
     def facts(self) -> dict[str, Any]:
         return self._facts
 

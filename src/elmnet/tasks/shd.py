@@ -72,7 +72,11 @@ class _SpikeTask(Task):
 
     @property
     def steps(self) -> int:
-        return self.DIGITS * self.options.bins
+        return self.steps_of(self.options)
+
+    @classmethod
+    def steps_of(cls, options: SpikeOptions) -> int:
+        return cls.DIGITS * options.bins
 
     def facts(self) -> dict[str, Any]:
         train, test = self.corpus.train, self.corpus.test

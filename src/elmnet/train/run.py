@@ -26,6 +26,7 @@ from elmnet.files import current_directory, write_atomic
 from elmnet.models import Network
 from elmnet.train.config import RunConfig, devices
 
+_RESULT = {"valid", "test", "baselines", "parameters", "steps", "wall_seconds"}
 REPLICAS = "replicas.json"
 """In a directory of runs that differ in their seed: the seeds."""
 
@@ -100,7 +101,7 @@ class RunDirectory:
             return None
         except (OSError, ValueError) as error:
             raise RunError(f"{self.result_file}: damaged: {error}") from error
-        if not isinstance(result, dict) or not {"test", "baselines", "parameters"} <= result.keys():
+        if not isinstance(result, dict) or not result.keys() >= _RESULT:
             raise RunError(f"{self.result_file}: damaged: it is not a run's result; delete it and resume")
         return result
 

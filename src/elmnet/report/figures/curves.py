@@ -1,5 +1,6 @@
 """Figures of runs and sweeps, in the style of `elmnet.report.figures`."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
 UNITS = {"bpc": "bits per character", "nats": "nats", "accuracy": "share right"}
 SEEDS = 24
 """Configurations whose seeds are drawn."""
-SAME = ("task", "data", "N", "d_m", "d_tree", "d_s", "steps", "learning_rate")
 AXES = {
     "N": "units, N",
     "d_m": "memory units per neuron, d_m (complexity)",
@@ -57,10 +57,15 @@ def budget_curves(rows: Sequence[dict[str, Any]], score: str, ax: "Axes | None" 
         score: e.g. `valid_bpc`.
     """
     ax = axis(ax)
-    for i, ((hidden, d_tree, d_s, steps), group) in enumerate(budgets(rows, score).items()):
+    found = budgets(rows, score)
+    alike = Counter(key[:4] for key in found)
+    for i, (key, group) in enumerate(found.items()):
+        hidden, d_tree, d_s, steps, setting = key
         d_m, y = [row["d_m"] for row in group], [row[score] for row in group]
         error = [row[f"{score}_se"] or 0.0 for row in group]
         label = f"P' ≈ {hidden:,}, {d_tree}×{d_s}, {steps:,} steps"
+        if alike[key[:4]] > 1:
+            label += f", rate {group[0]['learning_rate']:g}, setting {setting[:4]}"
         style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "capsize": 2}
         ax.errorbar(d_m, y, error, label=label, markersize=4, **style)
         best = int(np.argmin(y)) if not score.endswith("accuracy") else int(np.argmax(y))
@@ -107,7 +112,7 @@ def seeds(rows: Sequence[dict[str, Any]], score: str) -> dict[tuple[Any, ...], l
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         if row["state"] == "done" and row[score] is not None:
-            groups.setdefault(tuple(row[name] for name in SAME), []).append(row)
+            groups.setdefault((row["configuration"], row["data"]), []).append(row)
     return {key: group for key, group in groups.items() if len(group) > 1}
 
 
@@ -146,16 +151,17 @@ def learning_curves(
     return ax
 
 
-def budgets(rows: Sequence[dict[str, Any]], score: str) -> dict[tuple[int, ...], list[dict[str, Any]]]:
-    """Rows of one budget P', d_tree, d_s and length each, where d_m has 3 values or more.
+def budgets(rows: Sequence[dict[str, Any]], score: str) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
+    """Rows of one budget P', d_tree, d_s, length and setting each, where d_m has 3 values or more.
 
     A budget is what lies at most 15 % below its largest P': whole units do not spend every budget to the end.
     """
     names = _together([float(row["hidden"]) for row in rows])
-    groups: dict[tuple[int, ...], list[dict[str, Any]]] = {}
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         if row[score] is not None:
-            groups.setdefault((names[row["hidden"]], row["d_tree"], row["d_s"], row["steps"]), []).append(row)
+            key = (names[row["hidden"]], *(row[name] for name in ("d_tree", "d_s", "steps", "setting")))
+            groups.setdefault(key, []).append(row)
     return {
         key: sorted(group, key=lambda row: float(row["d_m"]))
         for key, group in sorted(groups.items())
@@ -187,7 +193,7 @@ def series(rows: Sequence[dict[str, Any]], varied: str, score: str) -> list[list
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         if row[score] is not None:
-            groups.setdefault((row["steps"], *(row[name] for name in others)), []).append(row)
+            groups.setdefault((row["setting"], row["steps"], *(row[name] for name in others)), []).append(row)
     found = [sorted(group, key=lambda row: float(row[varied])) for group in groups.values()]
     found = [group for group in found if len({row[varied] for row in group}) >= 4]
     return sorted(found, key=len, reverse=True)[:4]
