@@ -291,6 +291,17 @@ def test_other_data_is_refused_on_resume(tmp_path, sources, text_file):
     assert loop.resume(path, data=str(moved), reporter=Reporter(quiet=True))["steps"] == 2
 
 
+def test_an_edited_configuration_is_told_from_damage(tmp_path, sources):
+    path = tmp_path / "run"
+    train_here(path, "enwik8", sources["enwik8"], steps=2)
+    (path / "result.json").unlink()
+    document = yaml.safe_load((path / "config.yaml").read_text())
+    document["config"]["model"]["layers"][0]["units"] += 1
+    (path / "config.yaml").write_text(yaml.safe_dump(document))
+    with pytest.raises(CheckpointError, match=r"config\.yaml describes another network .* was it edited"):
+        loop.resume(path, reporter=Reporter(quiet=True))
+
+
 def test_a_finished_run_returns_its_result(tmp_path, sources):
     result = train_here(tmp_path / "run", "shd-adding", sources["shd-adding"], steps=2)
     assert loop.resume(tmp_path / "run", reporter=Reporter(quiet=True)) == json.loads(json.dumps(result))

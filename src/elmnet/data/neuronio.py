@@ -121,7 +121,8 @@ def load_simulations(path: Path) -> Simulations:
     document = load_plain(_read(path), str(path))
     parameters = _entry(document, "Params", path)
     results = _entry(_entry(document, "Results", path), "listOfSingleSimulationDicts", path)
-    segments = len(_plain(_entry(parameters, "allSegmentsType", path)))
+    types = _plain(_entry(parameters, "allSegmentsType", path))
+    segments = len(types) if isinstance(types, list | tuple) or np.ndim(types) else 0
     seconds = _plain(_entry(parameters, "totalSimDurationInSec", path))
     if not isinstance(seconds, int | float) or not 0 < seconds * 1000 <= MAX_STEPS:
         raise DataError(f"{path}: totalSimDurationInSec is {seconds!r}")

@@ -148,9 +148,6 @@ class NeuronIO(Task):
         self._load = lru_cache(options.cached_files)(source.load)
         first = self._file("train", 0)
         self.inputs, self.outputs = first.channels, 2
-        least = options.ignore_ms + options.window_ms
-        if first.steps < least:
-            raise DataError(f"{source.name}: simulations of {first.steps} ms; ignore_ms + window_ms need {least}")
 
     @classmethod
     def preset(cls, name: str) -> dict[str, Any]:
@@ -180,6 +177,10 @@ class NeuronIO(Task):
             raise DataError(f"{self.source.name}: file {place} of the {part} part has no simulations for it")
         if hasattr(self, "inputs") and simulations.channels != self.inputs:
             raise DataError(f"{self.source.name}: files of {self.inputs} and {simulations.channels} channels")
+        have, least = simulations.steps, self.options.ignore_ms + self.options.window_ms
+        if have < least:
+            words = f"file {place} of the {part} part has simulations of {have} ms; ignore_ms + window_ms need {least}"
+            raise DataError(f"{self.source.name}: {words}")
         return simulations
 
     def training_batch(self, index: int) -> Batch:

@@ -33,11 +33,13 @@ def generate(
         seed: of the draws.
 
     Raises:
-        ConfigError: temperature or length is out of range.
+        ConfigError: temperature, length or seed is out of range.
         DataError: the prompt is empty, or holds a byte the network never saw (names byte and offset).
     """
     if not (0 <= temperature < math.inf) or length < 0:
         raise ConfigError(f"temperature and length must not be negative, got {temperature} and {length}")
+    if not 0 <= seed < 2**63:
+        raise ConfigError(f"seed must lie in 0..2^63-1, got {seed}")
     tokens = vocabulary.encode(prompt, convention, "prompt")
     if not len(tokens):
         raise DataError("the prompt is empty; give at least one character")

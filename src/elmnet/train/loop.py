@@ -165,12 +165,18 @@ def _require_equal(first: Trainer, other: Trainer) -> None:
 def _open_again(run: RunDirectory, config: RunConfig, facts: dict[str, Any], data: str | None) -> Task:
     """The task of a run that was begun, if its data is still the same."""
     task = open_task(config.task, config.options, data or config.data, seed=config.seed)
-    if task.facts()["sha256"] != facts["sha256"]:
+    if _hashes(task.facts()) != _hashes(facts):
         raise RunError(
             f"{data or config.data} is not the data this run was trained on (hashes differ from {run.config_file}); "
             "name the original with --data"
         )
     return task
+
+
+def _hashes(facts: dict[str, Any]) -> list[str]:
+    """Of the data's contents; files may have been renamed."""
+    found = facts.get("sha256")
+    return list(found.values()) if isinstance(found, dict) else [str(found)]
 
 
 class Lockstep:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from elmnet import models
-from elmnet.errors import CheckpointError, ConfigError, DivergedError, ElmnetError, RunError
+from elmnet.errors import CheckpointError, ConfigError, DivergedError, ElmnetError, RunError, in_a_line
 from elmnet.files import recover_directory, replace_directory, write_atomic
 from elmnet.models import Network, State
 from elmnet.network import ELMNetwork
@@ -417,6 +417,13 @@ class Trainer:
         return load_checkpoint(path_of(self.run.checkpoints, step)) if step else None
 
     def _load(self, checkpoint: Checkpoint) -> None:
+        try:
+            self._take_over(checkpoint)
+        except (KeyError, ValueError, RuntimeError) as error:
+            words = f"{self.run.config_file} describes another network or optimiser than its checkpoints hold"
+            raise CheckpointError(f"{words} ({in_a_line(error)}); was it edited?") from error
+
+    def _take_over(self, checkpoint: Checkpoint) -> None:
         self.network.load_state_dict(checkpoint.model)
         with self._drawing():
             state = unpack(checkpoint.training, self.network, self.optimizer)
