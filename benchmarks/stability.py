@@ -212,8 +212,6 @@ def train(config: RunConfig, task: Task, path: Path, reporter: Reporter) -> floa
     if begun and run.read_config()[0] != config:
         raise ConfigError(f"{path} holds a run with other settings; choose another --runs, or delete it")
     trainer = Sprint(run, config, task, reporter)
-    if not begun:
-        run.create(config, task.facts())
     try:
         return float(Lockstep([trainer]).train(resuming=begun)[0]["training_seconds"])
     except DivergedError as error:

@@ -93,6 +93,8 @@ def test_every_model_and_a_budget_can_be_asked_for():
     for kind in ("leaky", "gru"):
         model = ELMClassifier(model=kind, budget=3000, steps=10, random_state=0).fit(x, y)
         assert 2000 < model.network_.count_parameters() <= 3000
+    leaky = ELMClassifier(model="leaky", steps=2, random_state=0).fit(x, np.arange(30) % 5)
+    assert leaky.network_.config.stack[-1].units == 5  # not those of the preset it began from
     with pytest.raises(ConfigError, match="no model 'mlp'"):
         ELMClassifier(model="mlp").fit(x, y)
 

@@ -148,7 +148,7 @@ def _wiring(start: "NetworkConfig", fixed: str | None, recipe: str | None) -> "W
         name, _, text = item.partition("=")
         if not item:
             continue
-        if name not in values or not text.isdigit() or int(text) < 1:
+        if name not in values or not text.isdecimal() or int(text) < 1:
             raise ConfigError(f"--fixed: expected branches=NUMBER,synapses=NUMBER, got {item!r}")
         if recipe and name == "branches":
             raise ConfigError("--recipe paper sets branches to 4 d_m; leave branches out of --fixed")

@@ -53,14 +53,16 @@ def fit(
         _unit_fit(file)
         return
     runs, skipped = runs_of(source, score)
+    if draws < 0 or 0 < draws < 20:
+        raise ConfigError(f"--draws must be 0 or at least 20, which an interval needs, got {draws}")
+    if seed < 0:
+        raise ConfigError(f"--seed must not be negative, got {seed}")
     known = fit_runs(runs, draws=draws, fixed=_constants(fix or []), seed=seed)
     out.print(_fit_table(known))
     for words in _remarks(known, skipped):
         out.print(words, highlight=False, markup=False, soft_wrap=True)
     if known.runs.hidden.max() >= 100 * known.runs.hidden.min():
         _front(known, draws, seed)
-    if compare:
-        _compare(known)
     out.print(MODEL, style="dim", highlight=False, markup=False, soft_wrap=True)
     if file is not None:
         write_atomic(file, json.dumps(_fit_document(known, skipped), indent=2) + "\n")
@@ -68,6 +70,8 @@ def fit(
         from elmnet.report.figures import of_fit, save
 
         announce(save(of_fit(known), figures))
+    if compare:
+        _compare(known)
 
 
 def runs_of(source: str, score: str | None) -> "tuple[Runs, dict[str, str]]":

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from elmnet.baselines.config import BaselineConfig
+from elmnet.config import LayerConfig, NetworkConfig
 from elmnet.models import ModelConfig
 from elmnet.strict import Config
 
@@ -75,7 +76,11 @@ class Task(ABC):
 
     def fit_model(self, model: ModelConfig) -> ModelConfig:
         """The model with the number of inputs and outputs this data needs; a transformer that sees a whole batch."""
-        fitted = model.replace(inputs=self.inputs, outputs=self.outputs)
+        sizes: dict[str, Any] = {"inputs": self.inputs, "outputs": self.outputs}
+        readout = model.readout if isinstance(model, NetworkConfig) else None
+        if isinstance(readout, LayerConfig) and readout.outputs == readout.units == model.outputs:
+            sizes["readout"] = readout.replace(units=self.outputs)  # as before, a neuron for each output
+        fitted = model.replace(**sizes)
         if isinstance(fitted, BaselineConfig) and fitted.kind == "transformer" and fitted.context is None:
             return fitted.replace(context=self.steps)
         return fitted

@@ -31,7 +31,8 @@ def fit_plain(runs: Runs, a: float = 1.0) -> Plain:
         trial = SNRR(L_inf=0.0, D=1.0, kappa_e=kappa_e, N_r=N_r, a=a, H0=runs.H0, unit=runs.unit)
         X = trial.lost_bits(runs.N, runs.k_e, runs.k_c)
         (L_inf, slope), *_ = np.linalg.lstsq(np.stack([np.ones_like(X), X], 1), runs.y, rcond=None)
-        law = replace(trial, L_inf=float(L_inf), D=max(float(2 * slope / runs.unit), 1e-12))
+        ceiling = max(runs.H0, float(L_inf))  # of the bounded form, which a plain fit is not
+        law = replace(trial, L_inf=float(L_inf), D=max(float(2 * slope / runs.unit), 1e-12), H0=ceiling)
         return law, L_inf + slope * X - runs.y
 
     box = (np.log([1e-2, 1e-3]), np.log([1e7, 1e7]))

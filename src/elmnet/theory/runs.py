@@ -81,14 +81,15 @@ class Runs:
         return found
 
     def seed_sd(self) -> float | None:
-        """Standard deviation of a run within its configuration; None with less than 3 degrees of freedom."""
+        """Standard deviation of a run within its configuration; None with less than 3 degrees of freedom, or of mere
+        copies."""
         groups: dict[tuple[float, ...], list[float]] = {}
         for *key, y in zip(self.N, self.k_e, self.k_c, self.y, strict=True):
             groups.setdefault(tuple(key), []).append(y)
         freedom = sum(len(group) - 1 for group in groups.values())
         if freedom < 3:
             return None
-        return float(np.sqrt(sum(np.var(group) * len(group) for group in groups.values()) / freedom))
+        return float(np.sqrt(sum(np.var(group) * len(group) for group in groups.values()) / freedom)) or None
 
 
 _ARRAYS = ("d_m", "N", "k_e", "k_c", "readout", "y")

@@ -73,8 +73,9 @@ def budget_curve(known: Fit, hidden: float | None = None, ax: "Axes | None" = No
     ax.annotate(f"d_m* = {d_m[best]:.1f}", (d_m[best], loss[best]), (0, -16), textcoords="offset points", ha="center")
     ax.set_xscale("log")
     decades(ax, (2, 3, 5, 10, 20, 30, 50, 100))
-    spread = max(float(np.ptp(runs.y[here])), 5 * known.sd)
-    ax.set_ylim(float(min(loss.min(), runs.y[here].min())) - 0.2 * spread, float(runs.y[here].max()) + 0.15 * spread)
+    shown = runs.y[here] if here.any() else loss  # no runs were made at this budget
+    spread = max(float(np.ptp(shown)), 5 * known.sd)
+    ax.set_ylim(float(min(loss.min(), shown.min())) - 0.2 * spread, float(shown.max()) + 0.15 * spread)
     ax.set_xlabel("memory units per neuron, d_m (complexity)")
     ax.set_ylabel(_score(known))
     ax.set_title(f"How to spend P' = {hidden:,.0f} parameters\n{source(runs.source)}")
