@@ -4,10 +4,15 @@ import hashlib
 import os
 import shutil
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
+from zipfile import BadZipFile
 
 from elmnet.errors import DataError
+
+BAD_ARCHIVE = (OSError, EOFError, BadZipFile, zlib.error, AttributeError, TypeError, NotImplementedError)
+"""What `numpy.load` raises for a damaged or foreign .npz, besides ValueError."""
 
 
 def fsync_directory(path: Path) -> None:

@@ -10,6 +10,7 @@ from elmnet.config import LayerConfig, NeuronConfig
 from elmnet.errors import ShapeError
 from elmnet.neuron import Neurons
 from elmnet.ops import Dynamics, LayerState, Masks, Signal
+from elmnet.ops.operands import refuse_lengths
 
 Signals = dict[Signal, Tensor]
 
@@ -225,8 +226,7 @@ def check_lengths(lengths: Tensor | None, x: Tensor) -> Tensor | None:
     lengths = torch.as_tensor(lengths, device=x.device)
     if lengths.shape != x.shape[:1] or lengths.is_floating_point() or lengths.dtype == torch.bool:
         raise ShapeError(f"lengths must be {len(x)} integers, got {tuple(lengths.shape)} of {lengths.dtype}")
-    if not bool(((lengths >= 1) & (lengths <= x.shape[1])).all()):
-        raise ShapeError(f"lengths must lie in 1..{x.shape[1]}, got {lengths.tolist()}")
+    refuse_lengths(lengths, x.shape[1])
     return lengths
 
 

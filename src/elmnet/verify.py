@@ -20,6 +20,7 @@ from torch import Tensor
 from elmnet import wiring
 from elmnet.config import LayerConfig, NetworkConfig, NeuronConfig
 from elmnet.errors import BackendError, CheckpointError, DataError
+from elmnet.files import BAD_ARCHIVE
 from elmnet.interop.pytorch import neuron_of
 from elmnet.layer import ELMLayer
 from elmnet.network import ELMNetwork
@@ -28,7 +29,7 @@ from elmnet.train.objective import cross_entropy, mlp_magnitude, population_acti
 
 Arrays = Mapping[str, NDArray[Any]]
 
-_DAMAGE = (CheckpointError, OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError, zipfile.BadZipFile)
+_DAMAGE = (*BAD_ARCHIVE, CheckpointError, LookupError, ValueError, RuntimeError)
 
 OUTPUT_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
 GRADIENT_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}

@@ -10,18 +10,16 @@ shape of `y`; in a table, a target that never changes within a sequence is the s
 """
 
 import hashlib
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from elmnet.errors import ConfigError, DataError
-from elmnet.files import sha256
+from elmnet.files import BAD_ARCHIVE, sha256
 
 PARTS = ("train", "valid", "test")
 Array = NDArray[Any]
@@ -73,7 +71,7 @@ def _npz(path: Path) -> dict[str, Any]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in known if name in arrays.files}
             others = [name for name in arrays.files if name not in known]
-    except (OSError, BadZipFile, EOFError, AttributeError, TypeError, NotImplementedError, zlib.error) as error:
+    except BAD_ARCHIVE as error:
         raise DataError(f"{path}: damaged or not an .npz archive: {error}") from error
     except ValueError as error:
         words = "an array of Python objects, which elmnet does not unpickle" if "allow_pickle" in str(error) else error

@@ -190,6 +190,16 @@ def refuse_sources(connectome: Tensor, count: int) -> None:
         raise ShapeError(f"connectome must name sources in -1..{count - 1}, got {int(least)}..{int(most)}")
 
 
+def refuse_lengths(lengths: Tensor, steps: int) -> None:
+    """Sequences must be of 1 to `steps` steps.
+
+    Raises:
+        ShapeError: one is not.
+    """
+    if not bool(((lengths >= 1) & (lengths <= steps)).all()):
+        raise ShapeError(f"lengths must lie in 1..{steps}, got {lengths.tolist()}")
+
+
 def no_second_derivatives(ctx: object, *grads: object) -> None:
     """For `torch.library.register_autograd` of the operators of the way back.
 

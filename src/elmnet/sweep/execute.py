@@ -241,11 +241,7 @@ def job_queue(kind: str, config: Path | None) -> Any:
         **settings,
     }
     cluster = getattr(dask_jobqueue, CLUSTERS[kind])
-    import dask
-
-    own = dask.config.get(f"jobqueue.{cluster.job_cls.config_name}.job-script-prologue", None)
-    exports = ["export {}={}".format(name, re.sub(r"([^\w.])", r"\\\1", value)) for name, value in WORKER.items()]
-    settings["job_script_prologue"] = [*exports, *(settings.get("job_script_prologue", own) or [])]
+    settings["job_script_prologue"] = [*_exports(), *_prologue(cluster, settings)]
     makers = [cluster.__init__, *(kind.__init__ for kind in cluster.job_cls.__mro__ if kind is not object)]
     known = {name for maker in makers for name in inspect.signature(maker).parameters}
     if unknown := sorted(set(settings) - known):  # asked here: a cluster that fails half-made leaves sockets open
@@ -254,6 +250,19 @@ def job_queue(kind: str, config: Path | None) -> Any:
         return cluster(**settings)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{config or kind}: {error}") from error
+
+
+def _exports() -> list[str]:
+    """`WORKER` as commands; no quotes, since HTCondor's class quotes the whole once more."""
+    return ["export {}={}".format(name, re.sub(r"([^\w.])", r"\\\1", value)) for name, value in WORKER.items()]
+
+
+def _prologue(cluster: Any, settings: Mapping[str, Any]) -> list[str]:
+    """What the user wants at the beginning of a job's script, by the file or by Dask's own configuration."""
+    import dask
+
+    configured = dask.config.get(f"jobqueue.{cluster.job_cls.config_name}.job-script-prologue", None)
+    return settings.get("job_script_prologue", configured) or []
 
 
 def _distributed() -> Any:

@@ -100,19 +100,24 @@ def ask(file: Path, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
     duckdb = _duckdb()
     if not sql.strip(" ;\n\t"):
         raise ConfigError("query: ask something, such as SELECT * FROM trials")
-    reader = "read_parquet" if file.suffix == ".parquet" else "read_csv"
     try:
         with duckdb.connect() as connection:
-            try:
-                connection.execute(f"CREATE TABLE trials AS FROM {reader}('{_quoted(file)}')")
-            except duckdb.Error as error:
-                words = " ".join(str(error).split())
-                raise RunError(f"{file}: damaged: {words}; `elmnet sweep collect` writes it anew") from error
+            _load(connection, file)
             connection.execute("SET enable_external_access = false")  # a query reads the table and nothing else
             answer = connection.execute(sql)
             return [column[0] for column in answer.description or []], answer.fetchall()
     except duckdb.Error as error:
         raise ConfigError(f"query: {' '.join(str(error).split())}") from error
+
+
+def _load(connection: Any, file: Path) -> None:
+    """A collected file as the table `trials`."""
+    reader = "read_parquet" if file.suffix == ".parquet" else "read_csv"
+    try:
+        connection.execute(f"CREATE TABLE trials AS FROM {reader}('{_quoted(file)}')")
+    except _duckdb().Error as error:
+        words = " ".join(str(error).split())
+        raise RunError(f"{file}: damaged: {words}; `elmnet sweep collect` writes it anew") from error
 
 
 def _quoted(path: Path) -> str:

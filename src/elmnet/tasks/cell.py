@@ -4,11 +4,9 @@ Everything about it is known, so that what a trained neuron could reach at best,
 be looked up. No biophysics is in it: never report its scores as NeuronIO's.
 """
 
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -18,7 +16,7 @@ from numpy.typing import NDArray
 from elmnet.config import LayerConfig, NeuronConfig
 from elmnet.data.neuronio import Part, Simulations
 from elmnet.errors import DataError
-from elmnet.files import cache_directory
+from elmnet.files import BAD_ARCHIVE, cache_directory
 from elmnet.layer import ELM, ELMLayer
 
 CHANNELS = 1278
@@ -73,7 +71,7 @@ def synthetic_cell() -> Cell:
     try:
         with np.load(path) as file:
             arrays = dict(file)
-    except (OSError, EOFError, BadZipFile, ValueError, zlib.error) as error:
+    except (*BAD_ARCHIVE, ValueError) as error:
         raise DataError(f"{path}: damaged: {error}; delete it, and it is made again") from error
     fields = ("times", "sources", "offsets", "spikes", "soma")
     data = {part: Simulations(CHANNELS, *(arrays[f"{part}.{name}"] for name in fields)) for part in COUNTS}

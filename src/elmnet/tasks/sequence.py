@@ -200,12 +200,16 @@ class Sequence(Task):
         order = np.random.default_rng([6, self.seed, epoch]).permutation(pool)
         return self._batch(order[place * batch : (place + 1) * batch])
 
-    def count_batches(self, split: Split, *, whole: bool) -> int:
+    def _require_some(self) -> None:
         if self.data.y is None:
             raise DataError(f"{self.data.name}: has no targets to score by; `elmnet predict` needs none")
+
+    def count_batches(self, split: Split, *, whole: bool) -> int:
+        self._require_some()  # before a progress bar begins
         return -(-len(self.parts[split]) // self.options.batch)
 
     def evaluation_batches(self, split: Split, *, whole: bool) -> Iterator[Batch]:
+        self._require_some()
         if not len(self.parts[split]):
             raise DataError(f"{self.data.name}: has no sequence in its {split} part; --split all scores every one")
         for pool in self.pools(split):

@@ -54,9 +54,9 @@ class Journal:
         self._window: dict[str, float] = {}  # sums since the last logged step
         self._bytes = 0  # of metrics.jsonl that belong to the checkpoint the run goes on from
         self._earlier = {"wall_seconds": 0.0, "cpu_seconds": 0.0}  # spent by processes before this one
-        self._started, self._cpu_started = time.monotonic(), time.process_time()
         self._log: MetricsLog | None = None
         self._board: Any = None
+        self.start_clocks()
 
     def load(self, numbers: Mapping[str, Any]) -> None:
         """Go on from what `numbers` gave for a checkpoint."""

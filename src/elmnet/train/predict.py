@@ -68,12 +68,7 @@ def write(told: Predictions, path: Path) -> None:
         raise ConfigError(f"--out must end in .csv, .npz or .parquet, got {path}")
     try:
         if path.suffix == ".csv":
-            text = io.StringIO(newline="")
-            table = _table(told)
-            writer = csv.writer(text, lineterminator="\n")
-            writer.writerow(table)
-            writer.writerows(zip(*(column.tolist() for column in table.values()), strict=True))
-            write_atomic(path, text.getvalue())
+            write_atomic(path, _csv(_table(told)))
         elif path.suffix == ".npz":
             arrays: dict[str, Any] = {"prediction": told.answer, "sequence": told.ids, "lengths": told.lengths}
             if told.classes is not None:
@@ -82,7 +77,7 @@ def write(told: Predictions, path: Path) -> None:
             np.savez(content, **arrays)
             write_atomic(path, content.getvalue())
         else:
-            _parquet(told, path)
+            write_atomic(path, _parquet(_table(told)))
     except OSError as error:
         raise RunError(f"cannot write {path}: {error}") from error
 
@@ -103,17 +98,23 @@ def _table(told: Predictions) -> dict[str, NDArray[Any]]:
     return {**key, **{"prediction" if count == 1 else f"prediction.{i}": values[:, i] for i in range(count)}}
 
 
-def _parquet(told: Predictions, path: Path) -> None:
+def _csv(table: dict[str, NDArray[Any]]) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(table)
+    writer.writerows(zip(*(column.tolist() for column in table.values()), strict=True))
+    return text.getvalue()
+
+
+def _parquet(table: dict[str, NDArray[Any]]) -> bytes:
     try:
         import duckdb
     except ImportError:
         raise ConfigError("Parquet needs DuckDB: pip install 'elmnet[sweep]'; or --out FILE.csv") from None
     with tempfile.TemporaryDirectory() as place:
         aside = Path(place) / "rows.parquet"
-        table = {
-            name: column.astype(object) if column.dtype.kind == "U" else column for name, column in _table(told).items()
-        }
+        texts = {name: column.astype(object) for name, column in table.items() if column.dtype.kind == "U"}
         with duckdb.connect() as connection:
-            connection.register("predictions", table)
+            connection.register("predictions", table | texts)  # numpy's own texts would become enumerations
             connection.table("predictions").write_parquet(str(aside))
-        write_atomic(path, aside.read_bytes())
+        return aside.read_bytes()

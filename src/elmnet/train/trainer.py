@@ -105,7 +105,6 @@ class Trainer:
         self.best: dict[str, Any] | None = None  # {"step", scores of that validation}
         self.company = 1  # runs trained together in this process
         self._generators: dict[str, Tensor] | None = None
-        self._saved = time.monotonic()
 
     # From the beginning to the end
 

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from elmnet.errors import ShapeError
 from elmnet.ops.cpu.library import LIBRARY, MEMORY, Call, Library
 from elmnet.ops.operands import (
     ACTIVATIONS,
@@ -19,6 +18,7 @@ from elmnet.ops.operands import (
     Inputs,
     Numbers,
     no_second_derivatives,
+    refuse_lengths,
     refuse_sizes,
     refuse_sources,
 )
@@ -226,8 +226,8 @@ def forward(*arguments: Any) -> list[Tensor]:
 def _refuse(i: Inputs, n: Numbers) -> None:
     refuse_sizes(i, n, [i.x.dtype])
     refuse_sources(i.connectome, i.x.shape[2] + i.activity0.shape[1])
-    if i.lengths is not None and not bool(((i.lengths >= 1) & (i.lengths <= i.x.shape[1])).all()):
-        raise ShapeError(f"lengths must lie in 1..{i.x.shape[1]}, got {i.lengths.tolist()}")
+    if i.lengths is not None:
+        refuse_lengths(i.lengths, i.x.shape[1])
 
 
 def _shapes(i: Inputs, n: Numbers, plan: Plan) -> list[tuple[int, ...]]:

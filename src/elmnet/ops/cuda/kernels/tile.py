@@ -93,6 +93,7 @@ def load_state(memory, branch, slow, b, u, batch, units, S: tl.constexpr):
 
 @triton.jit
 def store_state(state, memory, branch, slow, b, u, batch, units, S: tl.constexpr):
+    """The inverse of `load_state`."""
     first, second, third = state
     m, y = tl.arange(0, S.memory_rows), tl.arange(0, S.output_rows)
     tl.store(memory + place(b, 0, u, m, 1, units, S.memory), first, mask=inside(b, u, m, batch, units, S.memory))
