@@ -14,9 +14,10 @@ from pathlib import Path
 
 from elmnet import models
 from elmnet.sweep import execute
-from elmnet.sweep.recipe import Recipe, Trial, name_of
+from elmnet.sweep.recipe import Recipe, Trial
 from elmnet.sweep.store import Seen, Sweep
 from elmnet.tasks import open_task
+from elmnet.train.identity import name_of
 
 RECIPES = {
     "enwik8-baselines-small": "text",

@@ -18,12 +18,13 @@ from safetensors import SafetensorError
 from elmnet import budget, models
 from elmnet.errors import ConfigError, ElmnetError, RunError
 from elmnet.sweep import execute, table
-from elmnet.sweep.recipe import Recipe, Trial, name_of
+from elmnet.sweep.recipe import Recipe, Trial
 from elmnet.sweep.store import Sweep
 from elmnet.sweep.trials import Job, read_failure, record_failure, run, run_together
 from elmnet.tasks import open_task
 from elmnet.train import signals
 from elmnet.train.config import compose
+from elmnet.train.identity import name_of
 from elmnet.train.run import RunDirectory
 
 SETTINGS = {

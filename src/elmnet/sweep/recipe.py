@@ -20,7 +20,6 @@ d_tree = 4·d_m), `model` (`lstm` and the others of `elmnet.models.KINDS`), `see
 setting.
 """
 
-import hashlib
 import json
 import math
 import re
@@ -40,12 +39,9 @@ from elmnet.models import ModelConfig
 from elmnet.strict import Config
 from elmnet.tasks import Task, find_task, open_task
 from elmnet.train.config import RunConfig, amend, compose
+from elmnet.train.identity import name_of
 
 SHAPE = ("units", "memory", "branches", "synapses")
-IRRELEVANT = ("threads", "device", "backend", "preset", "data")
-"""Settings that name no other run: how it is computed, not what."""
-BOOKKEEPING = ("log_every", "checkpoint_minutes", "keep")
-"""The same, of `training`."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -251,43 +247,6 @@ def training_flops(config: RunConfig, time_steps: int) -> float:
     options = config.options.to_dict()
     sequences = options.get("streams", options.get("batch", 1))
     return float(3 * models.counts(config.model).flops * sequences * time_steps)
-
-
-def name_of(config: RunConfig, data_sha256: Any) -> str:
-    """A trial's name. The data count by their content, wherever they lie."""
-    return _hash({**_deciding(config), "data": data_sha256})
-
-
-def configuration_of(config: RunConfig) -> str:
-    """The same for all seeds of a configuration, and for nothing else, whatever the data."""
-    return _hash({**_deciding(config), "seed": None})
-
-
-def setting_of(config: RunConfig) -> str:
-    """The same for configurations that differ in training steps and the hidden layers' N, d_m, d_mlp, d_tree, d_s
-    alone, whatever the data."""
-    document = {**_deciding(config), "seed": None}
-    document["training"].pop("steps")
-    for layer in document["model"].get("layers") or ():
-        layer.pop("units")
-        for name in ("memory", "hidden", "branches", "synapses"):
-            layer["neuron"].pop(name)
-    return _hash(document)
-
-
-def _deciding(config: RunConfig) -> dict[str, Any]:
-    """All settings that decide a result, besides the data."""
-    document = config.to_dict()
-    for key in IRRELEVANT:
-        document.pop(key)
-    for key in BOOKKEEPING:
-        document["training"].pop(key)
-    return document
-
-
-def _hash(document: Mapping[str, Any]) -> str:
-    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

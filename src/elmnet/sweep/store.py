@@ -19,9 +19,10 @@ from elmnet.config import NetworkConfig
 from elmnet.errors import ConfigError, RunError
 from elmnet.files import current_directory, sha256, write_atomic
 from elmnet.sweep import halving
-from elmnet.sweep.recipe import Recipe, Trial, configuration_of, setting_of
+from elmnet.sweep.recipe import Recipe, Trial
 from elmnet.sweep.trials import read_failure
 from elmnet.train.config import RunConfig
+from elmnet.train.identity import configuration_of, setting_of
 from elmnet.train.run import RunDirectory, read_yaml
 
 State = Literal["done", "failed", "damaged", "stopped early", "begun", "waiting"]
