@@ -103,6 +103,11 @@ def test_impossible_budgets_are_refused_with_the_least():
     assert budgets.spend(NetworkConfig.preset("neuronio"), 8002, "memory").layers[0].neuron.memory == 20
     with pytest.raises(ConfigError, match="vary must be"):
         budgets.spend(NetworkConfig.preset("enwik8"), 10**6, "branches")
+    with pytest.raises(ConfigError, match="without a read-out the outputs fix"):
+        budgets.paper_recipe(NetworkConfig.preset("neuronio"), 20_000)
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(BudgetError, match=f"finite number of parameters, got {value}"):
+            budgets.spend(NetworkConfig.preset("enwik8"), value)
 
 
 @pytest.mark.parametrize("budget", [30_000, 300_000, 3_000_000, 30_000_000])

@@ -99,6 +99,12 @@ def test_every_model_and_a_budget_can_be_asked_for():
         ELMClassifier(model="mlp").fit(x, y)
 
 
+def test_however_much_validates_something_is_trained_on():
+    x, _, y = waves(20)
+    model = ELMRegressor(units=4, steps=2, validation_fraction=0.99, random_state=0).fit(x, y)
+    assert np.isfinite(model.predict(x)).all()
+
+
 def test_searches_and_pipelines_take_three_dimensions():
     x, y, _ = waves(40)
     x = np.stack([sequence[:6] for sequence in x])

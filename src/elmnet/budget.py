@@ -137,7 +137,10 @@ def paper_recipe(network: NetworkConfig, budget: int) -> NetworkConfig:
 
     Raises:
         BudgetError: one unit exceeds the budget.
+        ConfigError: without a read-out the outputs fix the number of units.
     """
+    if network.readout == "none":
+        raise ConfigError("the recipe chooses the number of units, which without a read-out the outputs fix")
     first = network.layers[0]
     ratio = first.neuron.memory / math.sqrt(first.units)
 
@@ -159,8 +162,10 @@ def largest(
     with N, a straight line finds it, else bisection.
 
     Raises:
-        BudgetError: the value 1 exceeds the limit.
+        BudgetError: the value 1 exceeds the limit, or the limit is no finite number.
     """
+    if not math.isfinite(limit):
+        raise BudgetError(f"a budget must be a finite number of {in_words}, got {limit}")
     least = price(build(1))
     if least > limit:
         raise BudgetError(f"a budget of {limit:,.10g} {in_words} is too small: {what} = 1 already takes {least:,.10g}")

@@ -92,6 +92,16 @@ class NeuronConfig(Config):
         return self.branches * self.synapses
 
     @property
+    def expansion(self) -> float:
+        """d_mlp/d_m."""
+        return 2.0 if self.hidden is None else self.hidden / self.memory
+
+    def with_memory(self, memory: int) -> Self:
+        """The neuron with another d_m, and d_mlp in the same proportion to it."""
+        hidden = None if self.hidden is None else max(1, round(self.expansion * memory))
+        return self.replace(memory=memory, hidden=hidden)
+
+    @property
     def mlp_widths(self) -> tuple[int, ...]:
         """Widths of the MLP from its input [branches, decayed memory] to its output (d_m)."""
         hidden = 2 * self.memory if self.hidden is None else self.hidden

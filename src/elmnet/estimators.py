@@ -157,7 +157,7 @@ class _ELM(BaseEstimator):  # type: ignore[misc]
             order = np.delete(order, first)
         if len(targets) < 8 or not len(order):
             return dict.fromkeys(PARTS, np.arange(len(targets)))
-        valid = np.sort(order[: max(1, wanted)])
+        valid = np.sort(order[: max(1, min(wanted, len(targets) - 1))])
         return {"train": np.setdiff1d(np.arange(len(targets)), valid), "valid": valid, "test": valid}
 
     def _targets(self, y: Any) -> Array:

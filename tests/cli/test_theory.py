@@ -8,7 +8,7 @@ import sys
 import conftest
 import pytest
 import yaml
-from conftest import write_spikes
+from conftest import TRUTH, write_spikes
 
 from elmnet import budget
 from elmnet.cli import main
@@ -145,11 +145,45 @@ def test_a_plan_can_be_trained(capsys, tmp_path, text_file):
 
 
 def test_plans_for_several_budgets(capsys):
-    code, out, _ = run(capsys, "plan", "shd-adding", "--budget", "40e3,77e3", "--budget", "1e7", "--recipe", "paper")
+    code, out, _ = run(capsys, "plan", "shd-adding", "--budget", "40e3,77e3", "--budget", "1e7")
     assert code == 0
     assert out.count("regret at") == 9
-    assert "extrapolated: P' = 9," in out  # the last of the three
-    assert out.count("train a few splits near this budget") == out.count("extrapolated: P'")
+    assert out.count("extrapolated: P' = 9,") == out.count("train a few splits of this budget") == 1  # the last one
+
+
+def test_the_recipe_changes_the_wiring_and_says_what_that_means(capsys):
+    code, out, _ = run(capsys, "plan", "enwik8", "--budget", "3516748", "--recipe", "paper")
+    assert code == 0
+    assert "is not that of the fitted runs (750, and what synapses are worth they cannot tell)" in out
+
+
+@pytest.fixture
+def taught(runs, tmp_path):
+    """Those six runs with synthetic scores, of a law that a fit can find."""
+    place = shutil.copytree(runs, tmp_path / "taught")
+    for name in read_runs(runs)[0].names:
+        cost = budget.cost(load_config(place / name / "config.yaml").model)
+        result = json.loads((place / name / "result.json").read_text())
+        result["valid"]["bpc"] = float(TRUTH.loss(cost.units, cost.complexity, cost.connectivity))
+        (place / name / "result.json").write_text(json.dumps(result))
+    return place
+
+
+def test_a_plan_from_runs_is_trained_like_them(capsys, taught, tmp_path, text_file):
+    file, theirs = tmp_path / "p.yaml", load_config(taught / "d5" / "config.yaml")
+    command = ["plan", "--from", taught, "--hidden", "1500", "--fixed", "branches=4,synapses=3", "--out", file]
+    code, out, err = run(capsys, *command)
+    assert code == 0, err
+    config = load_config(file)
+    assert f", 5 steps: elmnet train --config {file}" in out
+    assert config.replace(model=theirs.model) == theirs
+    assert config.model.with_hidden(units=12, memory=5) == theirs.model
+    code, out, err = run(capsys, "train", "--config", file, "--out", tmp_path / "run", "-q")
+    assert code == 0, err
+    assert run(capsys, *command, "--preset", "paper")[0] == 0
+    paper = load_config(file)
+    assert paper.model == config.model
+    assert (paper.data, paper.training.steps) == (theirs.data, 300_000)
 
 
 def test_runs_may_say_the_task(capsys, tmp_path, text_file):
@@ -191,11 +225,16 @@ def test_design(capsys):
 
 def test_predictions_of_given_networks(capsys, tmp_path):
     file = tmp_path / "networks.csv"
-    file.write_text("N,d_m,d_tree,d_s\n1024,15,50,15\n10,100,50,15\n100000,30,50,15\n")
-    code, out, _ = run(capsys, "plan", "enwik8", "--configs", file)
+    file.write_text("\ufeffN,d_m,d_tree,d_s\n1024,15,50,15\n\n100000,30,50,15\n1024,15,50,1\n")
+    code, out, _ = run(capsys, "plan", "enwik8", "--configs", file, "--json", tmp_path / "losses.json")
     assert code == 0
     assert "3,516,748" in out
-    assert "extrapolated" in out
+    near, far, bare = json.loads((tmp_path / "losses.json").read_text())
+    low, high = near["interval"]
+    assert low < near["loss"] < high
+    assert far["interval"] is bare["interval"] is None
+    assert all(f"extrapolated: {one['extrapolated']}" in out for one in (far, bare))
+    assert (near["P"], near["extrapolated"]) == (3_516_748, None)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +256,12 @@ def test_predictions_of_given_networks(capsys, tmp_path):
         (["plan", "enwik8", "--budget", "1e6", "--from", "nowhere"], "nowhere is not a directory of runs"),
         (["plan", "shd", "--budget", "1e5", "--design", "1"], "--design needs runs"),
         (["plan", "shd", "--budget", "1e5", "--configs", "x.csv"], "--configs needs runs"),
-        (["plan", "neuronio", "--budget", "1e5"], "plans are for the tasks enwik8, shd-adding and shd, got 'neuronio'"),
+        (
+            ["plan", "neuronio", "--budget", "1e5"],
+            "without runs are for the tasks enwik8, shd-adding and shd, got 'neuronio'",
+        ),
+        (["plan", "shd", "--budget", "1e5", "--from", "published:enwik8"], "runs are of enwik8, the plan is for shd"),
+        (["plan", "enwik8", "--configs", "x.csv", "--budget", "1e6"], "--configs asks for the loss of given networks"),
         (["fit", "published:enwik8", "--score", "bpc"], "has no score 'bpc'"),
         (["fit", "published:enwik8", "--fix", "a"], "--fix: expected NAME=NUMBER, got 'a'"),
         (["fit", "published:enwik8", "--fix", "D=1"], "only kappa_c and a can be held"),
@@ -236,8 +280,12 @@ def test_bad_csv(capsys, tmp_path):
         ("units,memory\n1,2\n", "expected a CSV file with columns N,d_m"),
         ("N,d_m\n10,3\nten,3\n", "line 3"),
         ("N,d_m\n0,3\n", "units must be at least 1, got 0"),
+        ("N,d_m\n1,2,3\n", "line 2"),
+        ("N,d_m,d_m\n1,2,3\n", "got N,d_m,d_m"),
+        ("", "not a CSV file"),
+        ("N,d_m\n\xff,2\n", "not a CSV file"),
     ):
-        file.write_text(text)
+        file.write_text(text, encoding="latin-1")
         code, _, err = run(capsys, "plan", "enwik8", "--configs", file)
         assert code in (1, 2)
         assert words in err

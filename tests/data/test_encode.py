@@ -1,5 +1,6 @@
 import contextlib
 import io
+import os
 import struct
 import wave
 import zipfile
@@ -51,6 +52,17 @@ def test_the_file_is_what_the_spike_tasks_read(archive, tmp_path):
     assert done.spikes == len(data.times) > 100
     assert done.seconds == pytest.approx(0.2)
     assert not list(tmp_path.glob(".*"))
+
+
+def test_names_that_are_no_text(tmp_path):
+    folder = tmp_path / "sounds"
+    folder.mkdir()
+    for i, name in enumerate((b"one_\xff.wav", b"t\xffwo_1.wav")):
+        (folder / os.fsdecode(name)).write_bytes(wav(noise(seed=i)))
+    assert encode_recordings(Recordings(folder), tmp_path / "spikes.h5").recordings == 2
+    with h5py.File(tmp_path / "spikes.h5") as file:
+        assert file["extra/keys"][:].tolist() == [b"one", b"t\\udcffwo"]
+        assert file["extra/recording"][:].tolist() == [b"one_\\udcff", b"t\\udcffwo_1"]
 
 
 def test_a_recording_is_not_replaced_by_its_spikes(archive):

@@ -16,8 +16,8 @@ from elmnet.theory.runs import published_rows
 
 
 def best_memory(law, runs):
-    branches, hidden = runs.network.layers[0].neuron.branches, float(np.median(runs.hidden))
-    return memory_of(law.optimum(hidden, float(np.median(runs.k_c))).complexity, branches)
+    hidden = float(np.median(runs.hidden))
+    return memory_of(law.optimum(hidden, float(np.median(runs.k_c))).complexity, runs.neuron.branches)
 
 
 @pytest.mark.parametrize("score", ["train_bpc", "valid_bpc"])
@@ -125,7 +125,7 @@ def test_what_a_design_cannot_tell_is_held_and_said():
     assert set(found.fixed) == {"kappa_c", "a"}
     assert "k_c varies by a factor 1" in found.fixed["kappa_c"]
     assert "one budget" in found.fixed["a"]
-    assert fit(simulated([1e6], [15]), fixed={"a": 0.8}, draws=0).fixed["a"] == "held at 0.8"
+    assert fit(simulated([1e6], [15]), fixed={"a": 0.8}, draws=0).fixed["a"] == "0.8, as asked"
 
 
 def test_an_outlier_does_not_decide():
@@ -152,6 +152,15 @@ def test_collapsed_runs_are_left_out_and_named():
     assert "below 3" in words
     assert "knowing nothing" in words
     assert "is nan" in words
+
+
+def test_a_run_is_not_left_out_for_sharing_a_name():
+    runs = simulated([1e6], [15], noise=0.003, repeats=2)
+    y = runs.y.copy()
+    y[0] = float("nan")
+    found = fit(runs.with_scores(y), draws=0)
+    assert runs.names[0] == runs.names[1]
+    assert len(found.runs) == len(runs) - 1
 
 
 def test_intervals_need_enough_runs():
@@ -188,6 +197,14 @@ def test_open_worlds_vary_what_is_held():
 def test_constants_that_cannot_be_held():
     with pytest.raises(TheoryError, match="only kappa_c and a can be held, got D"):
         fit(published("enwik8"), fixed={"D": 1.0})
+    for name, value, words in (
+        ("a", 1e6, r"a must lie in 0\.2\.\.3, got 1e\+06"),
+        ("a", float("nan"), "got nan"),
+        ("kappa_c", -1, r"kappa_c must lie in 0\.01\.\.1e\+06, or be 0 .*, got -1"),
+    ):
+        with pytest.raises(TheoryError, match=words):
+            fit(published("enwik8"), fixed={name: value})
+    assert fit(published("enwik8"), fixed={"kappa_c": 0}, draws=0).law.kappa_c == 0
 
 
 @pytest.mark.slow

@@ -190,3 +190,8 @@ def test_unknown_constant():
 def test_delta_must_be_positive():
     with pytest.raises(TheoryError, match="delta must be positive"):
         THETA.near_optimal(1e6, 100, 0.0)
+
+
+@pytest.mark.parametrize("a", [1.0, 0.7])
+def test_all_is_near_optimal_where_nothing_is_to_lose(a):
+    assert replace(THETA, D=1e-4, a=a).near_optimal(1e6, 100, 1.0) == (0.0, float("inf"))

@@ -6,12 +6,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from conftest import simulated
 
 from elmnet import budget
 from elmnet.config import NetworkConfig
 from elmnet.errors import BudgetError, ConfigError, TheoryError
 from elmnet.theory import SNRR, Limit, Wiring, design, fit, plan, published
-from elmnet.theory.planner import candidates, file_bytes, flops, memory, prior_worlds, sizes
+from elmnet.theory.planner import candidates, file_bytes, flops, memory, predict, prior_worlds, sizes
 
 ENWIK8 = NetworkConfig.preset("enwik8")
 PUBLISHED = Wiring(50, 15)
@@ -75,6 +76,42 @@ def test_a_loss_far_from_the_runs_is_an_extrapolation(known):
     assert "a = 1.5" in far.extrapolated
 
 
+def test_what_synapses_are_worth_is_an_extrapolation_where_all_runs_have_the_same(known):
+    near, far = (plan(ENWIK8, Limit(3_516_748), Wiring(50, d_s), known) for d_s in (16, 20))
+    assert near.extrapolated is None
+    assert far.interval is None
+    assert "k_c = 1,000 is not that of the fitted runs (750, and what synapses are worth they cannot tell)" in (
+        far.extrapolated
+    )
+    several = fit(simulated([1e5, 1e6], [4, 15, 40]), draws=0)
+    assert several.outside(1e5, 200 / 2) is None
+    assert several.outside(1e5, 90) == "k_c = 90 is not that of the fitted runs (200 to 2,000)"
+
+
+def test_other_exponents_hold_what_was_held():
+    known = fit(published("enwik8"), fixed={"kappa_c": 400}, draws=0)
+    chosen = plan(ENWIK8, Limit(1e8), PUBLISHED, known)
+    other = fit(published("enwik8"), fixed={"kappa_c": 400, "a": 0.5}, draws=0)
+    (want,) = predict(other, [chosen.network])
+    assert f"with a = 0.5 it would be {want.loss:.4f}" in chosen.extrapolated
+
+
+def test_a_plan_keeps_the_proportions_of_the_mlp(known):
+    wide = plan(ENWIK8.with_hidden(hidden=60), Limit(3_516_748), PUBLISHED, known).network.layers[0].neuron
+    assert wide.mlp_widths[1] == 4 * wide.memory
+
+
+def test_rivals_are_the_published_networks_whatever_was_run(known):
+    start = ENWIK8.with_hidden(units=10, memory=99, branches=3)
+    rivals = {rival.name: rival.network.layers[0].neuron for rival in plan(start, Limit(2e6), PUBLISHED, known).rivals}
+    assert (rivals["published unit, d_m = 15"].branches, len(rivals)) == (50, 3)
+    mine = replace(known, runs=replace(known.runs, task="sequence"))
+    assert [rival.name for rival in plan(ENWIK8, Limit(2e6), PUBLISHED, mine).rivals] == [
+        "simple units, d_m = 3",
+        "the paper's recipe, d_m ∝ √N",
+    ]
+
+
 def test_larger_budgets_want_more_and_more_complex_neurons(known):
     plans = [plan(ENWIK8, Limit(value), PUBLISHED, known).network.layers[0] for value in (1e6, 1e7, 1e8)]
     assert [layer.units for layer in plans] == sorted({layer.units for layer in plans})
@@ -85,7 +122,7 @@ def test_without_runs_a_plan_allocates_only():
     chosen = plan(NetworkConfig.preset("shd-adding"), Limit(77_000), Wiring(30, 10), None)
     assert chosen.loss is None
     assert chosen.interval is None
-    assert all(np.isnan(rival.regret) for rival in chosen.rivals)
+    assert chosen.rivals == ()
     low, high = chosen.best_memory
     assert low < chosen.network.layers[0].neuron.memory < high
     worlds = prior_worlds(2000)

@@ -60,6 +60,26 @@ def test_only_one_hidden_layer_fits():
         table([], [], **about)
 
 
+def test_the_commonest_wiring_is_the_runs():
+    start = NetworkConfig.preset("enwik8")
+    networks = [start.with_hidden(memory=d_m, branches=20) for d_m in (3, 5, 9)]
+    networks.insert(1, start)
+    networks.insert(2, start)
+    runs = table(networks, [1.0] * 5, source="here", score="valid_bpc", H0=5.0, unit=1.0)
+    assert (runs.neuron.branches, runs.neuron.memory) == (20, 5)
+
+
+def test_seeds_are_of_one_configuration():
+    """Equal networks that were trained otherwise are no seeds of each other."""
+    network, y = NetworkConfig.preset("enwik8"), [1.0, 1.01, 0.99, 1.02, 2.0, 2.01, 1.99, 2.02]
+    about = {"source": "here", "score": "valid_bpc", "H0": 5.0, "unit": 1.0}
+    mixed = table([network] * 8, y, **about)
+    apart = table([network] * 8, y, configurations=["short"] * 4 + ["long"] * 4, **about)
+    assert apart.seed_sd() == pytest.approx(0.0129, abs=1e-4)
+    assert mixed.seed_sd() > 0.5
+    assert apart.at(apart.y > 1.5).configurations == ("long",) * 4
+
+
 def test_seed_noise_needs_repeats():
     runs = published("enwik8")
     assert runs.seed_sd() is None

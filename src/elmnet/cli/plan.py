@@ -18,7 +18,7 @@ from elmnet.files import write_atomic
 if TYPE_CHECKING:
     from elmnet.config import NetworkConfig
     from elmnet.theory.fit import Fit
-    from elmnet.theory.planner import Choice, Limit, Plan, Wiring
+    from elmnet.theory.planner import Choice, Limit, Plan, Prediction, Wiring
 
 
 def plan(
@@ -45,7 +45,9 @@ def plan(
     design: Annotated[int, typer.Option(help="the n next runs that would tell most about ten times the budget")] = 0,
     batch: Annotated[int, typer.Option(help="sequences, for --memory")] = 8,
     steps: Annotated[int, typer.Option(help="time steps, for --memory")] = 100,
-    preset: Annotated[str, typer.Option(help="training settings of --out: tiny, small, paper")] = "paper",
+    preset: Annotated[
+        str | None, typer.Option(help="training settings of --out: tiny, small, paper; default: the runs', else paper")
+    ] = None,
     path: Annotated[Path | None, typer.Option("--out", help="write YAML for `elmnet train --config`")] = None,
     figures: Annotated[Path | None, typer.Option(help="write figures here, PNG and SVG", metavar="DIR")] = None,
     file: Annotated[Path | None, typer.Option("--json", help="write the plans here", metavar="FILE")] = None,
@@ -64,7 +66,9 @@ def plan(
     if configs is not None:
         if known is None:
             raise ConfigError(f"--configs needs runs to learn from; there are none published of {task}: use --from")
-        out.print(_predictions(known, _read_networks(start, configs)))
+        if limits or path is not None or design or figures is not None:
+            raise ConfigError("--configs asks for the loss of given networks: no budget, --design, --out or --figures")
+        _predict(known, _read_networks(start, configs), file)
         return
     if not limits:
         raise ConfigError("name a budget: --budget P, --hidden, --flops, --bytes, --memory or --latency-us")
@@ -87,7 +91,7 @@ def plan(
         out.print(_design_table(*planner.design(known, start, limits[0], wiring, design), limits[0]))
     out.print(MODEL, style="dim", highlight=False, markup=False, soft_wrap=True)
     if path is not None:
-        _write_run(task, preset, plans[0], path)
+        _write_run(task, preset, source, known, plans[0], path)
     if file is not None:
         write_atomic(file, json.dumps([_plan_document(one) for one in plans], indent=2) + "\n")
     if figures is not None:
@@ -100,18 +104,24 @@ def plan(
 
 
 def _start(task: str | None, known: "Fit | None") -> "tuple[NetworkConfig, str]":
-    """A network to vary, and its task: that of the runs, or the task's published one.
+    """A network to vary, and its task: those of the runs; without any, the task's published one.
 
     SHD has that of SHD-Adding with an output for each of its 20 digits.
     """
     from elmnet.config import NetworkConfig
 
-    if task is None and known is not None and known.runs.task is not None:
-        return known.runs.network, known.runs.task
+    if known is not None:
+        learned = known.runs.task
+        if learned is None or task not in (None, learned):
+            raise ConfigError(
+                f"these runs are of {learned}, the plan is for {task}: losses and optima are of one task. Leave out "
+                f"{task}, or --from runs of it; without --from a plan for it starts from priors or published runs"
+            )
+        return known.runs.network, learned
     if task == "shd":
         return NetworkConfig.preset("shd-adding").replace(outputs=20), task
     if task is None or task not in ("enwik8", "shd-adding"):
-        raise ConfigError(f"plans are for the tasks enwik8, shd-adding and shd, got {task!r}")
+        raise ConfigError(f"plans without runs are for the tasks enwik8, shd-adding and shd, got {task!r}; use --from")
     return NetworkConfig.preset(task), task
 
 
@@ -245,7 +255,7 @@ def _plan_remarks(one: "Plan", known: "Fit | None") -> list[str]:
     if one.unused:
         words.append(f"budget {one.limit.value:,.10g} {one.limit.kind}: {one.unused}")
     if one.extrapolated:
-        advice = "the best d_m is no safer: train a few splits near this budget, then plan --from them"
+        advice = "the best d_m is no safer: train a few splits of this budget and wiring, then plan --from them"
         words.append(f"extrapolated: {one.extrapolated}; {advice}")
     if known is None:
         return words
@@ -283,57 +293,93 @@ def _design_table(before: float, choices: "Sequence[Choice]", limit: "Limit") ->
 
 def _read_networks(start: "NetworkConfig", path: Path) -> "list[NetworkConfig]":
     names = {"N": "units", "d_m": "memory", "d_tree": "branches", "d_s": "synapses"}
-    with path.open(newline="") as lines:
-        rows = list(csv.DictReader(lines))
-    if not rows or not {"N", "d_m"} <= set(rows[0]) or not set(rows[0]) <= set(names):
-        raise ConfigError(f"{path}: expected a CSV file with columns N,d_m and perhaps d_tree,d_s")
+    try:
+        head, *rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
+    except (ValueError, csv.Error) as error:  # not text, or empty
+        raise ConfigError(f"{path}: not a CSV file of text with a line of names ({error})") from None
+    if not rows or not {"N", "d_m"} <= set(head) <= set(names) or len(set(head)) < len(head):
+        raise ConfigError(
+            f"{path}: expected a CSV file with columns N,d_m and perhaps d_tree,d_s, got {','.join(head)}"
+        )
     networks = []
     for number, row in enumerate(rows, 2):
+        if not row:
+            continue
         try:
-            networks.append(start.with_hidden(**{names[name]: int(text) for name, text in row.items()}))
-        except (TypeError, ValueError) as error:  # ConfigError is a ValueError
+            sizes = {names[name]: int(text) for name, text in zip(head, row, strict=True)}
+            networks.append(start.with_hidden(**sizes))
+        except ValueError as error:  # ConfigError is one, too
             raise ConfigError(f"{path}, line {number}: {error}") from None
     return networks
 
 
-def _predictions(known: "Fit", networks: "Sequence[NetworkConfig]") -> Table:
+def _predict(known: "Fit", networks: "Sequence[NetworkConfig]", file: Path | None) -> None:
+    """Print, and perhaps write, what the fit says of networks."""
     from elmnet import budget
-    from elmnet.theory.planner import sizes
+    from elmnet.theory.planner import predict
 
     table = Table(title=f"predicted by a fit to {known.runs.source}", title_justify="left")
     for name in ("N", "d_m", "d_tree", "d_s", "P", known.runs.score, "95 % of the law", ""):
         table.add_column(name, justify="right")
-    low, high = known.fitted_range
-    for network, *predicted in zip(networks, *known.predict(*sizes(networks)), strict=True):
-        cost, first = budget.cost(network), network.layers[0]
-        interval = "" if known.worlds is None else interval_words((predicted[1], predicted[2]), ".4f")
-        far = "" if low <= cost.hidden <= high else "extrapolated"
-        shape = (first.units, first.neuron.memory, first.neuron.branches, first.neuron.synapses, cost.parameters)
-        table.add_row(*(f"{number:,}" for number in shape), f"{predicted[0]:.4f}", "" if far else interval, far)
-    return table
+    predictions = predict(known, networks)
+    for one in predictions:
+        first = one.network.layers[0]
+        sizes = (first.units, first.neuron.memory, first.neuron.branches, first.neuron.synapses)
+        numbers = (f"{number:,}" for number in (*sizes, budget.parameters(one.network)))
+        words = "extrapolated" if one.extrapolated else ""
+        table.add_row(*numbers, f"{one.loss:.4f}", interval_words(one.interval, ".4f"), words)
+    out.print(table)
+    for reason in dict.fromkeys(one.extrapolated for one in predictions if one.extrapolated):
+        out.print(f"extrapolated: {reason}", highlight=False, markup=False, soft_wrap=True)
+    if file is not None:
+        write_atomic(file, json.dumps([_document(one) for one in predictions], indent=2) + "\n")
 
 
-def _write_run(task: str, preset: str, one: "Plan", path: Path) -> None:
+def _write_run(task: str, preset: str | None, source: str | None, known: "Fit | None", one: "Plan", path: Path) -> None:
+    """A run of the planned network, trained like the run nearest its budget, or as a preset says."""
     import yaml
 
     from elmnet.config import NetworkConfig
     from elmnet.train.config import compose
+    from elmnet.train.results import config_of
 
-    first = one.network.layers[0]
-    unit = {name: getattr(first.neuron, name) for name in ("memory", "hidden", "branches", "synapses")}
-    config = compose(task, preset=preset)
-    assert isinstance(config.model, NetworkConfig)  # every preset is one
-    config = config.replace(model=config.model.with_hidden(units=first.units, **unit))
+    like, first = "", one.network.layers[0]
+    if source is None or known is None or source.startswith("published:"):
+        config = compose(task, preset=preset or "paper")
+        assert isinstance(config.model, NetworkConfig)  # every preset is one
+        unit = {name: getattr(first.neuron, name) for name in ("memory", "hidden", "branches", "synapses")}
+        config = config.replace(model=config.model.with_hidden(units=first.units, **unit))
+    else:
+        name = known.runs.nearest(one.cost.hidden)
+        config = config_of(Path(source), name)
+        if preset is None:
+            like = f" like {name}, {config.training.steps:,} steps"
+        else:
+            config = compose(task, preset=preset, data=config.data)
+        config = config.replace(model=one.network)
     write_atomic(path, yaml.safe_dump(config.to_dict(), sort_keys=False, width=120))
-    out.print(f"train it: elmnet train --config {path}", highlight=False, markup=False, soft_wrap=True)
+    out.print(f"train it{like}: elmnet train --config {path}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _plan_document(one: "Plan") -> dict[str, Any]:
-    first, cost = one.network.layers[0], one.cost
     return {
         "budget": one.limit.value,
         "kind": one.limit.kind,
         "price": one.price,
+        **_document(one),
+        "best_d_m": one.best_memory,
+        "near_optimal_d_m": one.near_optimal,
+        "regret": {rival.name: rival.regret for rival in one.rivals},
+        "unused": one.unused,
+    }
+
+
+def _document(one: "Plan | Prediction") -> dict[str, Any]:
+    """A network, and its loss."""
+    from elmnet import budget
+
+    first, cost = one.network.layers[0], budget.cost(one.network)
+    return {
         "N": first.units,
         "d_m": first.neuron.memory,
         "d_tree": first.neuron.branches,
@@ -343,8 +389,4 @@ def _plan_document(one: "Plan") -> dict[str, Any]:
         "loss": one.loss,
         "interval": one.interval,
         "extrapolated": one.extrapolated,
-        "best_d_m": one.best_memory,
-        "near_optimal_d_m": one.near_optimal,
-        "regret": {rival.name: rival.regret for rival in one.rivals if rival.regret == rival.regret},
-        "unused": one.unused,
     }

@@ -114,7 +114,7 @@ def _fit_table(known: "Fit") -> Table:
 def _remarks(known: "Fit", skipped: Mapping[str, str]) -> list[str]:
     import numpy as np
 
-    from elmnet.theory.model import memory_of
+    from elmnet.theory.unit import memory_of
 
     runs = known.runs
     words = [f"{len(runs)} runs, RMSE {known.rmse:.4g}, R² {known.r2:.4f}, standard deviation of a run {known.sd:.3g}"]
@@ -122,10 +122,10 @@ def _remarks(known: "Fit", skipped: Mapping[str, str]) -> list[str]:
     if known.no_intervals:
         words.append(f"no intervals: {known.no_intervals}")
     hidden, k_c = float(np.median(runs.hidden)), float(np.median(runs.k_c))
-    branches = runs.network.layers[0].neuron.branches
+    unit = (runs.neuron.branches, runs.neuron)
     best = known.law.optimum(hidden, k_c)
-    d_m = float(memory_of(best.complexity, branches))
-    interval = known.interval(lambda law: memory_of(law.optimum(hidden, k_c).complexity, branches))
+    d_m = float(memory_of(best.complexity, *unit))
+    interval = known.interval(lambda law: memory_of(law.optimum(hidden, k_c).complexity, *unit))
     words.append(
         f"best split of the runs' median P' = {hidden:,.0f}: d_m* {d_m:.1f} {interval_words(interval, '.1f')}, "
         f"N* {float(best.units):.0f}, {runs.score} {float(best.loss):.4f}"

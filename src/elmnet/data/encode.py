@@ -1,7 +1,6 @@
 """Recordings to spike files in SHD's layout: labels from names, many threads, one HDF5 file."""
 
 import hashlib
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,9 +12,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from elmnet.data.hdf5 import new_hdf5
 from elmnet.data.sound import Recordings, parse_wav, resample
 from elmnet.errors import ConfigError, DataError
-from elmnet.files import fsync_directory, fsync_file
 
 LabelFrom = Literal["name", "folder"]
 MAX_LABELS = 20  # what `elmnet.data.spikes` reads
@@ -76,27 +75,20 @@ def encode_recordings(
         )
     cochlea = _cochlea()
     out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     seconds, spikes = np.zeros(len(names)), 0
-    try:
-        with h5py.File(aside, "w") as file:
-            times = file.create_dataset("spikes/times", (len(names),), h5py.vlen_dtype(np.float16))
-            units = file.create_dataset("spikes/units", (len(names),), h5py.vlen_dtype(np.uint16))
-            for i, (length, when, channel) in enumerate(_encoded(recordings, names, seed, threads)):
-                times[i], units[i] = when.astype(np.float16), channel
-                seconds[i], spikes = length, spikes + len(when)
-                advance()
-            labels.write(file, names)
-            file["extra/duration"] = seconds.astype(np.float32)
-            file.attrs["encoder"] = "elmnet; model of Cramer et al. 2020, doi 10.1109/TNNLS.2020.3044364"
-            file.attrs["source"] = recordings.source.name
-            file.attrs["seed"] = seed
-            file.attrs["sound_rate"] = cochlea.SOUND_RATE
-        fsync_file(aside)
-        aside.replace(out)
-    finally:
-        aside.unlink(missing_ok=True)
-    fsync_directory(out.parent)
+    with new_hdf5(out) as file:
+        times = file.create_dataset("spikes/times", (len(names),), h5py.vlen_dtype(np.float16))
+        units = file.create_dataset("spikes/units", (len(names),), h5py.vlen_dtype(np.uint16))
+        for i, (length, when, channel) in enumerate(_encoded(recordings, names, seed, threads)):
+            times[i], units[i] = when.astype(np.float16), channel
+            seconds[i], spikes = length, spikes + len(when)
+            advance()
+        labels.write(file, names)
+        file["extra/duration"] = seconds.astype(np.float32)
+        file.attrs["encoder"] = "elmnet; model of Cramer et al. 2020, doi 10.1109/TNNLS.2020.3044364"
+        file.attrs["source"] = _bytes(recordings.source.name).decode()
+        file.attrs["seed"] = seed
+        file.attrs["sound_rate"] = cochlea.SOUND_RATE
     return Encoded(len(names), float(seconds.sum()), spikes, labels.keys, refused)
 
 
@@ -152,6 +144,11 @@ def _encode(data: bytes, where: str, seed: int) -> tuple[float, NDArray[np.float
     return len(sound) / cochlea.SOUND_RATE, times, units
 
 
+def _bytes(name: str) -> bytes:
+    """UTF-8, also of a file's name that is not."""
+    return name.encode(errors="backslashreplace")
+
+
 class _Labels:
     """Labels and speakers of recordings, from their paths.
 
@@ -186,10 +183,10 @@ class _Labels:
     def write(self, file: h5py.File, names: Sequence[str]) -> None:
         """Labels, keys, names of recordings and, where every name has one after the first underscore, speakers."""
         file["labels"] = np.array([self._number[self._words[name]] for name in names], dtype=np.uint8)
-        file["extra/keys"] = [key.encode() for key in self.keys]
+        file["extra/keys"] = [_bytes(key) for key in self.keys]
         parts = [PurePosixPath(name).stem.split("_") for name in names]
-        file["extra/recording"] = ["_".join(part).encode() for part in parts]
+        file["extra/recording"] = [_bytes("_".join(part)) for part in parts]
         if all(len(part) > 2 for part in parts):
             speakers = sorted({part[1] for part in parts})
             file["extra/speaker"] = np.array([speakers.index(part[1]) for part in parts], dtype=np.uint16)
-            file["extra/meta_info/name"] = [speaker.encode() for speaker in speakers]
+            file["extra/meta_info/name"] = [_bytes(speaker) for speaker in speakers]

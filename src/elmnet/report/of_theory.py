@@ -93,8 +93,7 @@ def _limits(known: Fit) -> Table:
 
 def _next_budget(known: Fit) -> Table:
     """What the planner would build with the runs' largest budget, and with 3 and 10 times that."""
-    network = known.runs.network
-    neuron = network.layers[0].neuron
+    network, neuron = known.runs.network, known.runs.neuron
     rows = []
     for factor in (1, 3, 10):
         limit = Limit(round(factor * float(known.runs.P.max())))

@@ -10,7 +10,7 @@ from elmnet.sweep.store import Sweep, row
 
 _SHAPE = ("N", "d_m", "d_tree", "d_s", "k_e", "k_c", "hidden", "P", "steps", "learning_rate")
 SAME = ("configuration", "setting", "task", "data", "model", *_SHAPE)
-"""Columns that seeds of one configuration share; the first says all of it (`elmnet.train.identity.configuration_of`)."""
+"""Columns that seeds of one configuration share; the first says all of it (`elmnet.train.identity`)."""
 SCORES = tuple(f"{part}_{kind}" for part in ("valid", "test") for kind in ("bpc", "nats", "accuracy"))
 TEXT = (
     "trial",

@@ -9,14 +9,16 @@ the published runs are from Spieler, Martius, Levina (arXiv:2605.12049).
 """
 
 from elmnet.theory.fit import Fit, fit
-from elmnet.theory.model import SNRR, Optimum, memory_of
+from elmnet.theory.model import SNRR, Optimum
 from elmnet.theory.plain import fit_plain, fit_unit
 from elmnet.theory.planner import Limit, Plan, Wiring, design, plan
 from elmnet.theory.runs import PUBLISHED, Runs, published, table
+from elmnet.theory.unit import complexity_of, memory_of
 
 __all__ = [
     "SNRR",
     "Optimum",
+    "complexity_of",
     "memory_of",
     "Runs",
     "PUBLISHED",

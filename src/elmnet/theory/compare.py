@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares, minimize_scalar
 
 from elmnet.errors import TheoryError
-from elmnet.theory.model import memory_of
 from elmnet.theory.plain import fit_plain
 from elmnet.theory.runs import Runs
+from elmnet.theory.unit import complexity_of, memory_of
 
 Array = NDArray[np.float64]
 Predictor = Callable[[Array, Array, Array, Array], Array]
@@ -98,12 +98,11 @@ def predict(predictor: Predictor, runs: Runs) -> Array:
 
 def lowest(predictor: Predictor, runs: Runs) -> float:
     """d_m, continuous, at which the curve of the runs' median budget P' and wiring is lowest."""
-    spend, k_c = float(np.median(runs.hidden)), float(np.median(runs.k_c))
-    branches = runs.network.layers[0].neuron.branches
+    spend, k_c, neuron = float(np.median(runs.hidden)), float(np.median(runs.k_c)), runs.neuron
 
     def score(x: float) -> float:
         d_m = np.exp(np.array([x]))
-        k_e = 4 * d_m**2 + (2 * branches + 4) * d_m + 1
+        k_e = complexity_of(d_m, neuron.branches, neuron)
         return float(predictor(spend / (k_e + k_c), k_e, np.array([k_c]), d_m)[0])
 
     grid = np.linspace(np.log(2), np.log(100), 60)
@@ -202,8 +201,7 @@ def profile(runs: Runs, exponents: list[float]) -> list[Profile]:
         found = fit_plain(runs, a)
         spend, k_c = float(np.median(runs.hidden)), float(np.median(runs.k_c))
         here, there = found.law.optimum(spend, k_c), found.law.optimum(10 * spend, k_c)
-        branches = runs.network.layers[0].neuron.branches
-        d_m, tenfold = (float(memory_of(best.complexity, branches)) for best in (here, there))
+        d_m, tenfold = (float(memory_of(best.complexity, runs.neuron.branches, runs.neuron)) for best in (here, there))
         loss = float(found.law.loss_high_snr(there.units, there.complexity, k_c))
         rows.append(Profile(a, found.rmse, d_m, tenfold, loss))
     return rows

@@ -82,8 +82,34 @@ class Fit:
 
     @property
     def fitted_range(self) -> tuple[float, float]:
-        """Budgets P' up to which a loss is interpolated: those of the runs, times and by 3."""
+        """Budgets P' up to which a loss is interpolated: those of the runs, times and by 3 (§9)."""
         return float(self.runs.hidden.min() / 3), float(self.runs.hidden.max() * 3)
+
+    @property
+    def wired_range(self) -> tuple[float, float]:
+        """Connectivities k_c up to which a loss is interpolated: those of the runs, times and by 2 where κ_c was
+        fitted to them; otherwise a tenth more or less.
+        """
+        factor = 2.0 if "kappa_c" in self.free else 1.1
+        return float(self.runs.k_c.min() / factor), float(self.runs.k_c.max() * factor)
+
+    def outside(self, hidden: float, k_c: float) -> str | None:
+        """Why the loss of a network would be an extrapolation; None within the ranges.
+
+        Args:
+            hidden: P' of the network.
+            k_c: synapses of a unit.
+        """
+        words = []
+        (least, most), (few, many) = self.fitted_range, self.wired_range
+        if not least <= hidden <= most:
+            reach = f"{least:,.0f} to {most:,.0f}, where the fitted runs reach (times and by 3)"
+            words.append(f"P' = {hidden:,.0f} lies outside {reach}")
+        if not few <= k_c <= many:
+            runs = dict.fromkeys(f"{value:,.0f}" for value in (self.runs.k_c.min(), self.runs.k_c.max()))
+            lacking = "" if "kappa_c" in self.free else ", and what synapses are worth they cannot tell"
+            words.append(f"k_c = {k_c:,.0f} is not that of the fitted runs ({' to '.join(runs)}{lacking})")
+        return "; ".join(words) or None
 
 
 def fit(
@@ -106,12 +132,10 @@ def fit(
     Raises:
         TheoryError: too few runs; a constant nobody knows.
     """
-    held = dict(fixed or {})
-    unknown = set(held) - {"kappa_c", "a"}
-    if unknown:
-        raise TheoryError(f"only kappa_c and a can be held, got {', '.join(sorted(unknown))}")
-    excluded = {} if keep_collapsed else runs.collapsed()
-    kept = runs.at(np.array([name not in excluded for name in runs.names]))
+    held = _held(fixed or {})
+    collapsed = {} if keep_collapsed else runs.collapsed()
+    excluded = {runs.names[i]: why for i, why in collapsed.items()}
+    kept = runs.at(np.array([i not in collapsed for i in range(len(runs))]))
     if len(kept) < 5:
         words = f"; left out: {'; '.join(f'{name}: {why}' for name, why in excluded.items())}" if excluded else ""
         raise TheoryError(f"{runs.source}: {len(kept)} usable runs, a fit needs at least 5{words}")
@@ -127,6 +151,19 @@ def fit(
     if not draws:
         return replace(found, no_intervals="no bootstrap was asked for")
     return replace(found, worlds=problem.worlds(z, kept.y - found.residuals, sd, draws, np.random.default_rng(seed)))
+
+
+def _held(fixed: Mapping[str, float]) -> dict[str, float]:
+    """Constants to hold, checked."""
+    unknown = set(fixed) - {"kappa_c", "a"}
+    if unknown:
+        raise TheoryError(f"only kappa_c and a can be held, got {', '.join(sorted(unknown))}")
+    for name, value in fixed.items():
+        low, high = BOUNDS[name]
+        if not low <= value <= high and (name, value) != ("kappa_c", 0):
+            off = ", or be 0 (connectivity does not limit)" if name == "kappa_c" else ""
+            raise TheoryError(f"{name} must lie in {low:g}..{high:g}{off}, got {value:g}")
+    return dict(fixed)
 
 
 def open_worlds(found: Fit, *, draws: int = 300, seed: int = 0) -> SNRR:
@@ -149,7 +186,7 @@ def _design(runs: Runs, held: Mapping[str, float]) -> tuple[tuple[str, ...], dic
     free, reasons = ["L_inf", "D", "kappa_e", "N_r"], {}
     spread = runs.k_c.max() / max(runs.k_c.min(), 1e-9)
     if "kappa_c" in held:
-        reasons["kappa_c"] = f"held at {held['kappa_c']:g}"
+        reasons["kappa_c"] = f"{held['kappa_c']:g}, as asked"
     elif spread >= 2:
         free.append("kappa_c")
     else:
@@ -158,7 +195,7 @@ def _design(runs: Runs, held: Mapping[str, float]) -> tuple[tuple[str, ...], dic
         )
     budgets = runs.hidden.max() / runs.hidden.min()
     if "a" in held:
-        reasons["a"] = f"held at {held['a']:g}"
+        reasons["a"] = f"{held['a']:g}, as asked"
     elif budgets >= 3:
         free.append("a")
     else:

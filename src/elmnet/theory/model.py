@@ -25,6 +25,8 @@ from elmnet.errors import TheoryError
 Array = NDArray[np.float64]
 NATS = math.log(2)
 """The unit u of a loss in nats; 1 is that of one in bits."""
+MOST_BITS = 500.0
+"""Signal-to-noise, in bits, of which nothing that one would call a loss is left to lose; its power of 2 is a float."""
 
 
 class Optimum(NamedTuple):
@@ -187,7 +189,8 @@ class SNRR:
     def near_optimal(self, budget: float, k_c: float, delta: float) -> tuple[float, float]:
         """Interval of k_e within which the loss is at most `delta` above the best of the budget (§4, flatness).
 
-        Closed form k_e*·e^{∓v} for a = 1, root finding otherwise; the upper end is at most the whole budget.
+        Closed form k_e*·e^{∓v} for a = 1 (the limit Γ ≫ 1), root finding otherwise; an end is 0 or infinite where the
+        loss does not rise by `delta` on that side.
         """
         if not delta > 0:
             raise TheoryError(f"delta must be positive, got {delta}")
@@ -196,7 +199,10 @@ class SNRR:
             kappa = self.kappa_e / (1 + (self.kappa_c / k_c if self.kappa_c else 0))
             A, B = 1 + self.N_r * k_c / budget, self.N_r * kappa / budget
             half, whole = math.sqrt(A * B), (math.sqrt(A) + math.sqrt(B)) ** 2
-            v = math.acosh(1 + whole * math.expm1(2 * delta / (self.D * self.unit) * math.log(2)) / (2 * half))
+            bits = 2 * delta / (self.D * self.unit)
+            if bits > MOST_BITS:
+                return 0.0, math.inf
+            v = math.acosh(1 + whole * math.expm1(bits * math.log(2)) / (2 * half))
             return float(best.complexity * math.exp(-v)), float(best.complexity * math.exp(v))
 
         def excess(x: float) -> float:
@@ -204,8 +210,10 @@ class SNRR:
             return float(self.loss(budget / (k_e + k_c), k_e, k_c) - best.loss) - delta
 
         middle, low, high = math.log(best.complexity), -20.0, math.log(budget) + 10
-        ends = [brentq(excess, *sorted((middle, end))) if excess(end) > 0 else end for end in (low, high)]
-        return math.exp(ends[0]), math.exp(ends[1])
+        return (
+            math.exp(brentq(excess, low, middle)) if excess(low) > 0 else 0.0,
+            math.exp(brentq(excess, middle, high)) if excess(high) > 0 else math.inf,
+        )
 
     # §5: the front ---------------------------------------------------------------------------------------------------
 
@@ -239,13 +247,3 @@ class SNRR:
 
 
 CONSTANTS = ("L_inf", "D", "kappa_e", "N_r", "kappa_c", "a")
-
-
-def memory_of(k_e: ArrayLike, branches: int | None) -> Array:
-    """d_m, as a real number, of a unit of complexity k_e with d_mlp = 2·d_m and one hidden MLP layer.
-
-    Inverts k_e = 4 d_m² + (2 d_tree + 4) d_m + 1 at d_tree = `branches`; None is the paper's d_tree = 4 d_m, where
-    k_e = 12 d_m² + 4 d_m + 1 (§4).
-    """
-    quadratic, linear = (12.0, 4.0) if branches is None else (4.0, 2.0 * branches + 4)
-    return np.asarray((-linear + np.sqrt(linear**2 + 4 * quadratic * (np.asarray(k_e, float) - 1))) / (2 * quadratic))

@@ -17,6 +17,7 @@ from elmnet.config import NetworkConfig
 from elmnet.errors import BudgetError, ConfigError, TheoryError
 from elmnet.theory.fit import PRIOR, Fit, fit, open_worlds
 from elmnet.theory.model import SNRR
+from elmnet.theory.runs import PUBLISHED
 
 Array = NDArray[np.float64]
 MEMORY = range(3, 201)
@@ -24,6 +25,8 @@ MEMORY = range(3, 201)
 LEAST_UNITS = 4
 SIMPLE = 3
 """d_m of the simple-unit default that a plan is compared with."""
+RECIPE = 0.5
+"""d_m/√N of the paper's recipe for a task without a published network; those have 0.47 and 0.51 (§4)."""
 TOLERANCE = 0.005
 """A plan that leaves more of the budget unused says why."""
 
@@ -75,11 +78,24 @@ class Wiring:
     """d_s."""
 
     def at(self, start: NetworkConfig, units: int, memory: int) -> NetworkConfig:
-        """`start` with N units of complexity d_m, wired like this, d_mlp = 2·d_m."""
+        """`start` with N units of complexity d_m, wired like this; d_mlp/d_m stays."""
+        unit = start.layers[0].neuron.with_memory(memory)
         branches = 4 * memory if self.branches is None else self.branches
         return start.with_hidden(
-            units=units, memory=memory, hidden=2 * memory, branches=branches, synapses=self.synapses
+            units=units, memory=memory, hidden=unit.hidden, branches=branches, synapses=self.synapses
         )
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a fit says of a network's loss."""
+
+    network: NetworkConfig
+    loss: float
+    interval: tuple[float, float] | None
+    """95 % of the law's loss; None without a bootstrap, and where it would be an extrapolation."""
+    extrapolated: str | None
+    """Why the loss is no more than that."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +122,7 @@ class Plan:
     loss: float | None
     """Predicted; None without runs."""
     interval: tuple[float, float] | None
-    """95 % of the law's loss; None without a bootstrap, and beyond the fitted budgets."""
+    """95 % of the law's loss; None without a bootstrap, and beyond what was fitted."""
     extrapolated: str | None
     """Why the loss is no more than an extrapolation, and what it would be under other exponents."""
     best_memory: tuple[int, int] | None
@@ -116,6 +132,7 @@ class Plan:
     delta: float
     """The standard deviation of one run."""
     rivals: tuple[Rival, ...]
+    """None without runs."""
 
     @property
     def cost(self) -> budget.Cost:
@@ -210,7 +227,7 @@ def plan(start: NetworkConfig, limit: Limit, wiring: Wiring, known: Fit | None) 
         best_memory=best,
         near_optimal=(int(near.min()), int(near.max())),
         delta=delta,
-        rivals=tuple(_rivals(start, limit, wiring, network, law, worlds, known is not None)),
+        rivals=() if known is None else tuple(_rivals(start, limit, wiring, network, known)),
     )
 
 
@@ -227,22 +244,29 @@ def _regrets(worlds: SNRR, networks: Sequence[NetworkConfig]) -> Array:
     return np.asarray(losses - losses.min(1, keepdims=True))
 
 
+def predict(known: Fit, networks: Sequence[NetworkConfig]) -> list[Prediction]:
+    """Losses of networks with one hidden layer, with what is known about them."""
+    predictions = []
+    for network, loss, low, high in zip(networks, *known.predict(*sizes(networks)), strict=True):
+        cost = budget.cost(network)
+        extrapolated = known.outside(cost.hidden, cost.connectivity)
+        interval = None if extrapolated or known.worlds is None else (float(low), float(high))
+        predictions.append(Prediction(network, float(loss), interval, extrapolated))
+    return predictions
+
+
 def _loss(known: Fit | None, network: NetworkConfig) -> tuple[float | None, tuple[float, float] | None, str | None]:
     """Predicted loss, its interval, and why it is no more than an extrapolation."""
     if known is None:
         return None, None, None
-    size = sizes([network])
-    loss, low, high = (float(value[0]) for value in known.predict(*size))
-    least, most = known.fitted_range
-    hidden = budget.cost(network).hidden
-    interval = None if known.worlds is None else (low, high)
-    if least <= hidden <= most:
-        return loss, interval, None
-    words = f"P' = {hidden:,} lies outside {least:,.0f} to {most:,.0f}, where the fitted runs reach (times and by 3)"
-    if "a" not in known.free:
-        others = [(a, fit(known.runs, fixed={"a": a}, draws=0).law.loss(*size)[0]) for a in (0.5, 1.5)]
-        words += "".join(f"; with a = {a:g} it would be {other:.4f}" for a, other in others)
-    return loss, None, words
+    (found,) = predict(known, [network])
+    words = found.extrapolated
+    if words and "a" not in known.free:
+        held = {} if "kappa_c" in known.free else {"kappa_c": float(known.law.kappa_c)}
+        for a in (0.5, 1.5):
+            other = fit(known.runs, fixed={**held, "a": a}, draws=0, keep_collapsed=True)
+            words += f"; with a = {a:g} it would be {predict(other, [network])[0].loss:.4f}"
+    return found.loss, found.interval, words
 
 
 def _unused(start: NetworkConfig, limit: Limit, wiring: Wiring, network: NetworkConfig, price: float) -> str | None:
@@ -254,28 +278,20 @@ def _unused(start: NetworkConfig, limit: Limit, wiring: Wiring, network: Network
     return f"{1 - price / limit.value:.1%} is left: one unit more would take {more:,.10g} {limit.kind}"
 
 
-def _rivals(
-    start: NetworkConfig,
-    limit: Limit,
-    wiring: Wiring,
-    chosen: NetworkConfig,
-    law: SNRR,
-    worlds: SNRR | None,
-    comparable: bool,
-) -> list[Rival]:
-    """What else people would build with the budget: simple units, the published default, the paper's recipe."""
-    first = start.layers[0].neuron
-    published = Wiring(first.branches, first.synapses)
-    ratio = first.memory / start.layers[0].units ** 0.5
+def _rivals(start: NetworkConfig, limit: Limit, wiring: Wiring, chosen: NetworkConfig, known: Fit) -> list[Rival]:
+    """What else people would build with the budget: simple units, the published ones, the paper's recipe."""
+    builds = {f"simple units, d_m = {SIMPLE}": lambda units: wiring.at(start, units, SIMPLE)}
+    ratio, task = RECIPE, known.runs.task
+    if task in PUBLISHED:
+        first = NetworkConfig.preset(PUBLISHED[task].preset).layers[0]
+        ratio = first.neuron.memory / first.units**0.5
+        unit, wired = first.neuron, Wiring(first.neuron.branches, first.neuron.synapses)
+        builds[f"published unit, d_m = {unit.memory}"] = lambda units: wired.at(start, units, unit.memory)
 
     def by_recipe(units: int) -> NetworkConfig:
-        return Wiring(None, first.synapses).at(start, units, max(1, round(ratio * units**0.5)))
+        return Wiring(None, wiring.synapses).at(start, units, max(1, round(ratio * units**0.5)))
 
-    builds: dict[str, Callable[[int], NetworkConfig]] = {
-        f"simple units, d_m = {SIMPLE}": lambda units: wiring.at(start, units, SIMPLE),
-        f"published unit, d_m = {first.memory}": lambda units: published.at(start, units, first.memory),
-        "the paper's recipe, d_m ∝ √N": by_recipe,
-    }
+    builds["the paper's recipe, d_m ∝ √N"] = by_recipe
     rivals = []
     for name, build in builds.items():
         try:
@@ -283,10 +299,9 @@ def _rivals(
         except BudgetError:
             continue
         both = sizes([network, chosen])
-        regret = float(np.subtract(*law.loss(*both))) if comparable else float("nan")
-        interval = None
-        if worlds is not None and comparable:
-            losses = worlds.loss(*both)
+        regret, interval = float(np.subtract(*known.law.loss(*both))), None
+        if known.worlds is not None:
+            losses = known.worlds.loss(*both)
             low, high = np.quantile(losses[:, 0] - losses[:, 1], [0.025, 0.975])
             interval = (float(low), float(high))
         rivals.append(Rival(name, network, regret, interval))

@@ -1,6 +1,7 @@
 """What fits are made from: a few numbers per finished run."""
 
 import csv
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from importlib import resources
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elmnet import budget
-from elmnet.config import NetworkConfig
+from elmnet.config import NetworkConfig, NeuronConfig
 from elmnet.errors import TheoryError
 from elmnet.theory.model import NATS
 
@@ -36,6 +37,8 @@ class Runs:
     task: str | None
     """What they were trained on, where that is known."""
     names: tuple[str, ...]
+    configurations: tuple[str, ...]
+    """Runs of one configuration differ in the seed alone."""
     d_m: NDArray[np.float64]
     N: NDArray[np.float64]
     k_e: NDArray[np.float64]
@@ -47,6 +50,11 @@ class Runs:
 
     def __len__(self) -> int:
         return len(self.y)
+
+    @property
+    def neuron(self) -> NeuronConfig:
+        """That of `network`, whose wiring is the runs' commonest."""
+        return self.network.layers[0].neuron
 
     @property
     def hidden(self) -> NDArray[np.float64]:
@@ -62,30 +70,35 @@ class Runs:
         """Some of the runs, by index or by truth value."""
         index = np.arange(len(self))[chosen]
         arrays = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name in _ARRAYS}
-        return replace(self, names=tuple(self.names[i] for i in index), **arrays)
+        names, configurations = (tuple(words[i] for i in index) for words in (self.names, self.configurations))
+        return replace(self, names=names, configurations=configurations, **arrays)
 
     def with_scores(self, y: NDArray[np.float64]) -> Self:
         """The same runs with other scores."""
         return replace(self, y=np.asarray(y, float))
 
-    def collapsed(self) -> dict[str, str]:
-        """Runs that no smooth law describes, by name, and why (§9)."""
+    def nearest(self, hidden: float) -> str:
+        """Name of the run whose P' is nearest, as a ratio."""
+        return self.names[int(np.argmin(np.abs(np.log(self.hidden / hidden))))]
+
+    def collapsed(self) -> dict[int, str]:
+        """Runs that no smooth law describes, by index, and why (§9)."""
         found = {}
-        for name, d_m, y in zip(self.names, self.d_m, self.y, strict=True):
+        for i, (d_m, y) in enumerate(zip(self.d_m, self.y, strict=True)):
             if not np.isfinite(y):
-                found[name] = f"its {self.score} is {y}"
+                found[i] = f"its {self.score} is {y}"
             elif d_m < LEAST_MEMORY:
-                found[name] = f"d_m = {d_m:.0f} is below {LEAST_MEMORY}, where training may not start"
+                found[i] = f"d_m = {d_m:.0f} is below {LEAST_MEMORY}, where training may not start"
             elif y >= 0.8 * self.H0:
-                found[name] = f"{self.score} {y:.4g} is within 20 % of {self.H0:.4g}, that of knowing nothing"
+                found[i] = f"{self.score} {y:.4g} is within 20 % of {self.H0:.4g}, that of knowing nothing"
         return found
 
     def seed_sd(self) -> float | None:
         """Standard deviation of a run within its configuration; None with less than 3 degrees of freedom, or of mere
         copies."""
-        groups: dict[tuple[float, ...], list[float]] = {}
-        for *key, y in zip(self.N, self.k_e, self.k_c, self.y, strict=True):
-            groups.setdefault(tuple(key), []).append(y)
+        groups: dict[str, list[float]] = {}
+        for configuration, y in zip(self.configurations, self.y, strict=True):
+            groups.setdefault(configuration, []).append(y)
         freedom = sum(len(group) - 1 for group in groups.values())
         if freedom < 3:
             return None
@@ -100,6 +113,8 @@ def table(
     scores: Sequence[float],
     *,
     names: Sequence[str] | None = None,
+    configurations: Sequence[str] | None = None,
+    network: NetworkConfig | None = None,
     task: str | None = None,
     source: str,
     score: str,
@@ -107,6 +122,18 @@ def table(
     unit: float,
 ) -> Runs:
     """Runs of networks with one hidden layer each.
+
+    Args:
+        networks: of the runs.
+        scores: of the runs.
+        names: of the runs; None: their d_m and N.
+        configurations: the same for runs that differ in the seed alone; None: those of equal networks.
+        network: what a plan varies; None: the middle one of those wired most commonly.
+        task: what the runs were trained on.
+        source: where they come from, for people.
+        score: what was measured.
+        H0: score of a network that knows nothing.
+        unit: 1 for bits, ln 2 for nats.
 
     Raises:
         TheoryError: no runs; a network with several hidden layers.
@@ -128,9 +155,19 @@ def table(
     }
     arrays: dict[str, Any] = {name: np.asarray(column, float) for name, column in columns.items()}
     labels = names or [f"d_m {m}, N {cost.units}" for m, cost in zip(memory, costs, strict=True)]
-    network = networks[len(networks) // 2]
+    same = configurations or [str(one) for one in networks]
     facts: dict[str, Any] = {"source": source, "score": score, "H0": H0, "unit": unit, "task": task}
-    return Runs(**facts, network=network, names=tuple(labels), **arrays)
+    return Runs(
+        **facts, network=network or _common(networks), names=tuple(labels), configurations=tuple(same), **arrays
+    )
+
+
+def _common(networks: Sequence[NetworkConfig]) -> NetworkConfig:
+    """The middle one of those with the commonest branches and synapses."""
+    wirings = [(layer.neuron.branches, layer.neuron.synapses) for layer in (n.layers[0] for n in networks)]
+    ((common, _),) = Counter(wirings).most_common(1)
+    alike = [network for network, wiring in zip(networks, wirings, strict=True) if wiring == common]
+    return alike[len(alike) // 2]
 
 
 @dataclass(frozen=True)
@@ -203,6 +240,7 @@ def published(task: str, score: str | None = None) -> Runs:
     return table(
         networks,
         scores,
+        network=start,
         task=task,
         source=f"published:{task} ({len(rows)} runs of arXiv:2605.12049, one seed each)",
         score=score,

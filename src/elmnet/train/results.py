@@ -8,6 +8,8 @@ from elmnet.config import NetworkConfig
 from elmnet.errors import ConfigError, RunError, TheoryError
 from elmnet.theory.model import NATS
 from elmnet.theory.runs import Runs, table
+from elmnet.train.config import RunConfig
+from elmnet.train.identity import configuration_of, setting_of
 from elmnet.train.run import RunDirectory
 
 MEASURES = {"bpc": ("bpc", 1.0), "loss": ("nats", NATS), "error": ("accuracy", 1.0)}
@@ -75,10 +77,14 @@ def read_runs(directory: Path, score: str | None = None) -> tuple[Runs, dict[str
     steps = sorted({config.training.steps for _, _, config, _ in rows})
     task, data = next(iter(kinds))
     trained = f"{steps[0]:,} steps" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,} steps"
+    protocols = len({setting_of(config) for _, _, config, _ in rows})
+    if protocols > 1:
+        trained += f", {protocols} training settings"
     runs = table(
         [model for _, model, _, _ in rows],
         [value(result[split]) for _, _, _, result in rows],
         names=[name for name, _, _, _ in rows],
+        configurations=[configuration_of(config) for _, _, config, _ in rows],
         task=task,
         source=f"{directory} ({len(rows)} runs of {task} on {data}, {trained})",
         score=score,
@@ -86,6 +92,17 @@ def read_runs(directory: Path, score: str | None = None) -> tuple[Runs, dict[str
         unit=unit,
     )
     return runs, skipped
+
+
+def config_of(directory: Path, name: str) -> RunConfig:
+    """The configuration of a run that `read_runs` of the directory named.
+
+    Raises:
+        RunError, ConfigError: it cannot be read.
+    """
+    within = directory / name
+    config, _ = RunDirectory.open(within if within.is_dir() else directory).read_config()
+    return config
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:

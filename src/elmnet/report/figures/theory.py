@@ -12,7 +12,8 @@ from elmnet.errors import TheoryError
 from elmnet.report.figures.style import BLUE, GREEN, GREY, ORANGE, axis, decades, few_numbers, source
 from elmnet.theory.fit import Fit
 from elmnet.theory.front import near_front, power_law
-from elmnet.theory.planner import Plan, Wiring
+from elmnet.theory.planner import Plan
+from elmnet.theory.unit import complexity_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,17 +33,12 @@ def of_fit(known: Fit) -> dict[str, Callable[[], "Axes"]]:
     return figures
 
 
-def _wiring(known: Fit) -> Wiring:
-    neuron = known.runs.network.layers[0].neuron
-    return Wiring(neuron.branches, neuron.synapses)
-
-
 def _along(known: Fit, hidden: float) -> tuple[Array, Array, Array, float]:
     """Continuous d_m, N, k_e of all ways to spend P' = hidden with the runs' wiring, and k_c."""
-    neuron = known.runs.network.layers[0].neuron
+    neuron = known.runs.neuron
     most = max(100.0, 1.3 * float(known.runs.d_m.max()))
     d_m = np.geomspace(2.0, most, 200)
-    k_e = 4 * d_m**2 + (2 * neuron.branches + 4) * d_m + 1
+    k_e = complexity_of(d_m, neuron.branches, neuron)
     units = hidden / (k_e + neuron.connectivity)
     kept = units >= 4
     return d_m[kept], units[kept], k_e[kept], float(neuron.connectivity)
