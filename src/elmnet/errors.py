@@ -8,7 +8,7 @@ class ElmnetError(Exception):
     """Base of every error that elmnet raises on purpose."""
 
 
-def in_a_line(error: Exception) -> str:
+def in_a_line(error: BaseException) -> str:
     """What an exception of somebody else's says, as far as a line has room."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

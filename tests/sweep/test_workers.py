@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from elmnet.errors import RunError
 from elmnet.sweep import execute, table
 from elmnet.sweep.store import Sweep
 
@@ -118,6 +119,28 @@ def test_a_cluster_by_address_and_two_drivers(tmp_path, text_file):
             process.wait(30)
     subprocess.run(command(recipe, tmp_path / "near", "--workers", 1), env=ENVIRONMENT, check=True)
     assert results(tmp_path / "far") == results(tmp_path / "near")
+
+
+@pytest.mark.parametrize("deaths", [2, 3])
+def test_workers_that_die_before_they_are_ready_are_started_again(monkeypatch, deaths):
+    """What Dask says when a worker is killed as it starts, and the one cluster that comes up after it."""
+    import distributed
+
+    tries = []
+
+    def cluster(**settings):
+        tries.append(settings["n_workers"])
+        if len(tries) <= deaths:
+            raise RuntimeError("Nanny failed to start.") from RuntimeError("Worker failed to start.")
+        return "a cluster"
+
+    monkeypatch.setattr(distributed, "LocalCluster", cluster)
+    if deaths < execute.STARTS:
+        assert execute._local_cluster(3) == "a cluster"
+    else:
+        with pytest.raises(RunError, match=r"3 worker processes could not be started.*\(RuntimeError: Worker failed to start\.\)"):
+            execute._local_cluster(3)
+    assert tries == [3, 3, 3]
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path, text_file):

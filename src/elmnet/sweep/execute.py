@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from elmnet.config import NetworkConfig
-from elmnet.errors import ConfigError
+from elmnet.errors import ConfigError, RunError, in_a_line
 from elmnet.sweep.recipe import Trial
 from elmnet.sweep.store import Sweep
 from elmnet.sweep.trials import Job, Outcome, record_failure, run_together
@@ -42,6 +42,8 @@ WORKER = {
 """What makes a Dask worker train a fifth faster, as variables of the shell that starts it."""
 DEATHS = 20
 """Workers a trial may lose before it is taken for their cause."""
+STARTS = 3
+"""Attempts to start local workers."""
 CLUSTERS = {
     "slurm": "SLURMCluster",
     "pbs": "PBSCluster",
@@ -164,17 +166,31 @@ def _first_signal() -> Iterator[list[int]]:
 
 @contextmanager
 def local(workers: int) -> Iterator["Client"]:
-    """Worker processes on this machine."""
+    """Worker processes on this machine.
+
+    Raises:
+        RunError: they do not start.
+    """
     distributed = _distributed()
     _configure()
-    with (
-        distributed.LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", memory_limit=0
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
+    with _local_cluster(workers) as cluster, distributed.Client(cluster) as client:
         yield client
         client.run(_hush, on_error="ignore")
+
+
+def _local_cluster(workers: int) -> Any:
+    """A cluster whose workers have all started: Dask gives up if one is killed before it is ready."""
+    for _ in range(STARTS):
+        try:
+            return _distributed().LocalCluster(
+                n_workers=workers, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", memory_limit=0
+            )
+        except (RuntimeError, OSError, TimeoutError) as error:
+            reason = error.__cause__ or error
+    raise RunError(
+        f"{workers} worker processes could not be started, tried {STARTS} times ({in_a_line(reason)}); is there memory "
+        "for them? --workers 1 trains in this process"
+    )
 
 
 def _hush() -> None:

@@ -260,8 +260,8 @@ def _loss(known: Fit | None, network: NetworkConfig) -> tuple[float | None, tupl
     if known is None:
         return None, None, None
     (found,) = predict(known, [network])
-    words = found.extrapolated
-    if words and "a" not in known.free:
+    words, (least, most) = found.extrapolated, known.fitted_range
+    if words and "a" not in known.free and not least <= budget.cost(network).hidden <= most:
         held = {} if "kappa_c" in known.free else {"kappa_c": float(known.law.kappa_c)}
         for a in (0.5, 1.5):
             other = fit(known.runs, fixed={**held, "a": a}, draws=0, keep_collapsed=True)
