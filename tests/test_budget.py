@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from conftest import network_config
+from conftest import ROOT, network_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -136,8 +136,30 @@ def test_training_memory_estimate_is_what_autograd_keeps(preset):
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         network(x)
     measured = sum(kept.values()) - sum(4 * p.numel() for p in network.parameters())
-    once = budgets.training_bytes(config, batch, 0)
-    assert budgets.training_bytes(config, batch, steps) - once == pytest.approx(measured, rel=0.12)
+    once, all_steps = (budgets.training_bytes(config, batch, n, backend="reference") for n in (0, steps))
+    assert all_steps - once == pytest.approx(measured, rel=0.12)
+
+
+def test_training_memory_estimate_is_what_the_cpu_backend_took():
+    """The measured peaks of docs/results/growth.csv, which are without an optimiser."""
+    rows = csv.DictReader((ROOT / "docs" / "results" / "growth.csv").read_text().splitlines())
+    ratios = {}
+    for row in rows:
+        axis, value = row["axis"], int(float(row["value"]))
+        shape = {"units": 256, "memory": 10, "synapses": 15, "steps": 100, "batch": 8}
+        names = {"N": "units", "d_m": "memory", "k_c": "synapses", "T": "steps", "batch": "batch"}
+        if axis not in names:
+            continue
+        shape[names[axis]] = value // 50 if axis == "k_c" else value
+        batch, steps = shape.pop("batch"), shape.pop("steps")
+        network = NetworkConfig.preset("enwik8").with_hidden(**shape)
+        moments = 8 * budgets.parameters(network)
+        estimate = budgets.training_bytes(network, batch, steps) - moments
+        ratios[axis, value] = float(row["memory_mib"]) * 2**20 / estimate
+    assert len(ratios) > 40
+    usual = [ratio for (axis, value), ratio in ratios.items() if (axis, value) not in {("T", 10), ("T", 30)}]
+    assert all(0.65 < ratio < 1.5 for ratio in usual)  # beyond the tape's limit, too
+    assert sum(0.8 < ratio < 1.2 for ratio in usual) >= len(usual) - 3
 
 
 def test_budget_needs_no_torch():

@@ -19,6 +19,8 @@ from elmnet.strict import Config
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 Knob = Literal["units", "memory", "synapses"]
+TAPE_LIMIT = 2**31
+"""Bytes of activations that the backend `cpu` keeps for the way back; longer sequences are run forward once more."""
 
 
 @dataclass(frozen=True)
@@ -95,21 +97,32 @@ def parameters(network: NetworkConfig) -> int:
     return cost(network).parameters
 
 
-def training_bytes(network: NetworkConfig, batch: int, steps: int, *, itemsize: int = 4) -> int:
-    """Memory of one training step with the reference backend and Adam, in bytes.
+def training_bytes(
+    network: NetworkConfig, batch: int, steps: int, *, backend: Literal["cpu", "reference"] = "cpu", itemsize: int = 4
+) -> int:
+    """An estimate of the memory of one training step with Adam, in bytes.
 
-    Weights, gradients, two moments, the connectome (8 bytes a synapse), the dense input, and everything autograd keeps
-    for back-propagation through `steps` steps: per neuron and step the gathered synapses, the MLP's inputs and
-    activations, memory before and after, compression, read-out and output.
+    Weights, gradients, two moments; the connectome and the kernels' tables of it; what is kept to go back through
+    `steps` time steps; inputs and outputs of the layers with their gradients. Of `cpu`, within a fifth of what was
+    measured (docs/results/growth.md) but for sequences of less than 30 steps or longer than its tape; `reference` keeps
+    everything that autograd does.
     """
-    total = 4 * itemsize * parameters(network)
+    total, kept, longest = 4 * itemsize * parameters(network), 0, 0
     for layer, inputs in zip(network.stack, network.layer_inputs, strict=True):
-        c, widths = layer.neuron, layer.neuron.mlp_widths
-        total += 8 * layer.units * c.connectivity
-        kept = c.connectivity + widths[0] + (3 if c.mlp_activation == "relu2" else 2) * sum(widths[1:-1])
-        kept += 3 * c.memory + 2 * c.outputs
-        total += itemsize * batch * steps * (layer.units * kept + inputs)
-    return total
+        c, hidden = layer.neuron, layer.neuron.mlp_widths[1:-1]
+        if backend == "reference":
+            total += 8 * layer.units * c.connectivity + itemsize * batch * steps * inputs
+            unit = c.connectivity + c.mlp_widths[0] + (3 if c.mlp_activation == "relu2" else 2) * sum(hidden)
+            kept += itemsize * batch * steps * layer.units * (unit + 3 * c.memory + 2 * c.outputs)
+            continue
+        total += 24 * layer.units * c.connectivity + 6 * itemsize * batch * steps * (inputs + layer.outputs)
+        unit = c.branches + 2 * c.memory + sum(hidden) + c.outputs
+        tape = itemsize * layer.units * 8 * -(-batch // 8) * steps * unit  # eight sequences fill a register
+        if tape <= TAPE_LIMIT:
+            kept += tape
+        else:
+            longest = TAPE_LIMIT  # one segment at a time, of one layer
+    return total + kept + longest
 
 
 def spend(network: NetworkConfig, budget: int, vary: Knob = "units") -> NetworkConfig:

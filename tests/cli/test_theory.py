@@ -263,6 +263,12 @@ def test_predictions_of_given_networks(capsys, tmp_path):
         ),
         (["plan", "shd", "--budget", "1e5", "--from", "published:enwik8"], "runs are of enwik8, the plan is for shd"),
         (["plan", "enwik8", "--configs", "x.csv", "--budget", "1e6"], "--configs asks for the loss of given networks"),
+        (["plan", "enwik8", "--budget", "1e6", "--choose-synapses"], "what synapses are worth these runs cannot tell"),
+        (["plan", "shd", "--budget", "1e6", "--choose-synapses"], "--choose-synapses needs runs to learn from"),
+        (
+            ["plan", "enwik8", "--budget", "1e6", "--choose-synapses", "--fixed", "synapses=3"],
+            "leave out --recipe and --fixed synapses=",
+        ),
         (["fit", "published:enwik8", "--score", "bpc"], "has no score 'bpc'"),
         (["fit", "published:enwik8", "--fix", "a"], "--fix: expected NAME=NUMBER, got 'a'"),
         (["fit", "published:enwik8", "--fix", "D=1"], "only kappa_c and a can be held"),

@@ -138,7 +138,9 @@ def test_workers_that_die_before_they_are_ready_are_started_again(monkeypatch, d
     if deaths < execute.STARTS:
         assert execute._local_cluster(3) == "a cluster"
     else:
-        with pytest.raises(RunError, match=r"3 worker processes could not be started.*\(RuntimeError: Worker failed to start\.\)"):
+        with pytest.raises(
+            RunError, match=r"3 worker processes could not be started.*\(RuntimeError: Worker failed to start\.\)"
+        ):
             execute._local_cluster(3)
     assert tries == [3, 3, 3]
 

@@ -6,13 +6,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from conftest import simulated
+from conftest import TRUTH, simulated
 
 from elmnet import budget
 from elmnet.config import NetworkConfig
 from elmnet.errors import BudgetError, ConfigError, TheoryError
 from elmnet.theory import SNRR, Limit, Wiring, design, fit, plan, published
-from elmnet.theory.planner import candidates, file_bytes, flops, memory, predict, prior_worlds, sizes
+from elmnet.theory.planner import candidates, file_bytes, flops, hidden, memory, predict, prior_worlds, sizes, wirings
 
 ENWIK8 = NetworkConfig.preset("enwik8")
 PUBLISHED = Wiring(50, 15)
@@ -99,6 +99,28 @@ def test_other_exponents_hold_what_was_held():
 def test_a_plan_keeps_the_proportions_of_the_mlp(known):
     wide = plan(ENWIK8.with_hidden(hidden=60), Limit(3_516_748), PUBLISHED, known).network.layers[0].neuron
     assert wide.mlp_widths[1] == 4 * wide.memory
+
+
+def test_synapses_are_chosen_where_runs_tell_what_they_are_worth(known):
+    taught = fit(simulated([1e5, 1e6, 1e7], [4, 15, 40]), draws=50)
+    options = wirings(taught, 50)
+    assert (options[0].synapses, options[-1].synapses, len(options)) == (2, 80, 21)
+    chosen = plan(ENWIK8, hidden(2e6), options, taught)
+    best, unit = TRUTH.optimum_free(2e6), chosen.network.layers[0].neuron
+    assert unit.connectivity == pytest.approx(best.connectivity, rel=0.15)
+    assert budget.complexity(unit) == pytest.approx(best.complexity, rel=0.15)
+    assert chosen.loss == pytest.approx(best.loss, abs=2e-3)
+    low, high = chosen.best_connectivity
+    assert low <= unit.connectivity <= high
+    assert plan(ENWIK8, hidden(2e6), options[5], taught).best_connectivity is None
+    small = plan(ENWIK8, hidden(5e3), options, taught)  # 4 units of 4,000 synapses would not fit
+    assert small.network.layers[0].neuron.synapses == 2
+    with pytest.raises(BudgetError, match="too small"):
+        plan(ENWIK8, hidden(1e3), options, taught)
+    with pytest.raises(TheoryError, match="runs cannot tell: kappa_c is 0: k_c varies by a factor 1"):
+        wirings(known, 50)
+    with pytest.raises(TheoryError, match="9000 branches have no number of synapses with k_c in 100 to 4,000"):
+        wirings(taught, 9000)
 
 
 def test_rivals_are_the_published_networks_whatever_was_run(known):

@@ -39,6 +39,9 @@ def plan(
     ] = None,
     fixed: Annotated[str | None, typer.Option(help="wiring, e.g. branches=50,synapses=15; default: the task's")] = None,
     recipe: Annotated[str | None, typer.Option(help="paper: d_tree = 4 d_m instead of a fixed one")] = None,
+    choose: Annotated[
+        bool, typer.Option("--choose-synapses", help="choose d_s, too; needs runs whose k_c differ by 2 or more")
+    ] = False,
     configs: Annotated[
         Path | None, typer.Option(help="CSV with N,d_m[,d_tree,d_s]: their loss", metavar="FILE")
     ] = None,
@@ -74,9 +77,11 @@ def plan(
         raise ConfigError("name a budget: --budget P, --hidden, --flops, --bytes, --memory or --latency-us")
     if len(limits) > 1 and (path is not None or design):
         raise ConfigError("--out and --design take one budget")
-    plans = [planner.plan(start, limit, wiring, known) for limit in limits]
+    options = _choice(wiring, fixed, recipe, known) if choose else [wiring]
+    with Console(stderr=True).status("going through the networks"):
+        plans = [planner.plan(start, limit, options, known) for limit in limits]
     if latency is not None:
-        plans = [_fast_enough(plans[0], start, wiring, known)]
+        plans = [_fast_enough(plans[0], start, options, known)]
     where = known.runs.source if known is not None else f"no runs of {task}: priors alone, allocation only"
     Console(width=max(out.width, 150)).print(_plan_table(plans, where, known))
     for one in plans:
@@ -125,7 +130,9 @@ def _start(task: str | None, known: "Fit | None") -> "tuple[NetworkConfig, str]"
     return NetworkConfig.preset(task), task
 
 
-def _fast_enough(one: "Plan", start: "NetworkConfig", wiring: "Wiring", known: "Fit | None", tries: int = 4) -> "Plan":
+def _fast_enough(
+    one: "Plan", start: "NetworkConfig", wiring: "Sequence[Wiring]", known: "Fit | None", tries: int = 4
+) -> "Plan":
     """A plan whose network has been measured: where the prediction was too fast, it is corrected and planned again."""
     from dataclasses import replace
 
@@ -164,6 +171,17 @@ def _wiring(start: "NetworkConfig", fixed: str | None, recipe: str | None) -> "W
             raise ConfigError("--recipe paper sets branches to 4 d_m; leave branches out of --fixed")
         values[name] = int(text)
     return Wiring(None if recipe else values["branches"], values["synapses"])
+
+
+def _choice(wiring: "Wiring", fixed: str | None, recipe: str | None, known: "Fit | None") -> "list[Wiring]":
+    """The wirings of --choose-synapses."""
+    from elmnet.theory.planner import wirings
+
+    if recipe or "synapses=" in (fixed or ""):
+        raise ConfigError("--choose-synapses is for one number of branches: leave out --recipe and --fixed synapses=")
+    if known is None or wiring.branches is None:
+        raise ConfigError("--choose-synapses needs runs to learn from: use --from")
+    return wirings(known, wiring.branches)
 
 
 def _limits(
@@ -257,6 +275,10 @@ def _plan_remarks(one: "Plan", known: "Fit | None") -> list[str]:
     if one.extrapolated:
         advice = "the best d_m is no safer: train a few splits of this budget and wiring, then plan --from them"
         words.append(f"extrapolated: {one.extrapolated}; {advice}")
+    if one.best_connectivity is not None:
+        low, high = one.best_connectivity
+        k_c = one.network.layers[0].neuron.connectivity
+        words.append(f"k_c {k_c:,}, chosen; 95 % of the law's best: {low:,} … {high:,}")
     if known is None:
         return words
     for rival in one.rivals:
@@ -368,6 +390,7 @@ def _plan_document(one: "Plan") -> dict[str, Any]:
         "price": one.price,
         **_document(one),
         "best_d_m": one.best_memory,
+        "best_k_c": one.best_connectivity,
         "near_optimal_d_m": one.near_optimal,
         "regret": {rival.name: rival.regret for rival in one.rivals},
         "unused": one.unused,

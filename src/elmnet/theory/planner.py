@@ -5,6 +5,7 @@ A plan goes through every integer d_m, gives each the largest N that fits, predi
 and takes the d_m whose regret, averaged over the worlds, is least.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,8 @@ from elmnet.theory.runs import PUBLISHED
 Array = NDArray[np.float64]
 MEMORY = range(3, 201)
 """d_m that a plan considers."""
+CONNECTIVITIES = 24
+"""Numbers of synapses that a plan considers, at most."""
 LEAST_UNITS = 4
 SIMPLE = 3
 """d_m of the simple-unit default that a plan is compared with."""
@@ -127,6 +130,8 @@ class Plan:
     """Why the loss is no more than an extrapolation, and what it would be under other exponents."""
     best_memory: tuple[int, int] | None
     """95 % interval of the d_m that is best in a world."""
+    best_connectivity: tuple[int, int] | None
+    """The same of k_c; None where there was one wiring."""
     near_optimal: tuple[int, int]
     """d_m whose predicted loss is within `delta` of the least."""
     delta: float
@@ -185,13 +190,29 @@ def prior_worlds(draws: int = 300, seed: int = 0) -> SNRR:
     return SNRR(L_inf=0.0, D=1.0, H0=40.0, **drawn)
 
 
-def plan(start: NetworkConfig, limit: Limit, wiring: Wiring, known: Fit | None) -> Plan:
+def wirings(known: Fit, branches: int) -> list[Wiring]:
+    """Wirings for a plan to choose from: numbers of synapses whose worth the runs tell, spread evenly in logarithm.
+
+    Raises:
+        TheoryError: the runs cannot tell, or not at this number of branches.
+    """
+    if "kappa_c" not in known.free:
+        raise TheoryError(f"what synapses are worth these runs cannot tell: kappa_c is {known.fixed['kappa_c']}")
+    few, many = known.wired_range
+    low, high = math.ceil(few / branches), math.floor(many / branches)
+    if high < max(low, 1):
+        raise TheoryError(f"{branches} branches have no number of synapses with k_c in {few:,.0f} to {many:,.0f}")
+    chosen = np.unique(np.geomspace(max(low, 1), high, CONNECTIVITIES).round().astype(int))
+    return [Wiring(branches, int(synapses)) for synapses in chosen]
+
+
+def plan(start: NetworkConfig, limit: Limit, wiring: Wiring | Sequence[Wiring], known: Fit | None) -> Plan:
     """The best network of a budget.
 
     Args:
         start: task's network; the plan varies its one hidden layer.
         limit: the budget.
-        wiring: of the hidden layer.
+        wiring: of the hidden layer; of several (`wirings`) the plan chooses one.
         known: a fit; None: priors alone, which say how to allocate but not what the loss will be.
 
     Raises:
@@ -202,18 +223,18 @@ def plan(start: NetworkConfig, limit: Limit, wiring: Wiring, known: Fit | None) 
         raise ConfigError(f"a plan is for one hidden layer, the network has {len(start.layers)}")
     if start.readout == "none":
         raise ConfigError("without a read-out the outputs fix the number of units; there is nothing to plan")
-    networks = candidates(start, limit, wiring)
+    options = [wiring] if isinstance(wiring, Wiring) else list(wiring)
+    wired = [(one, network) for one in options for network in _fitting(start, limit, one, options)]
+    networks = [network for _, network in wired]
     law, worlds = _models(known)
     losses = law.loss(*sizes(networks))
     regrets = losses - losses.min() if worlds is None else _regrets(worlds, networks)
     chosen = int(np.argmin(np.atleast_2d(regrets).mean(0)))
-    network, d_m = networks[chosen], np.array([n.layers[0].neuron.memory for n in networks])
+    wiring, network = wired[chosen]
+    d_m, k_c = (np.array([getattr(n.layers[0].neuron, name) for n in networks]) for name in ("memory", "connectivity"))
     delta = known.sd if known is not None else 0.002
     near = d_m[losses <= losses.min() + delta]
-    best = None
-    if worlds is not None:
-        low, high = np.quantile(d_m[regrets.argmin(1)], [0.025, 0.975], method="nearest")
-        best = (int(low), int(high))
+    best = (None, None) if worlds is None else tuple(_interval(of[regrets.argmin(1)]) for of in (d_m, k_c))
     loss, interval, extrapolated = _loss(known, network)
     price = limit.price(network)
     return Plan(
@@ -224,11 +245,28 @@ def plan(start: NetworkConfig, limit: Limit, wiring: Wiring, known: Fit | None) 
         loss=loss,
         interval=interval,
         extrapolated=extrapolated,
-        best_memory=best,
+        best_memory=best[0],
+        best_connectivity=best[1] if len(options) > 1 else None,
         near_optimal=(int(near.min()), int(near.max())),
         delta=delta,
         rivals=() if known is None else tuple(_rivals(start, limit, wiring, network, known)),
     )
+
+
+def _fitting(start: NetworkConfig, limit: Limit, wiring: Wiring, options: Sequence[Wiring]) -> list[NetworkConfig]:
+    """`candidates`, or none where another wiring may still fit."""
+    try:
+        return candidates(start, limit, wiring)
+    except BudgetError:
+        if wiring is options[0]:  # the least
+            raise
+        return []
+
+
+def _interval(values: NDArray[np.int64]) -> tuple[int, int]:
+    """95 % of them."""
+    low, high = np.quantile(values, [0.025, 0.975], method="nearest")
+    return int(low), int(high)
 
 
 def _models(known: Fit | None) -> tuple[SNRR, SNRR | None]:

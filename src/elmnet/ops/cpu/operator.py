@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from elmnet.budget import TAPE_LIMIT
 from elmnet.ops.cpu.library import LIBRARY, MEMORY, Call, Library
 from elmnet.ops.operands import (
     ACTIVATIONS,
@@ -23,10 +24,6 @@ from elmnet.ops.operands import (
     refuse_sources,
 )
 from elmnet.ops.types import Dynamics
-
-TAPE_LIMIT = 2**31
-"""Bytes of activations kept for the way back. A longer sequence is cut into segments of this size, of which only the
-first states are kept; the way back then runs each segment forward once more."""
 
 WORTH_A_WAIT, WORTH_A_THREAD = 2**14, 2**20
 """Multiplications of one step, and of a whole call, for which another thread is worth having."""
@@ -93,7 +90,8 @@ class Plan:
 
     @property
     def segment(self) -> int:
-        """Steps whose activations are kept at once."""
+        """Steps whose activations are kept at once: all, unless the tape were too long. Then only the first states of
+        segments are kept, and the way back runs each segment forward once more."""
         return min(self.steps, max(self.block, TAPE_LIMIT // self.step_bytes))
 
     @property
