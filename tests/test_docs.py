@@ -6,8 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from conftest import ROOT
 
-DOCS = Path(__file__).parent.parent / "docs"
+from elmnet.sweep.recipe import Recipe
+
+DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.py"))
 
@@ -17,6 +21,16 @@ def test_code_runs(page):
     names = {}
     for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.S):
         exec(compile(block, page.name, "exec"), names)
+
+
+def test_recipes_expand_and_all_that_come_with_the_package_are_named(text_file):
+    page = (DOCS / "clusters.md").read_text()
+    (block,) = re.findall(r"```yaml\n(name: .*?)```", page, re.S)
+    found = Recipe.from_dict({**yaml.safe_load(block), "data": str(text_file)}).expand()
+    assert len(found) == 9 + 2 + 20
+    for file in (ROOT / "src" / "elmnet" / "sweep" / "recipes").glob("*.yaml"):
+        published = file.stem.removesuffix("-small")
+        assert f"`{file.stem}`" in page or f"`{published}`" in page, file.stem
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

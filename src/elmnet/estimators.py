@@ -41,7 +41,7 @@ Array = NDArray[Any]
 
 
 class _ELM(BaseEstimator):  # type: ignore[misc]
-    """What both share.
+    """
 
     Args:
         units: N, hidden units.
@@ -197,7 +197,8 @@ class _ELM(BaseEstimator):  # type: ignore[misc]
 
 
 class ELMClassifier(ClassifierMixin, _ELM):  # type: ignore[misc]
-    __doc__ = f"""Classes of sequences. {_ELM.__doc__}    classes_: the classes, sorted.
+    __doc__ = f"""Classes of sequences, trained as by `elmnet train sequence`.
+    {_ELM.__doc__}    classes_: the classes, sorted.
     """
     _classes = True
 
@@ -221,7 +222,8 @@ class ELMClassifier(ClassifierMixin, _ELM):  # type: ignore[misc]
 
 
 class ELMRegressor(RegressorMixin, _ELM):  # type: ignore[misc]
-    __doc__ = f"""Values of sequences. {_ELM.__doc__}"""
+    __doc__ = f"""Values of sequences, trained as by `elmnet train sequence`.
+    {_ELM.__doc__}"""
     _classes = False
 
     def _targets(self, y: Any) -> Array:

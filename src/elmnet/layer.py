@@ -120,7 +120,7 @@ class ELMLayer(nn.Module):
         return (out, state) if monitor is None else (out, state, signals)
 
     def step(self, x_t: Tensor, state: LayerState | None = None) -> tuple[Tensor, LayerState]:
-        """One time step: x_t (B, n_in) → out (B, N·n_y); equal to the same step inside a whole sequence."""
+        """One time step: x_t (B, n_in) → out (B, N·n_y); without dropout equal to the same step inside a sequence."""
         out, state = self(x_t.unsqueeze(1), state)
         return out.squeeze(1), state
 

@@ -164,7 +164,7 @@ class ELMNetwork(Pretrained):
             raise ShapeError(f"{name} must be one per layer, {len(self.layers)}, got {len(given)}")
 
     def step(self, x_t: Tensor, state: NetworkState | None = None) -> tuple[Tensor, NetworkState]:
-        """One time step: x_t (B, n_in) or (B,) tokens → out (B, n_out); equal to the step inside a whole sequence.
+        """One time step: x_t (B, n_in) or (B,) tokens → out (B, n_out); as inside a whole sequence, without dropout.
 
         A single sequence (B = 1) without gradients takes the backend's fast path, if it has one. It does not see
         weights that change behind autograd's back (`parameter.data`, NumPy): change them under `torch.no_grad()`.

@@ -12,7 +12,7 @@ from elmnet.errors import ConfigError
 
 
 def list_() -> None:
-    """Every data source, and whether it is here."""
+    """Data that can be fetched or made, and whether they are here."""
     from elmnet.data.download import OFFICIAL
     from elmnet.files import cache_directory
 

@@ -32,7 +32,7 @@ def params(
     steps: Annotated[int, typer.Option(help="time steps, for the memory estimate")] = 100,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Exact parameter counts, FLOPs and training memory of networks, starting from the published one."""
+    """Exact parameters and FLOPs, and an estimate of training memory, of networks that vary the published one."""
     if model not in ("elm", "leaky"):
         given = {"--memory": memory, "--branches": branches, "--synapses": synapses, "--recipe": recipe or None}
         _baselines(task, model, neurons, budget, [name for name, value in given.items() if value is not None], json)
@@ -127,7 +127,7 @@ def _integers(text: str, name: str) -> list[int]:
 
 def verify(
     files: Annotated[list[Path] | None, typer.Argument(help="golden .npz files; none: built-in self-check")] = None,
-    backend: Annotated[list[str] | None, typer.Option(help="backend, repeatable; default: all installed")] = None,
+    backend: Annotated[list[str] | None, typer.Option(help="repeatable; default: those that run on the CPU")] = None,
     summary: Annotated[bool, typer.Option("--summary", help="one line per file instead of every tensor")] = False,
 ) -> None:
     """Recompute golden vectors and print the relative error of every output, state, loss and gradient."""
@@ -165,7 +165,7 @@ def verify(
 
 def doctor(
     cuda_plan: Annotated[
-        bool, typer.Option("--cuda-plan", help="how the cuda backend would lay out the published networks")
+        bool, typer.Option("--cuda-plan", help="how the cuda backend would lay out the networks of the benchmark")
     ] = False,
 ) -> None:
     """Versions, backends, threads, disk, and a self-check of this installation."""

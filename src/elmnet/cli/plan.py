@@ -33,7 +33,9 @@ def plan(
     hidden: Annotated[list[str] | None, typer.Option(help="instead: P', of the hidden layer alone; repeatable")] = None,
     flops: Annotated[float | None, typer.Option(help="instead: forward FLOPs per time step")] = None,
     file_bytes: Annotated[float | None, typer.Option("--bytes", help="instead: bytes of the saved network")] = None,
-    memory: Annotated[float | None, typer.Option(help="instead: bytes while training (see --batch, --steps)")] = None,
+    memory: Annotated[
+        float | None, typer.Option(help="instead: estimated bytes while training (--batch, --steps)")
+    ] = None,
     latency: Annotated[
         float | None, typer.Option("--latency-us", help="instead: microseconds per streamed step, measured here")
     ] = None,
@@ -55,7 +57,7 @@ def plan(
     figures: Annotated[Path | None, typer.Option(help="write figures here, PNG and SVG", metavar="DIR")] = None,
     file: Annotated[Path | None, typer.Option("--json", help="write the plans here", metavar="FILE")] = None,
 ) -> None:
-    """Spend a budget best: N, d_m and wiring with the least predicted loss, and how sure that is.
+    """Spend a budget best: the N and d_m of least expected regret for a wiring, and how sure that is.
 
     Learns from the published runs of the task unless --from names others, which then may also say the task; without
     any it tells how to allocate, not what the loss will be.

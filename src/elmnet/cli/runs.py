@@ -21,7 +21,7 @@ def train(
         str | None, typer.Argument(help="enwik8, shd-adding, shd, neuronio or sequence", metavar="TASK")
     ] = None,
     data: Annotated[str | None, typer.Option(help="data source (see `elmnet data list`)", metavar="SOURCE")] = None,
-    preset: Annotated[str | None, typer.Option(help="tiny (default; minutes), small (half an hour), paper")] = None,
+    preset: Annotated[str | None, typer.Option(help="tiny (default, a minute), small (5 to 15 minutes), paper")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="any setting, e.g. training.steps=500", metavar="PATH=VALUE")
     ] = None,
@@ -34,7 +34,7 @@ def train(
     memory: Annotated[int | None, typer.Option(help="d_m, memory units per neuron")] = None,
     steps: Annotated[int | None, typer.Option(help="training steps")] = None,
     seed: Annotated[int | None, typer.Option(help="of weights, wiring, batches, dropout; default 0")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; default 1, best for small networks")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; default 1, safe beside other work")] = None,
     replicas: Annotated[
         int | None,
         typer.Option(help="train K seeds together, each in its directory OUT/seed-S", metavar="K"),
@@ -171,7 +171,7 @@ def _fit(config: Any, budget: int | None, memory: int | None) -> Any:
 
 def evaluate_(
     run: Run_,
-    split: Annotated[str, typer.Option(help="train, valid, test, or all (a whole text)")] = "test",
+    split: Annotated[str, typer.Option(help="train, valid, test, or all (a whole text, every sequence)")] = "test",
     data: Annotated[str | None, typer.Option(help="another data source", metavar="SOURCE")] = None,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:

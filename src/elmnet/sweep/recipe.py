@@ -11,7 +11,8 @@
         of: hidden                                   # P' = N (k_e + k_c); or `parameters`: P
         seeds: [0, 1, 2]
         steps: 4000                                  # or `flops: 1e14`: steps follow, for the whole run
-      - list: [{units: 64, memory: 5}, {units: 128, memory: 5}]
+      - list: [{units: 64, memory: 5}, {model: lstm, model.width: 40}]
+        set: {training.clip: 0.5}                    # of this group
       - random: {count: 20, units: [16, 4096], memory: [3, 60]}   # log-uniform whole numbers
         seed: 1
 

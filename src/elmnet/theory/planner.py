@@ -66,7 +66,7 @@ def file_bytes(value: float) -> Limit:
 
 
 def memory(value: float, batch: int, steps: int) -> Limit:
-    """A budget of bytes while training (`elmnet.budget.training_bytes`)."""
+    """A budget of bytes while training, as `elmnet.budget.training_bytes` estimates them."""
     price = partial(budget.training_bytes, batch=batch, steps=steps)
     return Limit(value, f"bytes while training (batch {batch}, T {steps})", price)
 
@@ -137,7 +137,7 @@ class Plan:
     delta: float
     """The standard deviation of one run."""
     rivals: tuple[Rival, ...]
-    """None without runs."""
+    """Empty without runs."""
 
     @property
     def cost(self) -> budget.Cost:

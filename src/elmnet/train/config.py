@@ -80,7 +80,7 @@ class RunConfig(Config):
     model: ModelConfig
     """An ELM network, or a baseline."""
     options: Config
-    """Of the task: `TextOptions` or `SpikeOptions`."""
+    """Of the task, for example `TextOptions`: its class's `Options`."""
     training: TrainConfig
 
     def _check(self) -> None:

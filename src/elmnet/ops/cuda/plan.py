@@ -19,8 +19,8 @@ VALUES_A_WARP = 256
 TILE_VALUES = 4096
 """Most branches of a tile: with 8 warps 16 numbers a thread. Twice as many spilled in every case compiled."""
 HEADROOM = 1.4
-"""A kernel's shared memory over that of its weights: operands of products, sums across threads (`elmnet bench
---compile-only` prints what the compiler took)."""
+"""A kernel's shared memory over that of its weights: operands of products, sums across threads
+(`benchmarks/gpu_compile.py` prints what the compiler took)."""
 
 
 @dataclass(frozen=True)
