@@ -226,6 +226,26 @@ def test_coverage_of_the_best_memory(task, score, noise):
     assert hits / 200 >= 0.88
 
 
+@pytest.mark.slow
+def test_coverage_in_a_sweep_whose_small_networks_scatter():
+    """Synthetic: three budgets, two wirings, three seeds, noise that grows for few units, as in our Enwik8 sweep. The
+    intervals of the best d_m hold the truth in most sweeps; those of single constants are too narrow, which the
+    documentation says."""
+    runs = simulated([3e4, 1.2e5, 4.8e5], [4, 15], memories=(3, 5, 8, 12, 18, 28), repeats=3)
+    noise = np.select([runs.N < 6, runs.N < 12, runs.N < 20], [0.1, 0.045, 0.03], 0.012)
+    budgets, rng, hits = [1.2e5, 4.8e5], np.random.default_rng(2), {}
+    asked = {f"d_m* at {b:,.0f}": (lambda law, b=b: memory_of(law.optimum(b, 750).complexity, 50)) for b in budgets}
+    asked |= {name: (lambda law, name=name: getattr(law, name)) for name in ("kappa_e", "kappa_c", "a")}
+    for _ in range(60):
+        found = fit(runs.with_scores(runs.y + noise * rng.standard_normal(len(runs))), draws=100)
+        assert 0.01 < found.sd < 0.025
+        for name, value in asked.items():
+            low, high = found.interval(value)
+            hits[name] = hits.get(name, 0) + (low <= float(value(TRUTH)) <= high)
+    print("synthetic coverage:", {name: round(count / 60, 2) for name, count in hits.items()})
+    assert all(hits[name] / 60 >= 0.75 for name in hits if name.startswith("d_m"))
+
+
 def test_units():
     bits = simulated([1e6], [15], noise=0.002)
     nats = replace(bits, y=bits.y * NATS, H0=bits.H0 * NATS, unit=NATS)

@@ -75,7 +75,7 @@ def test_seeds_are_of_one_configuration():
     about = {"source": "here", "score": "valid_bpc", "H0": 5.0, "unit": 1.0}
     mixed = table([network] * 8, y, **about)
     apart = table([network] * 8, y, configurations=["short"] * 4 + ["long"] * 4, **about)
-    assert apart.seed_sd() == pytest.approx(0.0129, abs=1e-4)
+    assert apart.seed_sd() == pytest.approx(1.4826 * 0.01 * np.sqrt(4 / 3), rel=1e-6)
     assert mixed.seed_sd() > 0.5
     assert apart.at(apart.y > 1.5).configurations == ("long",) * 4
 
@@ -87,4 +87,11 @@ def test_seed_noise_needs_repeats():
     assert runs.at(index).seed_sd() is None  # copies, which say nothing
     noise = np.random.default_rng(0).normal(size=28)
     assert runs.at(index).with_scores(noise).seed_sd() == pytest.approx(1, rel=0.5)
+    noise[:4] *= 50  # two configurations of fourteen
+    assert runs.at(index).with_scores(noise).seed_sd() == pytest.approx(1, rel=0.5)
+    many = np.repeat(np.arange(14), 300)
+    drawn = np.random.default_rng(1).normal(0, 0.02, len(many))
+    assert runs.at(many).with_scores(drawn).seed_sd() == pytest.approx(0.02, rel=0.03)
+    threes = runs.at(np.repeat(np.arange(14), 3)).with_scores(drawn[:42])
+    assert threes.seed_sd() == pytest.approx(0.02, rel=0.35)
     assert runs.at(runs.d_m > 50).names == ("d_m 60, N 153", "d_m 70, N 118", "d_m 85, N 85", "d_m 100, N 64")

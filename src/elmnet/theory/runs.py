@@ -94,15 +94,17 @@ class Runs:
         return found
 
     def seed_sd(self) -> float | None:
-        """Standard deviation of a run within its configuration; None with less than 3 degrees of freedom, or of mere
-        copies."""
+        """Standard deviation of a run within its configuration, by the median so that a few noisy configurations (those
+        of very few units) do not decide; None with less than 3 degrees of freedom, or of mere copies."""
         groups: dict[str, list[float]] = {}
         for configuration, y in zip(self.configurations, self.y, strict=True):
             groups.setdefault(configuration, []).append(y)
-        freedom = sum(len(group) - 1 for group in groups.values())
-        if freedom < 3:
+        several = [np.asarray(group) for group in groups.values() if len(group) > 1]
+        if sum(len(group) - 1 for group in several) < 3:
             return None
-        return float(np.sqrt(sum(np.var(group) * len(group) for group in groups.values()) / freedom)) or None
+        # a deviation from a mean of n has a variance smaller by (n - 1)/n
+        off = [np.abs(group - group.mean()) * np.sqrt(len(group) / (len(group) - 1)) for group in several]
+        return float(1.4826 * np.median(np.concatenate(off))) or None
 
 
 _ARRAYS = ("d_m", "N", "k_e", "k_c", "readout", "y")
