@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from elmnet import LayerConfig, NetworkConfig, NeuronConfig
 from elmnet.cli import main
@@ -16,6 +17,15 @@ from elmnet.theory import SNRR, table
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("ELMNET_SHARED", ROOT.parent / "shared"))
+
+settings.register_profile("elmnet", deadline=None)  # these machines are shared
+settings.load_profile("elmnet")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(3600))
 
 
 @pytest.fixture(autouse=True)

@@ -72,13 +72,13 @@ configs = st.builds(
 
 
 @given(configs)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_counts_equal_built_modules(config):
     assert budgets.parameters(config) == ELMNetwork(config, seed=0).count_parameters()
 
 
 @given(configs, st.sampled_from(["units", "memory", "synapses"]), st.integers(0, 200_000))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_spend_is_the_best_that_fits(config, vary, extra):
     least = budgets.parameters(config.with_hidden(**{vary: 1}))
     found = budgets.spend(config, least + extra, vary)

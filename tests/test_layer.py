@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from conftest import neuron
@@ -158,6 +159,13 @@ def test_bfloat16_weights_keep_a_float32_memory_that_decays():
     assert state.memory.dtype == torch.float32
     assert torch.isfinite(out).all()
     assert out.dtype == torch.float32
+    with torch.no_grad():  # nothing but decay: no weights, no input
+        for parameter in (p for p in module.parameters() if p.requires_grad):
+            parameter.zero_()
+    start = state._replace(memory=torch.ones_like(state.memory))
+    _, after = module(torch.zeros(2, 400, 5), start)
+    want = np.exp(-400 / np.array(module.config.neuron.timescales))
+    assert after.memory.detach().numpy() == pytest.approx(np.broadcast_to(want, after.memory.shape), rel=1e-3, abs=1e-6)
 
 
 def test_bool_input_equals_float_input():

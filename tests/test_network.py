@@ -28,7 +28,7 @@ def build(seed=0, **changes):
     dt=st.floats(0.1, 4),
     seed=st.integers(0, 1000),
 )
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_equals_a_second_implementation(seed, **changes):
     network = build(seed, **changes)
     x = torch.randn(2, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))

@@ -4,6 +4,7 @@ from conftest import network_config, run
 
 from elmnet import ELMNetwork
 from elmnet.interop.equinox import write_network
+from elmnet.models import build, choose
 
 
 @pytest.fixture
@@ -63,11 +64,21 @@ def test_export_of_nothing_is_refused(capsys, tmp_path):
     assert "cannot be read as a network configuration" in err
 
 
-def test_an_export_that_computes_something_else_is_not_passed_on(monkeypatch, capsys, tmp_path, saved):
+@pytest.mark.parametrize("difference", [1e-3, float("nan")])
+def test_an_export_that_computes_something_else_is_not_kept(monkeypatch, capsys, tmp_path, saved, difference):
     from elmnet.interop import graphs
 
-    monkeypatch.setattr(graphs, "export_onnx", lambda network, path, sequence: None)
-    monkeypatch.setattr(graphs, "check_onnx", lambda network, path: float("nan"))
+    monkeypatch.setattr(graphs, "export_onnx", lambda network, path, sequence: path.write_bytes(b"a graph"))
+    monkeypatch.setattr(graphs, "check_onnx", lambda network, path: difference)
     code, _, err = run(capsys, "export", saved, "--out", tmp_path / "net.onnx")
     assert code == 1
-    assert "do not use it" in err
+    assert f"differed from elmnet by {difference:.1e} in ONNX Runtime; it was deleted" in err
+    assert not (tmp_path / "net.onnx").exists()
+
+
+@pytest.mark.parametrize("form", ["onnx", "torch-export", "eqx"])
+def test_other_networks_are_not_exported(capsys, tmp_path, form):
+    build(choose("gru", network_config()), seed=0).save_pretrained(tmp_path / "gru")
+    code, _, err = run(capsys, "export", tmp_path / "gru", "--format", form, "--out", tmp_path / "x")
+    assert code == 2
+    assert "holds a gru; only ELM networks can be exported" in " ".join(err.split())

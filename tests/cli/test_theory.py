@@ -12,6 +12,7 @@ from conftest import TRUTH, write_spikes
 
 from elmnet import budget
 from elmnet.cli import main
+from elmnet.config import NetworkConfig
 from elmnet.errors import TheoryError
 from elmnet.train.config import load_config
 from elmnet.train.results import read_runs
@@ -202,20 +203,45 @@ def test_plan_without_runs_only_allocates(capsys):
     assert "regret" not in out
 
 
-@pytest.mark.parametrize("option", ["--flops=3e6", "--bytes=2e7", "--memory=1e9"])
-def test_other_budgets(capsys, option):
-    code, out, _ = run(capsys, "plan", "enwik8", option)
+def planned(document, preset):
+    """The only plan in a file, and its network."""
+    (chosen,) = json.loads(document.read_text())
+    shape = {"units": chosen["N"], "memory": chosen["d_m"], "branches": chosen["d_tree"], "synapses": chosen["d_s"]}
+    return chosen, NetworkConfig.preset(preset).with_hidden(**shape)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "kind", "price"),
+    [
+        ("--flops", 3e6, "FLOPs per step", lambda n: budget.cost(n).flops),
+        ("--hidden", 1e6, "hidden-layer parameters", lambda n: budget.cost(n).hidden),
+        ("--bytes", 2e7, "bytes", lambda n: 4 * budget.parameters(n) + 8 * sum(x.units for x in n.stack) * 750),
+        ("--memory", 1e9, "bytes while training (batch 4, T 50)", lambda n: budget.training_bytes(n, 4, 50)),
+    ],
+)
+def test_other_budgets(capsys, tmp_path, option, value, kind, price):
+    rest = ["--batch", 4, "--steps", 50, "--json", tmp_path / "p.json"]
+    code, out, _ = run(capsys, "plan", "enwik8", option, value, *rest)
     assert code == 0, out
+    chosen, network = planned(tmp_path / "p.json", "enwik8")
+    assert chosen["kind"] == kind
+    assert 0.99 * value < chosen["price"] <= value
+    assert chosen["price"] == price(network)
 
 
-def test_latency_budget(capsys, monkeypatch):
+def test_latency_budget(capsys, monkeypatch, tmp_path):
     from elmnet.bench import latency
 
+    def measured(network, seconds=0.0):  # grows faster than a line through the sizes that are tried
+        return 20 + 0.5 * network.layers[0].units + 0.01 * network.layers[0].units ** 2
+
     monkeypatch.setattr(latency, "SIZES", [(16, 3), (64, 3), (16, 10), (64, 10)])
-    monkeypatch.setattr(latency, "measured", lambda network, seconds=0.0: 20 + 0.5 * network.layers[0].units)
-    code, out, _ = run(capsys, "plan", "shd-adding", "--latency-us", 100)
+    monkeypatch.setattr(latency, "measured", measured)
+    code, out, _ = run(capsys, "plan", "shd-adding", "--latency-us", 150, "--json", tmp_path / "p.json")
     assert code == 0
-    assert "measured here" in out
+    chosen, network = planned(tmp_path / "p.json", "shd-adding")
+    assert chosen["price"] == measured(network) <= 150
+    assert f"measured here: {chosen['price']:.0f} µs per streamed step, 150 asked" in out
 
 
 def test_design(capsys):

@@ -158,7 +158,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("data", "words"), BAD, ids=[words for _, words in BAD])
-def test_bad_sound_is_refused_in_words_without_allocating(data, words):
+def test_bad_sound_is_refused_in_words(data, words):
     with pytest.raises(DataError, match=words):
         parse_wav(data, "x")
 

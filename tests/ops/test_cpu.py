@@ -89,7 +89,7 @@ OPTIONS = {
 }
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     sizes=st.fixed_dictionaries(SIZES),
     options=st.fixed_dictionaries(OPTIONS),

@@ -230,6 +230,15 @@ def test_other_data_are_scored_with_the_run_s_own_standardisation(trained, capsy
     assert code == 0, err
     assert json.loads(out)["accuracy"] > 0.9
     data = waves(count=12, seed=9)
+    told = []
+    for name, part in (("all", slice(None)), ("one", slice(3, 4))):
+        np.savez(trained / f"{name}.npz", x=data["x"][part], lengths=data["lengths"][part])
+        target = trained / f"{name}.csv"
+        assert run(capsys, "predict", trained / "classes", "--data", trained / f"{name}.npz", "--out", target)[0] == 0
+        told.append(table_of(target))
+    (alone,), together = told[1], told[0][3]
+    for column in ("p.down", "p.up"):
+        assert float(alone[column]) == pytest.approx(float(together[column]), abs=1e-5)
     np.savez(trained / "sideways.npz", **{**data, "y": np.where(data["y"] == "up", "up", "sideways")})
     code, _, err = run(capsys, "eval", trained / "classes", "--data", trained / "sideways.npz", "--split", "all")
     assert code == 1 and "has class sideways, which the model does not know: down, up" in " ".join(err.split())
@@ -260,5 +269,18 @@ def test_every_step_can_have_its_own_target(tmp_path, capsys, classes):
     code, _, err = run(capsys, "predict", tmp_path / "run", "--data", tmp_path / "d.npz", "--out", tmp_path / "p.csv")
     assert code == 0, err
     rows = table_of(tmp_path / "p.csv")
-    assert len(rows) == waves(count=40)["lengths"].sum()
-    assert rows[0]["step"] == "0"
+    data = waves(count=40, classes=classes, per_step=True)
+    truth = [value for row, length in zip(data["y"], data["lengths"], strict=True) for value in row[:length]]
+    assert [row["step"] for row in rows[: data["lengths"][0]]] == [str(t) for t in range(data["lengths"][0])]
+    assert len(rows) == len(truth)
+    own = ["eval", tmp_path / "run", "--data", tmp_path / "d.npz", "--split", "all", "--json"]
+    code, out, err = run(capsys, *own)  # the same network, scored by the task
+    assert code == 0, err
+    scores = json.loads(out)
+    if classes:
+        right = [row["prediction"] == str(want) for row, want in zip(rows, truth, strict=True)]
+        assert np.mean(right) == pytest.approx(scores["accuracy"])
+        assert all(float(row["p.down"]) + float(row["p.up"]) == pytest.approx(1, abs=1e-5) for row in rows)
+    else:
+        told = np.array([float(row["prediction"]) for row in rows])
+        assert np.sqrt(np.mean((told - np.array(truth)) ** 2)) == pytest.approx(scores["rmse"], rel=1e-4)

@@ -131,9 +131,9 @@ def test_what_a_design_cannot_tell_is_held_and_said():
 def test_an_outlier_does_not_decide():
     runs = simulated([1e6], [15], noise=0.001, memories=(3, 4, 6, 8, 10, 13, 16, 20, 25, 32, 40))
     y = runs.y.copy()
-    y[4] += 0.05
+    y[4] += 0.2
     clean, spoilt = (best_memory(fit(r, draws=0).law, runs) for r in (runs, runs.with_scores(y)))
-    assert spoilt == pytest.approx(clean, rel=0.1)
+    assert spoilt == pytest.approx(clean, rel=0.02)
 
 
 def test_seeds_give_the_noise():

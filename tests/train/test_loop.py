@@ -20,6 +20,7 @@ from elmnet.train import loop, trainer
 from elmnet.train.checkpoint import list_checkpoints
 from elmnet.train.config import amend, compose
 from elmnet.train.progress import Reporter
+from elmnet.train.results import read_metrics
 
 
 @pytest.fixture
@@ -59,10 +60,10 @@ def test_killed_runs_end_like_undisturbed_ones(tmp_path, sources, task):
     while kills < 6:
         before = lines(chaos)
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wanted = before + rng.randint(1, steps // 5)
+        wanted = before + rng.randint(1, steps // 6)
         while process.poll() is None and (lines(chaos) < wanted or not (chaos / "config.yaml").exists()):
             time.sleep(0.005)
-        time.sleep(rng.random() * 0.15)
+        time.sleep(rng.random() * 0.03)
         if process.poll() is not None:
             break  # it finished before it could be killed
         process.kill()
@@ -260,6 +261,55 @@ def test_a_full_disk_names_the_last_checkpoint_and_loses_nothing(tmp_path, sourc
     loop.resume(tmp_path / "run", reporter=Reporter(quiet=True))
     train_here(tmp_path / "calm", "enwik8", sources["enwik8"])
     assert what_remains(tmp_path / "run") == what_remains(tmp_path / "calm")
+
+
+FULL = """
+import resource, sys
+from elmnet.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))  # what a full disk does, at this size
+main(sys.argv[1:])
+"""
+
+
+def test_a_disk_that_fills_while_metrics_are_written(tmp_path, sources):
+    """Before there is a checkpoint, which would be larger."""
+    command = [
+        "train",
+        "enwik8",
+        "--data",
+        sources["enwik8"],
+        "--out",
+        tmp_path / "run",
+        "--steps",
+        200,
+        "--threads",
+        1,
+    ]
+    for setting in ("training.log_every=1", "training.eval_every=200", "options.chunk=5", "options.streams=2"):
+        command += ["--set", setting]
+    command += ["--set", "model.layers.0.units=4"]
+    arguments = [sys.executable, "-c", FULL, *map(str, command)]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    words = " ".join(done.stderr.split())
+    assert done.returncode == 1
+    assert f"File too large: '{tmp_path}/run/metrics.jsonl'" in words
+    assert f"continue with: elmnet train --resume {tmp_path}/run" in words
+    assert "Traceback" not in words
+
+
+def test_a_validation_that_is_not_a_number_is_beaten_by_any_that_is(tmp_path, sources, monkeypatch):
+    real, calls = trainer.evaluate, iter(range(100))
+
+    def poisoned(*arguments, **options):
+        scores = real(*arguments, **options)
+        return {name: float("nan") for name in scores} if next(calls) == 0 else scores
+
+    monkeypatch.setattr(trainer, "evaluate", poisoned)
+    result = train_here(tmp_path / "run", "enwik8", sources["enwik8"])
+    valid = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if line["event"] == "valid"]
+    best = min((line["bpc"], line["step"]) for line in valid[1:])
+    assert valid[1]["best"]
+    assert result["best_step"] == best[1] > valid[0]["step"]
 
 
 def test_existing_runs_are_not_overwritten(tmp_path, sources):

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -61,9 +62,10 @@ def test_killed_replicas_end_like_undisturbed_ones(tmp_path, text_file):
         before = lines(chaos / "seed-4")
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while process.poll() is None and lines(chaos / "seed-4") < before + 9:
-            pass
+            time.sleep(0.002)
+        assert process.poll() is None, "it finished before it could be killed"
         process.send_signal(number)
-        process.wait(60)
+        assert process.wait(60) == (130 if number == signal.SIGINT else -signal.SIGKILL)
         if (chaos / "seed-4" / "config.yaml").exists():
             command = [*base, "--resume", str(chaos), "-q"]
     done = subprocess.run([*base, "--resume", str(chaos)], check=True, capture_output=True, text=True)

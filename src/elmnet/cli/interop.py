@@ -61,7 +61,8 @@ def export(
         export_onnx(network, path, sequence=sequence)
         difference = check_onnx(network, path)
         if not difference < TOLERANCE:
-            raise CheckpointError(f"{path} differs from elmnet by {difference:.1e} in ONNX Runtime: do not use it")
+            path.unlink(missing_ok=True)
+            raise CheckpointError(f"{path} differed from elmnet by {difference:.1e} in ONNX Runtime; it was deleted")
         note = f", differs from elmnet by at most {difference:.1e} in ONNX Runtime (20 random steps)"
     elif format_ is Format.torch_export:
         from elmnet.interop.graphs import export_torch
@@ -77,9 +78,11 @@ def export(
 
 def _network(source: Path) -> Any:
     """A run's best network, or the one saved in a directory."""
+    from elmnet import models
     from elmnet.network import ELMNetwork
     from elmnet.train.run import RunDirectory
 
-    if (source / "config.yaml").is_file():
-        return RunDirectory.open(source).best_network()
-    return ELMNetwork.from_pretrained(source)
+    network = RunDirectory.open(source).best_network() if (source / "config.yaml").is_file() else models.load(source)
+    if not isinstance(network, ELMNetwork):
+        raise ConfigError(f"{source} holds a {models.kind_of(network.config)}; only ELM networks can be exported")
+    return network

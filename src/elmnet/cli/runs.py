@@ -11,7 +11,7 @@ import typer
 
 from elmnet import tables
 from elmnet.cli.output import out
-from elmnet.errors import ConfigError
+from elmnet.errors import ConfigError, RunError
 
 Run_ = Annotated[Path, typer.Argument(help="a run directory", metavar="RUN")]
 
@@ -88,9 +88,9 @@ def train(
             raise ConfigError("torchrun shares one run among processes; replicas share one process: use one of them")
         reporter = Reporter(quiet=quiet or not team.first)
         more: Any = {"reporter": reporter, "tensorboard": tensorboard, "cuda_graph": cuda_graph, "team": team}
+        directory = resume
         try:
             if resume is not None:
-                directory = resume
                 if not several:
                     result = loop.resume(resume, data=data, **more)
             else:
@@ -115,10 +115,15 @@ def train(
         except loop.Interrupted as stop:
             reporter.note(f"{stop}\ncontinue with: elmnet train --resume {directory}")
             sys.exit(128 + stop.number)
+        except OSError as error:  # a full disk, most likely
+            if directory is None or not (begun or (directory / "config.yaml").is_file()):
+                raise
+            words = "what was saved is whole; once that is mended, continue with: elmnet train --resume"
+            raise RunError(f"{error}; {words} {directory}") from error
     if team.first:
         out.print(tables.scores({"": result}))
         out.print(tables.cost(result), highlight=False, soft_wrap=True)
-        reporter.note(f"the trained network: {directory / 'best'}")
+        reporter.note(f"the trained network: {directory}/best")
 
 
 def _train_together(runs: dict[Path, Any], data: str | None, reporter: Any, cuda_graph: bool) -> None:

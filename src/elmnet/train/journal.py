@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from elmnet.errors import RunError
+from elmnet.files import naming
 from elmnet.train.run import RunDirectory
 
 
@@ -18,23 +19,26 @@ class MetricsLog:
     """Appends JSON lines; can go back to where a checkpoint was written."""
 
     def __init__(self, path: Path, size: int) -> None:
-        self._file = path.open("ab")
+        self._path, self._file = path, path.open("ab")
         self._file.truncate(min(size, path.stat().st_size))
         self._file.seek(0, os.SEEK_END)
 
     def sync(self) -> int:
         """Flush to disk; returns the bytes written so far."""
-        os.fsync(self._file.fileno())
+        with naming(self._path):
+            os.fsync(self._file.fileno())
         return self._file.tell()
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one line and hand it to the operating system."""
-        self._file.write(json.dumps(record).encode() + b"\n")
-        self._file.flush()
+        with naming(self._path):
+            self._file.write(json.dumps(record).encode() + b"\n")
+            self._file.flush()
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file; what did not fit on a full disk does not fit now, either."""
+        with naming(self._path):
+            self._file.close()
 
 
 class Journal:

@@ -316,6 +316,8 @@ class Trainer:
 
     def _better(self, new: Scores, old: dict[str, Any]) -> bool:
         metric = self.task.metric
+        if not math.isfinite(old[metric]):
+            return math.isfinite(new[metric])
         return bool(new[metric] > old[metric] if self.task.larger_is_better else new[metric] < old[metric])
 
     def _evaluate(self, split: Split, *, whole: bool, network: Network | None = None) -> Scores:
