@@ -51,6 +51,17 @@ def test_the_plan_is_marked(known):
     d_m = chosen.network.layers[0].neuron.memory
     assert f"the plan: d_m = {d_m}" in labels
     assert "simple units, d_m = 3" in labels
+    assert not any("synapses" in label for label in labels)
+    plt.close(ax.figure)
+
+
+def test_a_plan_of_another_wiring_lies_on_its_own_curve(known):
+    chosen = plan(NetworkConfig.preset("enwik8"), Limit(3_516_748), Wiring(50, 5), known)
+    ax = figures.plan_curve(known, chosen)
+    lines = {line.get_label(): line for line in ax.lines}
+    neuron = chosen.network.layers[0].neuron
+    curve, plan_ = lines["SNRR fit with 50 × 5 synapses"], lines[f"the plan: d_m = {neuron.memory}"]
+    assert plan_.get_ydata()[0] == pytest.approx(np.interp(neuron.memory, *curve.get_data()), abs=2e-3)
     plt.close(ax.figure)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elmnet import budget
+from elmnet.config import NeuronConfig
 from elmnet.errors import TheoryError
 from elmnet.report.figures.style import BLUE, GREEN, GREY, ORANGE, axis, decades, few_numbers, source
 from elmnet.theory.fit import Fit
@@ -33,9 +34,9 @@ def of_fit(known: Fit) -> dict[str, Callable[[], "Axes"]]:
     return figures
 
 
-def _along(known: Fit, hidden: float) -> tuple[Array, Array, Array, float]:
-    """Continuous d_m, N, k_e of all ways to spend P' = hidden with the runs' wiring, and k_c."""
-    neuron = known.runs.neuron
+def _along(known: Fit, hidden: float, neuron: NeuronConfig | None = None) -> tuple[Array, Array, Array, float]:
+    """Continuous d_m, N, k_e of all ways to spend P' = hidden with a neuron's wiring, by default the runs', and k_c."""
+    neuron = neuron or known.runs.neuron
     most = max(100.0, 1.3 * float(known.runs.d_m.max()))
     d_m = np.geomspace(2.0, most, 200)
     k_e = complexity_of(d_m, neuron.branches, neuron)
@@ -51,8 +52,15 @@ def _middle(known: Fit) -> float:
     return float(np.median(hidden[np.abs(np.log(hidden / hidden[int(np.argmax(near))])) < 0.1]))
 
 
-def budget_curve(known: Fit, hidden: float | None = None, ax: "Axes | None" = None) -> "Axes":
-    """Score against d_m at one budget: runs, the fitted law with its 95 % band, and the near-optimal interval."""
+def budget_curve(known: Fit, hidden: float | None = None, ax: "Axes | None" = None, *, optimum: bool = True) -> "Axes":
+    """Score against d_m at one budget: runs, the fitted law with its 95 % band, and the near-optimal interval.
+
+    Args:
+        known: fit of the runs.
+        hidden: P'; None: the one at which most runs were made.
+        ax: where to draw.
+        optimum: mark the best d_m of the law.
+    """
     ax, hidden = axis(ax), hidden or _middle(known)
     d_m, units, k_e, k_c = _along(known, hidden)
     loss, low, high = known.predict(units, k_e, np.full_like(units, k_c))
@@ -64,9 +72,11 @@ def budget_curve(known: Fit, hidden: float | None = None, ax: "Axes | None" = No
     ax.plot(runs.d_m[here], runs.y[here], "o", color=ORANGE, markersize=5, label="runs")
     near = d_m[loss <= loss.min() + known.sd]
     ax.axvspan(near[0], near[-1], color=GREY, alpha=0.12, linewidth=0, label="within one run's noise of the best")
-    best = int(loss.argmin())
-    ax.plot(d_m[best], loss[best], "v", color=BLUE, markersize=7, label="_SNRR fit")
-    ax.annotate(f"d_m* = {d_m[best]:.1f}", (d_m[best], loss[best]), (0, -16), textcoords="offset points", ha="center")
+    if optimum:
+        best = int(loss.argmin())
+        place, words = (d_m[best], loss[best]), f"d_m* = {d_m[best]:.1f}"
+        ax.plot(*place, "v", color=BLUE, markersize=7, label="_SNRR fit")
+        ax.annotate(words, place, (0, -16), textcoords="offset points", ha="center")
     ax.set_xscale("log")
     decades(ax, (2, 3, 5, 10, 20, 30, 50, 100))
     shown = runs.y[here] if here.any() else loss  # no runs were made at this budget
@@ -171,9 +181,14 @@ def front(known: Fit, ax: "Axes | None" = None) -> "Axes":
 
 def plan_curve(known: Fit, chosen: Plan, ax: "Axes | None" = None) -> "Axes":
     """The budget's curve with the plan and its rivals."""
-    cost = chosen.cost
-    ax = budget_curve(known, float(cost.hidden), ax)
+    hidden, neuron = float(chosen.cost.hidden), chosen.network.layers[0].neuron
+    alike = neuron.connectivity == known.runs.neuron.connectivity
+    ax = budget_curve(known, hidden, ax, optimum=alike)
     law, shown = known.law, []
+    if not alike:
+        along, units, k_e, k_c = _along(known, hidden, neuron)
+        label = f"SNRR fit with {neuron.branches} × {neuron.synapses} synapses"
+        ax.plot(along, law.loss(units, k_e, k_c), "--", color=GREEN, label=label)
     shapes = [("the plan", chosen.network)] + [(rival.name, rival.network) for rival in chosen.rivals]
     for (name, network), marker in zip(shapes, "Ds^P", strict=False):
         price = budget.cost(network)
