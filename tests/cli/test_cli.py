@@ -151,6 +151,21 @@ def test_doctor_reports_a_healthy_installation(capsys):
         assert word in out
 
 
+def test_doctor_plans_for_gpus_that_are_not_here(capsys):
+    code, out, _ = run(capsys, "doctor", "--cuda-plan")
+    assert code == 0
+    for gpu in ("H100", "A100"):
+        for case in ("enwik8-small", "enwik8-paper", "shd", "shd-64"):
+            assert re.search(rf"{gpu}  {case}, hidden: (resident|streamed): \d+ × \d+ programs", out)
+
+
+def test_verify_in_a_line_per_backend(capsys):
+    code, out, _ = run(capsys, "verify", "--summary", "--backend", "reference")
+    assert code == 0
+    assert out.count("self-check, backend reference: float64: ") == 1
+    assert out.rstrip().endswith("all passed")
+
+
 def test_data_commands(capsys, text_file, spike_directory, tmp_path, monkeypatch):
     monkeypatch.setenv("ELMNET_CACHE", str(tmp_path))
     code, out, _ = run(capsys, "data", "list")

@@ -171,6 +171,19 @@ def taught(runs, tmp_path):
     return place
 
 
+def test_fit_learned_runs_and_draw_them(capsys, taught, tmp_path):
+    pytest.importorskip("matplotlib", reason="figures need matplotlib (extra `report`)")
+    pictures = tmp_path / "figures"
+    code, out, err = run(capsys, "fit", taught, "--draws", 0, "--json", tmp_path / "fit.json", "--figures", pictures)
+    assert code == 0, err
+    document = json.loads((tmp_path / "fit.json").read_text())
+    assert document["runs"] == 6
+    assert document["rmse"] < 0.01
+    assert document["left_out"].keys() == {"unfinished", "damaged"}
+    assert sorted(path.stem for path in pictures.glob("*.svg")) == ["budget_curve", "front", "mechanisms", "surface"]
+    assert all(str(path) in out for path in pictures.iterdir())
+
+
 def test_a_plan_from_runs_is_trained_like_them(capsys, taught, tmp_path, text_file):
     file, theirs = tmp_path / "p.yaml", load_config(taught / "d5" / "config.yaml")
     command = ["plan", "--from", taught, "--hidden", "1500", "--fixed", "branches=4,synapses=3", "--out", file]
