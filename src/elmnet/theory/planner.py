@@ -224,7 +224,7 @@ def plan(start: NetworkConfig, limit: Limit, wiring: Wiring | Sequence[Wiring], 
     if start.readout == "none":
         raise ConfigError("without a read-out the outputs fix the number of units; there is nothing to plan")
     options = [wiring] if isinstance(wiring, Wiring) else list(wiring)
-    wired = [(one, network) for one in options for network in _fitting(start, limit, one, options)]
+    wired = _fitting(start, limit, options)
     networks = [network for _, network in wired]
     law, worlds = _models(known)
     losses = law.loss(*sizes(networks))
@@ -253,14 +253,18 @@ def plan(start: NetworkConfig, limit: Limit, wiring: Wiring | Sequence[Wiring], 
     )
 
 
-def _fitting(start: NetworkConfig, limit: Limit, wiring: Wiring, options: Sequence[Wiring]) -> list[NetworkConfig]:
-    """`candidates`, or none where another wiring may still fit."""
-    try:
-        return candidates(start, limit, wiring)
-    except BudgetError:
-        if wiring is options[0]:  # the least
-            raise
-        return []
+def _fitting(start: NetworkConfig, limit: Limit, options: Sequence[Wiring]) -> list[tuple[Wiring, NetworkConfig]]:
+    """The candidates of every wiring that fits."""
+    found: list[tuple[Wiring, NetworkConfig]] = []
+    refusals = []
+    for wiring in options:
+        try:
+            found += [(wiring, network) for network in candidates(start, limit, wiring)]
+        except BudgetError as refusal:
+            refusals.append(refusal)
+    if not found:
+        raise refusals[0]
+    return found
 
 
 def _interval(values: NDArray[np.int64]) -> tuple[int, int]:
