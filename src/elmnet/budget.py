@@ -107,22 +107,34 @@ def training_bytes(
     measured (docs/results/growth.md) but for sequences of less than 30 steps or longer than its tape; `reference` keeps
     everything that autograd does.
     """
-    total, kept, longest = 4 * itemsize * parameters(network), 0, 0
+    step = _reference_bytes if backend == "reference" else _cpu_bytes
+    return 4 * itemsize * parameters(network) + step(network, batch, steps, itemsize)
+
+
+def _reference_bytes(network: NetworkConfig, batch: int, steps: int, itemsize: int) -> int:
+    """What autograd keeps, and the connectome."""
+    total = 0
     for layer, inputs in zip(network.stack, network.layer_inputs, strict=True):
-        c, hidden = layer.neuron, layer.neuron.mlp_widths[1:-1]
-        if backend == "reference":
-            total += 8 * layer.units * c.connectivity + itemsize * batch * steps * inputs
-            unit = c.connectivity + c.mlp_widths[0] + (3 if c.mlp_activation == "relu2" else 2) * sum(hidden)
-            kept += itemsize * batch * steps * layer.units * (unit + 3 * c.memory + 2 * c.outputs)
-            continue
+        c, widths = layer.neuron, layer.neuron.mlp_widths
+        kept = c.connectivity + widths[0] + (3 if c.mlp_activation == "relu2" else 2) * sum(widths[1:-1])
+        kept += 3 * c.memory + 2 * c.outputs
+        total += 8 * layer.units * c.connectivity + itemsize * batch * steps * (layer.units * kept + inputs)
+    return total
+
+
+def _cpu_bytes(network: NetworkConfig, batch: int, steps: int, itemsize: int) -> int:
+    """Tapes, tables of the connectome, and what goes in and out of layers."""
+    total, segment = 0, 0
+    for layer, inputs in zip(network.stack, network.layer_inputs, strict=True):
+        c = layer.neuron
         total += 24 * layer.units * c.connectivity + 6 * itemsize * batch * steps * (inputs + layer.outputs)
-        unit = c.branches + 2 * c.memory + sum(hidden) + c.outputs
+        unit = c.branches + 2 * c.memory + sum(c.mlp_widths[1:-1]) + c.outputs
         tape = itemsize * layer.units * 8 * -(-batch // 8) * steps * unit  # eight sequences fill a register
         if tape <= TAPE_LIMIT:
-            kept += tape
+            total += tape
         else:
-            longest = TAPE_LIMIT  # one segment at a time, of one layer
-    return total + kept + longest
+            segment = TAPE_LIMIT  # one at a time, of one layer
+    return total + segment
 
 
 def spend(network: NetworkConfig, budget: int, vary: Knob = "units") -> NetworkConfig:

@@ -4,21 +4,21 @@ import csv
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from elmnet.cli.output import out
-from elmnet.cli.theory import MODEL, announce, interval_words, runs_of
+from elmnet.cli.planned import design_table, document, plan_document, plan_remarks, plan_table, predictions_table
+from elmnet.cli.theory import MODEL, announce, runs_of
 from elmnet.errors import ConfigError
 from elmnet.files import write_atomic
 
 if TYPE_CHECKING:
     from elmnet.config import NetworkConfig
     from elmnet.theory.fit import Fit
-    from elmnet.theory.planner import Choice, Limit, Plan, Prediction, Wiring
+    from elmnet.theory.planner import Limit, Plan, Wiring
 
 
 def plan(
@@ -62,7 +62,7 @@ def plan(
     Learns from the published runs of the task unless --from names others, which then may also say the task; without
     any it tells how to allocate, not what the loss will be.
     """
-    from elmnet.theory import planner
+    from elmnet.theory import next_runs, planner
 
     known = _known(task, source, score)
     start, task = _start(task, known)
@@ -85,9 +85,9 @@ def plan(
     if latency is not None:
         plans = [_fast_enough(plans[0], start, options, known)]
     where = known.runs.source if known is not None else f"no runs of {task}: priors alone, allocation only"
-    Console(width=max(out.width, 150)).print(_plan_table(plans, where, known))
+    Console(width=max(out.width, 150)).print(plan_table(plans, where, known))
     for one in plans:
-        for words in _plan_remarks(one, known):
+        for words in plan_remarks(one, known):
             out.print(words, highlight=False, markup=False, soft_wrap=True)
     if latency is not None:
         words = f"measured here: {plans[0].price:.0f} µs per streamed step, {latency:g} asked"
@@ -95,12 +95,12 @@ def plan(
     if design:
         if known is None:
             raise ConfigError("--design needs runs to start from: use --from")
-        out.print(_design_table(*planner.design(known, start, limits[0], wiring, design), limits[0]))
+        out.print(design_table(*next_runs.design(known, start, limits[0], wiring, design), limits[0]))
     out.print(MODEL, style="dim", highlight=False, markup=False, soft_wrap=True)
     if path is not None:
         _write_run(task, preset, source, known, plans[0], path)
     if file is not None:
-        write_atomic(file, json.dumps([_plan_document(one) for one in plans], indent=2) + "\n")
+        write_atomic(file, json.dumps([plan_document(one) for one in plans], indent=2) + "\n")
     if figures is not None:
         if known is None:
             raise ConfigError("--figures needs runs to learn from: use --from")
@@ -245,76 +245,6 @@ def _known(task: str | None, source: str | None, score: str | None) -> "Fit | No
     return fit_runs(runs)
 
 
-def _plan_table(plans: "Sequence[Plan]", where: str, known: "Fit | None") -> Table:
-    score = "loss" if known is None else known.runs.score
-    table = Table(title=f"learned from {where}", title_justify="left")
-    for name in ("budget", "N", "d_m", "d_tree", "d_s", "P", "FLOPs/step", score, "95 % of the law", "best d_m, 95 %"):
-        table.add_column(name, justify="right")
-    table.add_column("near-optimal d_m", justify="right")
-    for one in plans:
-        first = one.network.layers[0]
-        loss = "" if one.loss is None else f"{one.loss:.4f}"
-        table.add_row(
-            f"{one.limit.value:,.10g}",
-            f"{first.units:,}",
-            str(first.neuron.memory),
-            str(first.neuron.branches),
-            str(first.neuron.synapses),
-            f"{one.cost.parameters:,}",
-            f"{one.cost.flops:,}",
-            loss + (" extrapolated" if one.extrapolated else ""),
-            interval_words(one.interval, ".4f"),
-            "" if one.best_memory is None else "{} … {}".format(*one.best_memory),
-            "{} … {}".format(*one.near_optimal),
-        )
-    return table
-
-
-def _plan_remarks(one: "Plan", known: "Fit | None") -> list[str]:
-    words = []
-    if one.unused:
-        words.append(f"budget {one.limit.value:,.10g} {one.limit.kind}: {one.unused}")
-    if one.extrapolated:
-        advice = "the best d_m is no safer: train a few splits of this budget and wiring, then plan --from them"
-        words.append(f"extrapolated: {one.extrapolated}; {advice}")
-    if one.best_connectivity is not None:
-        low, high = one.best_connectivity
-        k_c = one.network.layers[0].neuron.connectivity
-        words.append(f"k_c {k_c:,}, chosen; 95 % of the law's best: {low:,} … {high:,}")
-    if known is None:
-        return words
-    for rival in one.rivals:
-        first = rival.network.layers[0]
-        interval = "" if rival.interval is None else f" [{rival.interval[0]:+.4f}, {rival.interval[1]:+.4f}]"
-        words.append(
-            f"regret at {one.limit.value:,.10g} of {rival.name} (N {first.units:,}, d_m {first.neuron.memory}): "
-            f"{rival.regret:+.4f}{interval}{_wired_otherwise(rival.network, one, known)}"
-        )
-    words.append(f"near-optimal: predicted within {one.delta:.2g} of the least, the noise of one run")
-    return words
-
-
-def _wired_otherwise(network: "NetworkConfig", one: "Plan", known: "Fit") -> str:
-    """A warning where a comparison rests on what the runs cannot tell."""
-    here, there = (n.layers[0].neuron.connectivity for n in (network, one.network))
-    if here == there or "kappa_c" in known.free:
-        return ""
-    return f" (k_c {here:,} instead of {there:,}: what synapses are worth, these runs cannot tell)"
-
-
-def _design_table(before: float, choices: "Sequence[Choice]", limit: "Limit") -> Table:
-    title = f"runs that would tell most about the best loss at {10 * limit.value:,.10g}: its sd is {before:.4f} now"
-    table = Table("", "N", "d_m", "d_tree", "d_s", "P", "sd after it", title=title, title_justify="left")
-    from elmnet import budget
-
-    for i, choice in enumerate(choices, 1):
-        first = choice.network.layers[0]
-        neuron = first.neuron
-        numbers = (i, first.units, neuron.memory, neuron.branches, neuron.synapses, budget.parameters(choice.network))
-        table.add_row(*(f"{number:,}" for number in numbers), f"{choice.sd:.4f}")
-    return table
-
-
 def _read_networks(start: "NetworkConfig", path: Path) -> "list[NetworkConfig]":
     names = {"N": "units", "d_m": "memory", "d_tree": "branches", "d_s": "synapses"}
     try:
@@ -339,24 +269,14 @@ def _read_networks(start: "NetworkConfig", path: Path) -> "list[NetworkConfig]":
 
 def _predict(known: "Fit", networks: "Sequence[NetworkConfig]", file: Path | None) -> None:
     """Print, and perhaps write, what the fit says of networks."""
-    from elmnet import budget
     from elmnet.theory.planner import predict
 
-    table = Table(title=f"predicted by a fit to {known.runs.source}", title_justify="left")
-    for name in ("N", "d_m", "d_tree", "d_s", "P", known.runs.score, "95 % of the law", ""):
-        table.add_column(name, justify="right")
     predictions = predict(known, networks)
-    for one in predictions:
-        first = one.network.layers[0]
-        sizes = (first.units, first.neuron.memory, first.neuron.branches, first.neuron.synapses)
-        numbers = (f"{number:,}" for number in (*sizes, budget.parameters(one.network)))
-        words = "extrapolated" if one.extrapolated else ""
-        table.add_row(*numbers, f"{one.loss:.4f}", interval_words(one.interval, ".4f"), words)
-    out.print(table)
+    out.print(predictions_table(predictions, known))
     for reason in dict.fromkeys(one.extrapolated for one in predictions if one.extrapolated):
         out.print(f"extrapolated: {reason}", highlight=False, markup=False, soft_wrap=True)
     if file is not None:
-        write_atomic(file, json.dumps([_document(one) for one in predictions], indent=2) + "\n")
+        write_atomic(file, json.dumps([document(one) for one in predictions], indent=2) + "\n")
 
 
 def _write_run(task: str, preset: str | None, source: str | None, known: "Fit | None", one: "Plan", path: Path) -> None:
@@ -383,35 +303,3 @@ def _write_run(task: str, preset: str | None, source: str | None, known: "Fit | 
         config = config.replace(model=one.network)
     write_atomic(path, yaml.safe_dump(config.to_dict(), sort_keys=False, width=120))
     out.print(f"train it{like}: elmnet train --config {path}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _plan_document(one: "Plan") -> dict[str, Any]:
-    return {
-        "budget": one.limit.value,
-        "kind": one.limit.kind,
-        "price": one.price,
-        **_document(one),
-        "best_d_m": one.best_memory,
-        "best_k_c": one.best_connectivity,
-        "near_optimal_d_m": one.near_optimal,
-        "regret": {rival.name: rival.regret for rival in one.rivals},
-        "unused": one.unused,
-    }
-
-
-def _document(one: "Plan | Prediction") -> dict[str, Any]:
-    """A network, and its loss."""
-    from elmnet import budget
-
-    first, cost = one.network.layers[0], budget.cost(one.network)
-    return {
-        "N": first.units,
-        "d_m": first.neuron.memory,
-        "d_tree": first.neuron.branches,
-        "d_s": first.neuron.synapses,
-        "P": cost.parameters,
-        "flops_per_step": cost.flops,
-        "loss": one.loss,
-        "interval": one.interval,
-        "extrapolated": one.extrapolated,
-    }

@@ -10,8 +10,9 @@ the published runs are from Spieler, Martius, Levina (arXiv:2605.12049).
 
 from elmnet.theory.fit import Fit, fit
 from elmnet.theory.model import SNRR, Optimum
+from elmnet.theory.next_runs import design
 from elmnet.theory.plain import fit_plain, fit_unit
-from elmnet.theory.planner import Limit, Plan, Wiring, design, plan
+from elmnet.theory.planner import Limit, Plan, Wiring, plan
 from elmnet.theory.runs import PUBLISHED, Runs, published, table
 from elmnet.theory.unit import complexity_of, memory_of
 

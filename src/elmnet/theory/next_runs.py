@@ -1,0 +1,71 @@
+"""Which runs would tell most about what a larger budget buys (§9)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from elmnet.config import NetworkConfig
+from elmnet.errors import BudgetError, TheoryError
+from elmnet.theory.fit import Fit, open_worlds
+from elmnet.theory.planner import Limit, Wiring, candidates, sizes
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A run worth making."""
+
+    network: NetworkConfig
+    sd: float
+    """Standard deviation of L*(10 P) that is left once this run and those before it are known."""
+
+
+def design(known: Fit, start: NetworkConfig, limit: Limit, wiring: Wiring, count: int) -> tuple[float, list[Choice]]:
+    """The runs, within the budget, that together shrink the interval of L*(10 P) most; the last word on each is greedy.
+
+    Worlds are bootstrap fits in which also the constants vary that the runs so far cannot tell. Seeing a run's score
+    conditions the worlds linearly (an ensemble Kalman update with the noise of one run).
+
+    Args:
+        known: fit of the runs so far.
+        start: task's network.
+        limit: the largest budget of a new run, in parameters.
+        wiring: of the plan whose loss at ten times the budget is asked.
+        count: of runs.
+
+    Returns:
+        Standard deviation of L*(10 P) now, and the runs in the order of choice.
+    """
+    if count < 1:
+        raise TheoryError(f"--design must be at least 1, got {count}")
+    worlds = open_worlds(known)
+    target = worlds.loss(*sizes(candidates(start, Limit(10 * limit.value, limit.kind, limit.price), wiring))).min(1)
+    options = _options(start, limit, wiring)
+    losses = worlds.loss(*sizes(options))
+    before, choices = float(target.std()), []
+    for _ in range(count):
+        spread = losses - losses.mean(0)
+        gain = spread.T @ (target - target.mean()) / len(target) / (losses.var(0) + known.sd**2)
+        best = int(np.argmax(gain**2 * (losses.var(0) + known.sd**2)))
+        shared = spread.T @ spread[:, best] / len(target) / (losses[:, best].var() + known.sd**2)
+        # the mean is unknown, the spread is not: a deterministic (square-root) update of the deviations
+        shrink = 1 / (1 + known.sd / np.sqrt(losses[:, best].var() + known.sd**2))
+        seen = spread[:, best].copy()
+        target = target - shrink * gain[best] * seen
+        losses = losses - shrink * shared * seen[:, None]
+        choices.append(Choice(options[best], float(target.std())))
+    return before, choices
+
+
+def _options(start: NetworkConfig, limit: Limit, wiring: Wiring) -> list[NetworkConfig]:
+    """Networks at four budgets, three connectivities, and d_m spread over what fits."""
+    options: dict[NetworkConfig, None] = {}
+    for share in (1.0, 1 / 3, 1 / 10, 1 / 30):
+        for synapses in sorted({max(1, wiring.synapses // 3), wiring.synapses, 2 * wiring.synapses}):
+            less = Limit(share * limit.value, limit.kind, limit.price)
+            try:
+                found = candidates(start, less, Wiring(wiring.branches, synapses))
+            except BudgetError:
+                continue
+            memories = np.unique(np.geomspace(3, found[-1].layers[0].neuron.memory, 8).round())
+            options |= {n: None for n in found if n.layers[0].neuron.memory in memories}
+    return list(options)
