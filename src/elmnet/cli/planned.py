@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 def plan_table(plans: "Sequence[Plan]", where: str, known: "Fit | None") -> Table:
+    """One row per budget."""
     score = "loss" if known is None else known.runs.score
     table = Table(title=f"learned from {where}", title_justify="left")
     for name in ("budget", "N", "d_m", "d_tree", "d_s", "P", "FLOPs/step", score, "95 % of the law", "best d_m, 95 %"):
@@ -40,6 +41,7 @@ def plan_table(plans: "Sequence[Plan]", where: str, known: "Fit | None") -> Tabl
 
 
 def plan_remarks(one: "Plan", known: "Fit | None") -> list[str]:
+    """What the table has no room for."""
     words = []
     if one.unused:
         words.append(f"budget {one.limit.value:,.10g} {one.limit.kind}: {one.unused}")
@@ -72,6 +74,7 @@ def _wired_otherwise(network: "NetworkConfig", one: "Plan", known: "Fit") -> str
 
 
 def design_table(before: float, choices: "Sequence[Choice]", limit: "Limit") -> Table:
+    """The next runs, most telling first."""
     title = f"runs that would tell most about the best loss at {10 * limit.value:,.10g}: its sd is {before:.4f} now"
     table = Table("", "N", "d_m", "d_tree", "d_s", "P", "sd after it", title=title, title_justify="left")
     from elmnet import budget
@@ -85,6 +88,7 @@ def design_table(before: float, choices: "Sequence[Choice]", limit: "Limit") -> 
 
 
 def predictions_table(predictions: "Sequence[Prediction]", known: "Fit") -> Table:
+    """Losses of networks that were asked for."""
     from elmnet import budget
 
     table = Table(title=f"predicted by a fit to {known.runs.source}", title_justify="left")
@@ -100,6 +104,7 @@ def predictions_table(predictions: "Sequence[Prediction]", known: "Fit") -> Tabl
 
 
 def plan_document(one: "Plan") -> dict[str, Any]:
+    """For `--json`."""
     return {
         "budget": one.limit.value,
         "kind": one.limit.kind,
