@@ -7,6 +7,7 @@ import pytest
 from conftest import TRUTH, simulated
 from scipy.optimize import least_squares
 
+from elmnet.config import NeuronConfig
 from elmnet.errors import TheoryError
 from elmnet.theory import fit, fit_plain, fit_unit, memory_of, published
 from elmnet.theory.compare import judge, profile
@@ -17,7 +18,7 @@ from elmnet.theory.runs import published_rows
 
 def best_memory(law, runs):
     hidden = float(np.median(runs.hidden))
-    return memory_of(law.optimum(hidden, float(np.median(runs.k_c))).complexity, runs.neuron.branches)
+    return memory_of(law.optimum(hidden, float(np.median(runs.k_c))).complexity, runs.neuron)
 
 
 @pytest.mark.parametrize("score", ["train_bpc", "valid_bpc"])
@@ -233,8 +234,8 @@ def test_coverage_in_a_sweep_whose_small_networks_scatter():
     documentation says."""
     runs = simulated([3e4, 1.2e5, 4.8e5], [4, 15], memories=(3, 5, 8, 12, 18, 28), repeats=3)
     noise = np.select([runs.N < 6, runs.N < 12, runs.N < 20], [0.1, 0.045, 0.03], 0.012)
-    budgets, rng, hits = [1.2e5, 4.8e5], np.random.default_rng(2), {}
-    asked = {f"d_m* at {b:,.0f}": (lambda law, b=b: memory_of(law.optimum(b, 750).complexity, 50)) for b in budgets}
+    budgets, unit, rng, hits = [1.2e5, 4.8e5], NeuronConfig(branches=50), np.random.default_rng(2), {}
+    asked = {f"d_m* at {b:,.0f}": (lambda law, b=b: memory_of(law.optimum(b, 750).complexity, unit)) for b in budgets}
     asked |= {name: (lambda law, name=name: getattr(law, name)) for name in ("kappa_e", "kappa_c", "a")}
     for _ in range(60):
         found = fit(runs.with_scores(runs.y + noise * rng.standard_normal(len(runs))), draws=100)

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from elmnet.config import NeuronConfig
 from elmnet.errors import TheoryError
 from elmnet.theory import SNRR, memory_of
 from elmnet.theory.model import NATS
 
+UNIT = NeuronConfig(branches=50)
 THETA = SNRR(L_inf=1.63, D=0.2, kappa_e=250, N_r=65, H0=5.05)
 
 laws = st.builds(
@@ -45,12 +47,15 @@ def test_golden_losses(shared, name):
         assert got == pytest.approx(want, abs=1e-6)
 
 
-@pytest.mark.parametrize(("name", "branches"), [("V5 ", 50), ("V6 ", None), ("V6b ", None), ("V7 ", 30)])
-def test_golden_optima(shared, name, branches):
+@pytest.mark.parametrize(
+    ("name", "neuron"),
+    [("V5 ", UNIT), ("V6 ", None), ("V6b ", None), ("V7 ", NeuronConfig(branches=30))],
+)
+def test_golden_optima(shared, name, neuron):
     for law, inputs, want in vectors(shared, name):
         best = law.optimum(inputs["Pp"], inputs["k_c"]) if "k_c" in inputs else law.optimum_free(inputs["Pp"])
         got = {"N": best.units, "k_e": best.complexity, "k_c": best.connectivity, "L": best.loss}
-        got["d_m"] = memory_of(best.complexity, branches)
+        got["d_m"] = memory_of(best.complexity, neuron)
         assert {key: float(got[key]) for key in want} == pytest.approx(want, rel=1e-6, abs=1e-6)
 
 
@@ -59,7 +64,7 @@ def test_golden_interval(shared):
         low, high = law.near_optimal(inputs["Pp"], inputs["k_c"], inputs["delta"])
         best = law.optimum(inputs["Pp"], inputs["k_c"]).complexity
         got = {"u": np.log(high / best), "k_lo": low, "k_hi": high}
-        got |= {"d_lo": float(memory_of(low, 50)), "d_hi": float(memory_of(high, 50))}
+        got |= {"d_lo": float(memory_of(low, UNIT)), "d_hi": float(memory_of(high, UNIT))}
         assert got == pytest.approx(want, rel=1e-6)
 
 

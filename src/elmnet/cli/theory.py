@@ -122,10 +122,9 @@ def _remarks(known: "Fit", skipped: Mapping[str, str]) -> list[str]:
     if known.no_intervals:
         words.append(f"no intervals: {known.no_intervals}")
     hidden, k_c = float(np.median(runs.hidden)), float(np.median(runs.k_c))
-    unit = (runs.neuron.branches, runs.neuron)
     best = known.law.optimum(hidden, k_c)
-    d_m = float(memory_of(best.complexity, *unit))
-    interval = known.interval(lambda law: memory_of(law.optimum(hidden, k_c).complexity, *unit))
+    d_m = float(memory_of(best.complexity, runs.neuron))
+    interval = known.interval(lambda law: memory_of(law.optimum(hidden, k_c).complexity, runs.neuron))
     words.append(
         f"best split of the runs' median P' = {hidden:,.0f}: d_m* {d_m:.1f} {interval_words(interval, '.1f')}, "
         f"N* {float(best.units):.0f}, {runs.score} {float(best.loss):.4f}"

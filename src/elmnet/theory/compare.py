@@ -102,7 +102,7 @@ def lowest(predictor: Predictor, runs: Runs) -> float:
 
     def score(x: float) -> float:
         d_m = np.exp(np.array([x]))
-        k_e = complexity_of(d_m, neuron.branches, neuron)
+        k_e = complexity_of(d_m, neuron)
         return float(predictor(spend / (k_e + k_c), k_e, np.array([k_c]), d_m)[0])
 
     grid = np.linspace(np.log(2), np.log(100), 60)
@@ -201,7 +201,7 @@ def profile(runs: Runs, exponents: list[float]) -> list[Profile]:
         found = fit_plain(runs, a)
         spend, k_c = float(np.median(runs.hidden)), float(np.median(runs.k_c))
         here, there = found.law.optimum(spend, k_c), found.law.optimum(10 * spend, k_c)
-        d_m, tenfold = (float(memory_of(best.complexity, runs.neuron.branches, runs.neuron)) for best in (here, there))
+        d_m, tenfold = (float(memory_of(best.complexity, runs.neuron)) for best in (here, there))
         loss = float(found.law.loss_high_snr(there.units, there.complexity, k_c))
         rows.append(Profile(a, found.rmse, d_m, tenfold, loss))
     return rows

@@ -39,7 +39,7 @@ def _along(known: Fit, hidden: float, neuron: NeuronConfig | None = None) -> tup
     neuron = neuron or known.runs.neuron
     most = max(100.0, 1.3 * float(known.runs.d_m.max()))
     d_m = np.geomspace(2.0, most, 200)
-    k_e = complexity_of(d_m, neuron.branches, neuron)
+    k_e = complexity_of(d_m, neuron)
     units = hidden / (k_e + neuron.connectivity)
     kept = units >= 4
     return d_m[kept], units[kept], k_e[kept], float(neuron.connectivity)
