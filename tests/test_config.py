@@ -37,6 +37,9 @@ def test_own_readout_round_trips():
         (lambda: network_config(readout="lineer"), "'elm', 'linear', 'none'"),
         (lambda: NetworkConfig.preset("imagenet"), "no preset 'imagenet'"),
         (lambda: NeuronConfig.from_dict({"memry": 3}), "did you mean 'memory'"),
+        (lambda: NeuronConfig().replace(memry=3), "did you mean 'memory'"),
+        (lambda: NeuronConfig(tau_min=10).replace(tau_max=1), "tau_min 10.0 exceeds tau_max 1.0"),
+        (lambda: network_config().replace(readout="none"), "5 channels must equal outputs = 3"),
         (lambda: LayerConfig.from_dict({}), "missing setting units"),
         (lambda: NetworkConfig.from_dict({"inputs": 1, "outputs": 1, "layers": [{"units": "x"}]}), r"layers.0.*units"),
         (lambda: NetworkConfig.from_dict([1]), "expected a mapping"),
@@ -45,6 +48,17 @@ def test_own_readout_round_trips():
 def test_limits_are_refused_in_words(build, words):
     with pytest.raises(ConfigError, match=words):
         build()
+
+
+def test_a_changed_copy_is_what_would_have_been_built():
+    base = network_config()
+    assert base.stack  # is kept by the one that was asked, and not handed on
+    wider = base.replace(inputs=7.0, layers=[{"units": 4, "wiring": "modular"}])
+    built = NetworkConfig.from_dict({**base.to_dict(), "inputs": 7, "layers": [{"units": 4, "wiring": "modular"}]})
+    assert wider == built != base
+    assert wider.stack == built.stack
+    layer = LayerConfig(units=4).replace(wiring="modular")
+    assert layer == LayerConfig(units=4, wiring="modular") == built.layers[0]
 
 
 def test_timescales_are_log_spaced_with_both_ends():

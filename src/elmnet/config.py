@@ -205,10 +205,11 @@ class LayerConfig(Config):
     recurrent_dropout: float = 0.0
     """The same for the layer's own activity."""
 
-    def __post_init__(self) -> None:
-        if isinstance(self.wiring, str) and self.wiring in WIRINGS_WITH_SETTINGS:
-            object.__setattr__(self, "wiring", WIRINGS_WITH_SETTINGS[self.wiring]())
-        super().__post_init__()
+    def _take(self, values: Mapping[str, Any]) -> None:
+        wiring = values.get("wiring")
+        if isinstance(wiring, str) and wiring in WIRINGS_WITH_SETTINGS:
+            values = {**values, "wiring": WIRINGS_WITH_SETTINGS[wiring]()}
+        super()._take(values)
 
     def _check(self) -> None:
         self._require(self.units >= 1, f"units must be at least 1, got {self.units}")

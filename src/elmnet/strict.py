@@ -9,7 +9,7 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -21,10 +21,13 @@ class Config:
     """Base of every configuration: a frozen dataclass that checks its types and ranges on construction."""
 
     def __post_init__(self) -> None:
+        self._take({field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
+
+    def _take(self, values: Mapping[str, Any]) -> None:
+        """Parse these fields' values, then check the whole."""
         hints = self._hints()
-        for field in dataclasses.fields(self):
-            value = _parse(hints[field.name], getattr(self, field.name), field.name)
-            object.__setattr__(self, field.name, value)
+        for name, value in values.items():
+            object.__setattr__(self, name, _parse(hints[name], value, name))
         self._check()
 
     @classmethod
@@ -48,21 +51,35 @@ class Config:
         """Build from a nested dictionary; unknown and missing keys are refused by name."""
         if not isinstance(data, Mapping):
             raise ConfigError(f"{cls.__name__}: expected a mapping of settings, got {data!r}")
+        cls._refuse_unknown(data)
         known = {field.name: field for field in dataclasses.fields(cls)}
-        for key in data:
-            if key not in known:
-                close = difflib.get_close_matches(str(key), known, n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
-                raise ConfigError(f"{cls.__name__}: unknown setting {key!r}{hint}")
         required = [n for n, f in known.items() if f.default is f.default_factory is dataclasses.MISSING]
         missing = [name for name in required if name not in data]
         if missing:
             raise ConfigError(f"{cls.__name__}: missing setting {', '.join(missing)}")
         return cls(**data)
 
+    @classmethod
+    def _refuse_unknown(cls, names: Iterable[str]) -> None:
+        known = cls._hints()
+        for name in names:
+            if name not in known:
+                close = difflib.get_close_matches(str(name), known, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+                raise ConfigError(f"{cls.__name__}: unknown setting {name!r}{hint}")
+
     def replace(self, **changes: Any) -> Self:
-        """A copy with some fields changed, checked again."""
-        return dataclasses.replace(self, **changes)
+        """A copy with some fields changed, checked again. (Fields that stay are not parsed again: planners make
+        copies by the ten thousand.)"""
+        self._refuse_unknown(changes)
+        copy = object.__new__(type(self))
+        for name in self._hints():
+            object.__setattr__(copy, name, getattr(self, name))
+        copy._take(changes)
+        return copy
+
+
+_SCALARS = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
 
 
 def _plain(value: Any) -> Any:
@@ -77,6 +94,8 @@ def _parse(hint: Any, value: Any, where: str) -> Any:
     """`value` as the annotated type, or a ConfigError that names the setting."""
     if hint is Any:
         return value
+    if hint in _SCALARS:
+        return _parse_scalar(hint, value, where)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return _parse_union(args, value, where)
@@ -95,7 +114,7 @@ def _parse(hint: Any, value: Any, where: str) -> Any:
             return hint.from_dict(value)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
-    return _parse_scalar(hint, value, where)
+    raise TypeError(f"{where} is annotated as {hint}, which no configuration may hold")
 
 
 def _parse_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
@@ -123,5 +142,4 @@ def _parse_scalar(hint: type, value: Any, where: str) -> Any:
         return int(value)
     if hint in (bool, str) and isinstance(value, hint):
         return value
-    words = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
-    raise ConfigError(f"{where} must be {words.get(hint, str(hint))}, got {value!r}")
+    raise ConfigError(f"{where} must be {_SCALARS[hint]}, got {value!r}")

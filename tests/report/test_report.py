@@ -7,11 +7,13 @@ from html.parser import HTMLParser
 
 import pytest
 import yaml
+from conftest import simulated
 
 from elmnet.cli import main
 from elmnet.errors import ConfigError
 from elmnet.report.build import report
 from elmnet.report.figures import curves
+from elmnet.report.of_theory import theory
 from elmnet.report.page import Figure, Section, Table, digest, render
 from elmnet.train.results import read_metrics
 
@@ -91,6 +93,16 @@ def test_a_report_of_everything(capsys, sweep, tmp_path):
     assert all(len(words) > 30 for words in roles)
     assert "DivergedError" in page
     assert "How to spend the next budget" in page
+
+
+def test_the_next_budget_buys_as_many_synapses_as_the_runs_say_they_are_worth():
+    def wired(runs):
+        (table,) = (table for table in theory(runs).tables if table.caption == "How to spend the next budget")
+        return [row[table.columns.index("branches × synapses")] for row in table.rows]
+
+    assert wired(simulated([1e5], [15])) == ["50 × 15"] * 3
+    synapses = [int(words.removeprefix("50 × ")) for words in wired(simulated([1e5, 1e6], [4, 15, 40]))]
+    assert 4 < synapses[0] < synapses[1] < synapses[2] <= 80
 
 
 def test_ids_are_unique_and_links_lead_somewhere(sweep):

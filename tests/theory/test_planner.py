@@ -198,6 +198,16 @@ def test_a_designed_run_tells_more_than_a_repeated_one(known):
     assert min(hidden) < 0.5 * float(np.median(known.runs.hidden))
 
 
+def test_a_design_for_chosen_synapses_keeps_to_them():
+    noisy = fit(simulated([1e5, 1e6], [4, 15, 40], noise=0.01), draws=30)
+    options = [Wiring(50, 4), Wiring(50, 40)]
+    before, choices = design(noisy, ENWIK8, hidden(2e5), options, 2)
+    assert {choice.network.layers[0].neuron.synapses for choice in choices} <= {4, 40}
+    assert choices[1].sd < choices[0].sd < before
+    one, _ = design(noisy, ENWIK8, hidden(2e5), options[0], 1)
+    assert one != before  # the best of ten times the budget is another
+
+
 def test_a_budget_of_a_straight_price_takes_few_trials(known):
     calls = 0
 

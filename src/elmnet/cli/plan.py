@@ -95,7 +95,7 @@ def plan(
     if design:
         if known is None:
             raise ConfigError("--design needs runs to start from: use --from")
-        out.print(design_table(*next_runs.design(known, start, limits[0], wiring, design), limits[0]))
+        out.print(design_table(*next_runs.design(known, start, limits[0], options, design), limits[0]))
     out.print(MODEL, style="dim", highlight=False, markup=False, soft_wrap=True)
     if path is not None:
         _write_run(task, preset, source, known, plans[0], path)

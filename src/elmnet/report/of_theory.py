@@ -1,13 +1,15 @@
 """What the information model says of some runs."""
 
+from contextlib import suppress
 from operator import attrgetter
 
 import numpy as np
 
+from elmnet.errors import TheoryError
 from elmnet.report import figures
 from elmnet.report.page import Figure, Section, Table, interval, number
 from elmnet.theory.fit import Fit, fit
-from elmnet.theory.planner import Limit, Wiring, plan
+from elmnet.theory.planner import Limit, Wiring, plan, wirings
 from elmnet.theory.runs import Runs
 
 OURS = (
@@ -92,23 +94,40 @@ def _limits(known: Fit) -> Table:
 
 
 def _next_budget(known: Fit) -> Table:
-    """What the planner would build with the runs' largest budget, and with 3 and 10 times that."""
+    """What the planner would build with the runs' largest budget, and with 3 and 10 times that.
+
+    It chooses the synapses where the runs tell what those are worth.
+    """
     network, neuron = known.runs.network, known.runs.neuron
+    options = [Wiring(neuron.branches, neuron.synapses)]
+    if "kappa_c" in known.free:
+        with suppress(TheoryError):  # no number of synapses at these branches
+            options = wirings(known, neuron.branches)
     rows = []
     for factor in (1, 3, 10):
         limit = Limit(round(factor * float(known.runs.P.max())))
-        chosen = plan(network, limit, Wiring(neuron.branches, neuron.synapses), known)
+        chosen = plan(network, limit, options, known)
         first, best = chosen.network.layers[0], chosen.best_memory
         rows.append(
             (
                 f"{limit.value:,.0f}",
                 f"{first.units:,}",
                 f"{first.neuron.memory}",
+                f"{first.neuron.branches} × {first.neuron.synapses}",
                 "" if best is None else f"{best[0]} to {best[1]}",
                 f"{chosen.near_optimal[0]} to {chosen.near_optimal[1]}",
                 number(chosen.loss) + (" extrapolated" if chosen.extrapolated else ""),
                 interval(chosen.interval, ".4f"),
             )
         )
-    columns = ("P", "N", "d_m", "best d_m, 95 %", "near-optimal d_m", known.runs.score, "95 % of the law")
+    columns = (
+        "P",
+        "N",
+        "d_m",
+        "branches × synapses",
+        "best d_m, 95 %",
+        "near-optimal d_m",
+        known.runs.score,
+        "95 % of the law",
+    )
     return Table("How to spend the next budget", columns, rows)

@@ -1,5 +1,6 @@
 """Which runs would tell most about what a larger budget buys (§9)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from elmnet.config import NetworkConfig
 from elmnet.errors import BudgetError, TheoryError
 from elmnet.theory.fit import Fit, open_worlds
-from elmnet.theory.planner import Limit, Wiring, candidates, sizes
+from elmnet.theory.planner import Limit, Wiring, candidates, fitting, sizes
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,9 @@ class Choice:
     """Standard deviation of L*(10 P) that is left once this run and those before it are known."""
 
 
-def design(known: Fit, start: NetworkConfig, limit: Limit, wiring: Wiring, count: int) -> tuple[float, list[Choice]]:
+def design(
+    known: Fit, start: NetworkConfig, limit: Limit, wiring: Wiring | Sequence[Wiring], count: int
+) -> tuple[float, list[Choice]]:
     """The runs, within the budget, that together shrink the interval of L*(10 P) most; the last word on each is greedy.
 
     Worlds are bootstrap fits in which also the constants vary that the runs so far cannot tell. Seeing a run's score
@@ -29,7 +32,7 @@ def design(known: Fit, start: NetworkConfig, limit: Limit, wiring: Wiring, count
         known: fit of the runs so far.
         start: task's network.
         limit: the largest budget of a new run, in parameters.
-        wiring: of the plan whose loss at ten times the budget is asked.
+        wiring: of the plan whose loss at ten times the budget is asked; of several (`wirings`) it chooses one.
         count: of runs.
 
     Returns:
@@ -38,8 +41,10 @@ def design(known: Fit, start: NetworkConfig, limit: Limit, wiring: Wiring, count
     if count < 1:
         raise TheoryError(f"--design must be at least 1, got {count}")
     worlds = open_worlds(known)
-    target = worlds.loss(*sizes(candidates(start, Limit(10 * limit.value, limit.kind, limit.price), wiring))).min(1)
-    options = _options(start, limit, wiring)
+    wirings = [wiring] if isinstance(wiring, Wiring) else list(wiring)
+    tenfold = fitting(start, Limit(10 * limit.value, limit.kind, limit.price), wirings)
+    target = worlds.loss(*sizes([network for _, network in tenfold])).min(1)
+    options = _options(start, limit, wirings)
     losses = worlds.loss(*sizes(options))
     before, choices = float(target.std()), []
     for _ in range(count):
@@ -56,16 +61,24 @@ def design(known: Fit, start: NetworkConfig, limit: Limit, wiring: Wiring, count
     return before, choices
 
 
-def _options(start: NetworkConfig, limit: Limit, wiring: Wiring) -> list[NetworkConfig]:
-    """Networks at four budgets, three connectivities, and d_m spread over what fits."""
+def _options(start: NetworkConfig, limit: Limit, wirings: Sequence[Wiring]) -> list[NetworkConfig]:
+    """Networks at four budgets, several connectivities, and d_m spread over what fits."""
     options: dict[NetworkConfig, None] = {}
     for share in (1.0, 1 / 3, 1 / 10, 1 / 30):
-        for synapses in sorted({max(1, wiring.synapses // 3), wiring.synapses, 2 * wiring.synapses}):
-            less = Limit(share * limit.value, limit.kind, limit.price)
+        less = Limit(share * limit.value, limit.kind, limit.price)
+        for wiring in _around(wirings):
             try:
-                found = candidates(start, less, Wiring(wiring.branches, synapses))
+                found = candidates(start, less, wiring)
             except BudgetError:
                 continue
             memories = np.unique(np.geomspace(3, found[-1].layers[0].neuron.memory, 8).round())
             options |= {n: None for n in found if n.layers[0].neuron.memory in memories}
     return list(options)
+
+
+def _around(wirings: Sequence[Wiring]) -> list[Wiring]:
+    """Five of several; one, with a third and twice its synapses."""
+    if len(wirings) > 1:
+        return [wirings[i] for i in np.unique(np.linspace(0, len(wirings) - 1, 5).round().astype(int))]
+    (one,) = wirings
+    return [Wiring(one.branches, n) for n in sorted({max(1, one.synapses // 3), one.synapses, 2 * one.synapses})]

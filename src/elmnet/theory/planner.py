@@ -223,7 +223,7 @@ def plan(start: NetworkConfig, limit: Limit, wiring: Wiring | Sequence[Wiring], 
     if start.readout == "none":
         raise ConfigError("without a read-out the outputs fix the number of units; there is nothing to plan")
     options = [wiring] if isinstance(wiring, Wiring) else list(wiring)
-    wired = _fitting(start, limit, options)
+    wired = fitting(start, limit, options)
     networks = [network for _, network in wired]
     law, worlds = _models(known)
     losses = law.loss(*sizes(networks))
@@ -252,8 +252,12 @@ def plan(start: NetworkConfig, limit: Limit, wiring: Wiring | Sequence[Wiring], 
     )
 
 
-def _fitting(start: NetworkConfig, limit: Limit, options: Sequence[Wiring]) -> list[tuple[Wiring, NetworkConfig]]:
-    """The candidates of every wiring that fits."""
+def fitting(start: NetworkConfig, limit: Limit, options: Sequence[Wiring]) -> list[tuple[Wiring, NetworkConfig]]:
+    """The candidates of every wiring that fits.
+
+    Raises:
+        BudgetError: none does.
+    """
     found: list[tuple[Wiring, NetworkConfig]] = []
     refusals = []
     for wiring in options:
