@@ -21,7 +21,7 @@ from elmnet.errors import ConfigError, ElmnetError, RunError
 from elmnet.sweep import execute, table
 from elmnet.sweep.recipe import Recipe, Trial
 from elmnet.sweep.store import Sweep
-from elmnet.sweep.trials import Job, read_failure, record_failure, run, run_together
+from elmnet.sweep.trials import _TRAINING, Job, read_failure, record_failure, run, run_together
 from elmnet.tasks import open_task
 from elmnet.train import signals
 from elmnet.train.config import compose
@@ -330,6 +330,9 @@ def test_whoever_comes_second_leaves_a_trial_alone(text_file, tmp_path, monkeypa
     first.release()
     assert [path.name for path in place.path.parent.iterdir()] == [trial.name]
     assert run(again) == "done"
+    with _TRAINING:  # another thread of this process trains
+        assert run_together([again]) == ["elsewhere"]
+    assert run_together([again]) == ["done"]
 
 
 def test_a_stopped_trial_goes_on_to_the_same_bytes(text_file, tmp_path):
@@ -434,6 +437,11 @@ def test_a_directory_that_cannot_be_written(text_file, tmp_path):
         (["status", "nowhere"], "is not a sweep"),
         (["run", "RECIPE", "--scheduler", "tcp://127.0.0.1:1", "--cluster", "slurm"], "--scheduler or --cluster"),
         (["run", "RECIPE", "--resource", "GPU=1"], "--resource is for the workers of a --scheduler"),
+        (
+            ["run", "RECIPE", "--resource", "GPU=0", "--scheduler", "x"],
+            "expected NAME=NUMBER, a positive one, got 'GPU=0'",
+        ),
+        (["run", "RECIPE", "--resource", "GPU", "--scheduler", "x"], "expected NAME=NUMBER, a positive one, got 'GPU'"),
         (["run", "RECIPE", "--threads", "0"], "--threads must be at least 1"),
         (["run", "RECIPE", "--cluster", "abacus"], "--cluster must be one of slurm"),
     ],

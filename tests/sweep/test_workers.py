@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import run
 
 from elmnet.errors import RunError
 from elmnet.sweep import execute, table
 from elmnet.sweep.store import Sweep
+from elmnet.train import signals
 
 pytest.importorskip("distributed", reason="needs Dask (extra `sweep`)")
 
@@ -119,6 +121,48 @@ def test_a_cluster_by_address_and_two_drivers(tmp_path, text_file):
             process.wait(30)
     subprocess.run(command(recipe, tmp_path / "near", "--workers", 1), env=ENVIRONMENT, check=True)
     assert results(tmp_path / "far") == results(tmp_path / "near")
+
+
+@pytest.fixture
+def cluster():
+    """A scheduler with an address, and a worker of two threads in this process."""
+    import distributed
+
+    settings = {"n_workers": 1, "threads_per_worker": 2, "processes": False, "protocol": "tcp"}
+    with distributed.LocalCluster(**settings, resources={"SLOT": 2}, dashboard_address="127.0.0.1:0") as made:
+        yield made.scheduler_address
+    signals.stop_everywhere(None)
+
+
+def test_workers_of_several_threads_train_one_trial_at_a_time(capsys, cluster, tmp_path, text_file, monkeypatch):
+    monkeypatch.setattr(execute, "POLL_SECONDS", 0.1)
+    recipe = write_recipe(tmp_path / "recipe.yaml", text_file, steps=20, memories=(2, 3))
+    signals.stop_everywhere(signal.SIGTERM)  # as a driver leaves workers that was killed while it stopped them
+    arguments = ["sweep", "run", recipe, "--scheduler", cluster, "--resource", "SLOT=1"]
+    code, _, err = run(capsys, *arguments, "--out", tmp_path / "far")
+    assert code == 0
+    assert "a worker trains one trial at a time, however many threads it has" in err
+    assert "offers" not in err
+    assert run(capsys, "sweep", "run", recipe, "--workers", 1, "--out", tmp_path / "near")[0] == 0
+    assert results(tmp_path / "far") == results(tmp_path / "near")
+    code, out, _ = run(capsys, "sweep", "status", tmp_path / "far", "--watch")
+    assert code == 0
+    assert "4 done, 0 begun, 0 waiting" in out
+
+
+def test_what_workers_lack_is_said(cluster, tmp_path):
+    import distributed
+
+    with execute.by_address(cluster) as client:
+        assert "none of 1 workers offers GPU=1, SLOT=2" in execute.lacks(client, {"GPU": 1, "SLOT": 2})[0]
+        assert len(execute.lacks(client, {"SLOT": 2})) == 1
+        execute._stop(client, [])
+        assert not signals.StopSignals().asked
+    with (
+        distributed.LocalCluster(n_workers=0, processes=False, dashboard_address="127.0.0.1:0") as empty,
+        distributed.Client(empty) as client,
+    ):
+        assert "no worker has joined yet" in execute.lacks(client, {})[0]
 
 
 @pytest.mark.parametrize("deaths", [2, 3])

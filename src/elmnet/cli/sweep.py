@@ -68,6 +68,7 @@ def run(
         from elmnet.sweep.halving import require
 
         require()
+    wanted = _resources(resources or [])
     what = Recipe.read(recipe, data)
     sweep = Sweep.create(directory or Path("sweeps") / what.name, what, what.expand())
     todo = execute.jobs(sweep, threads=threads, retry=retry, halving=halving)
@@ -100,7 +101,9 @@ def run(
             ended = execute.in_process(todo, note, replicas=replicas)
         else:
             with opened as client:
-                ended = execute.on_cluster(client, todo, note, _resources(resources or []), replicas=replicas)
+                for words in execute.lacks(client, wanted) if scheduler else ():
+                    progress.console.print(words, style="yellow", highlight=False, markup=False, soft_wrap=True)
+                ended = execute.on_cluster(client, todo, note, wanted, replicas=replicas)
     words = ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items())) or "nothing to do"
     out.print(f"{sweep.path}: {words}", highlight=False, markup=False, soft_wrap=True)
     if not ended:
@@ -122,7 +125,9 @@ def _resources(settings: list[str]) -> dict[str, float]:
         try:
             found[name] = float(text)
         except ValueError:
-            raise ConfigError(f"--resource: expected NAME=NUMBER, got {setting!r}") from None
+            found[name] = 0.0
+        if not name or not 0 < found[name] < float("inf"):
+            raise ConfigError(f"--resource: expected NAME=NUMBER, a positive one, got {setting!r}")
     return found
 
 

@@ -95,6 +95,7 @@ def on_cluster(
 
     waiting = dict(todo)
     wanted = dict(resources) or None
+    client.run(signals.stop_everywhere, None, on_error="ignore")  # a driver that was stopped may have died before this
     with _first_signal() as stopping:
         while waiting and not stopping:
             futures = {
@@ -137,13 +138,14 @@ def _settle(waiting: dict[Trial, Job], pack: Sequence[Trial], outcomes: Sequence
 
 
 def _stop(client: "Client", futures: list[Any]) -> None:
-    """Let running trials save, and forget the others."""
+    """Let running trials save, and forget the others; whoever drives these workers next may train."""
     client.run(signals.stop_everywhere, int(signal.SIGTERM), on_error="ignore")
     running = {key for keys in client.processing().values() for key in keys}
     client.cancel([future for future in futures if future.key not in running])
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not all(future.done() for future in futures if future.key in running):
         time.sleep(0.1)
+    client.run(signals.stop_everywhere, None, on_error="ignore")
 
 
 @contextmanager
@@ -213,6 +215,21 @@ def by_address(address: str) -> Iterator["Client"]:
         raise ConfigError(f"--scheduler {address}: no Dask scheduler answers ({error})") from error
     with client:
         yield client
+
+
+def lacks(client: "Client", resources: Mapping[str, float]) -> list[str]:
+    """What the workers of a cluster lack, in words."""
+    workers = list(client.scheduler_info(n_workers=-1)["workers"].values())
+    if not workers:
+        return ["no worker has joined yet: trials wait for one"]
+    words = []
+    offers = [worker["resources"] for worker in workers]
+    if not any(all(offer.get(name, 0) >= amount for name, amount in resources.items()) for offer in offers):
+        asked = ", ".join(f"{name}={amount:g}" for name, amount in resources.items())
+        words.append(f"none of {len(workers)} workers offers {asked}: trials wait for one (dask worker --resources)")
+    if any(worker["nthreads"] > 1 for worker in workers):
+        words.append("a worker trains one trial at a time, however many threads it has: start more, with --nthreads 1")
+    return words
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import errno
 import json
 import re
+import threading
 import time
 import traceback
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ from elmnet.train.run import RunDirectory
 
 Outcome = Literal["done", "failed", "stopped early", "elsewhere", "stopped"]
 FAILED = "failed.json"
+_TRAINING = threading.Lock()
+"""Torch's random numbers and threads belong to the process: a worker of several threads trains one pack at a time."""
 _FAILURES = (ElmnetError, MemoryError, torch.OutOfMemoryError, OSError, RuntimeError)
 _OF_DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ESTALE}
 
@@ -79,8 +82,18 @@ def run(job: Job) -> Outcome:
 def run_together(jobs: Sequence[Job]) -> list[Outcome]:
     """Bring trials of equal shape to their ends, as many as are left of them step by step together.
 
-    Where that cannot be done, because one is damaged, trained elsewhere or too large, each is run by itself.
+    Where that cannot be done, because one is damaged, trained elsewhere or too large, each is run by itself. A process
+    that trains already leaves all of them for later.
     """
+    if not _TRAINING.acquire(blocking=False):
+        return ["elsewhere"] * len(jobs)
+    try:
+        return _run_together(jobs)
+    finally:
+        _TRAINING.release()
+
+
+def _run_together(jobs: Sequence[Job]) -> list[Outcome]:
     if len(jobs) > 1:
         try:
             left = [job for job in jobs if _settled(job) is None]
