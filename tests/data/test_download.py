@@ -4,9 +4,10 @@ import http.server
 import threading
 import warnings
 import zipfile
+from pathlib import Path
 
 import pytest
-from conftest import write_spikes
+from conftest import run, write_spikes
 
 from elmnet.data import download, spikes, text
 from elmnet.errors import DataError
@@ -47,6 +48,16 @@ def test_downloads_once_and_reads(served, tmp_path):
     assert text.load_corpus("official").data == b"official text " * 300
     (served / "enwik8.zip").unlink()
     assert text.load_corpus("official").name == "enwik8"
+
+
+def test_get_says_where_the_files_are(served, tmp_path, capsys):
+    code, out, _ = run(capsys, "data", "get", "enwik8")
+    assert code == 0
+    assert out.strip() == str(tmp_path / "cache" / "enwik8.zip")
+    assert Path(out.strip()).read_bytes() == (served / "enwik8.zip").read_bytes()
+    code, _, err = run(capsys, "data", "get", "enwik9")
+    assert code != 0
+    assert "known: enwik8, shd, synthetic" in err
 
 
 def test_official_spikes_are_unpacked_once(served, tmp_path, monkeypatch):
