@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import neuron
+from torch.nn.utils import prune
 
 from elmnet import ELM, ELMLayer, LayerConfig
 from elmnet.errors import BackendError, ShapeError
+from elmnet.layer import generator_of
 
 
 def layer(units=4, inputs=5, **changes):
@@ -158,7 +160,7 @@ def test_bfloat16_weights_keep_a_float32_memory_that_decays():
     out, state = module(torch.randn(2, 3, 5))
     assert state.memory.dtype == torch.float32
     assert torch.isfinite(out).all()
-    assert out.dtype == torch.float32
+    assert out.dtype == torch.bfloat16  # as of nn.LSTM, so that the next module takes it
     with torch.no_grad():  # nothing but decay: no weights, no input
         for parameter in (p for p in module.parameters() if p.requires_grad):
             parameter.zero_()
@@ -166,6 +168,34 @@ def test_bfloat16_weights_keep_a_float32_memory_that_decays():
     _, after = module(torch.zeros(2, 400, 5), start)
     want = np.exp(-400 / np.array(module.config.neuron.timescales))
     assert after.memory.detach().numpy() == pytest.approx(np.broadcast_to(want, after.memory.shape), rel=1e-3, abs=1e-6)
+
+
+def test_default_dtype_and_device_of_torch_are_heeded():
+    want = layer(tau_max=2000.0)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        neurons = ELMLayer(want.config, want.inputs).neurons
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert (neurons.w_s.dtype, neurons.tau_logit.dtype) == (torch.bfloat16, torch.float32)
+    assert (neurons().decay < 1).all()
+    with torch.device("meta"):  # stands for a GPU: generators are on the CPU
+        away = ELMLayer(want.config, want.inputs, generator=generator_of(0))
+    assert {tensor.device.type for tensor in away.state_dict().values()} == {"meta"}
+
+
+def test_pruned_weights_can_be_trained():
+    module = layer()
+    prune.random_unstructured(module.neurons, "w_s", 0.5)
+    prune.l1_unstructured(module.neurons.mlp[0], "weight", 0.5)
+    optimizer = torch.optim.SGD(module.parameters(), 0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        module(torch.rand(2, 4, 5, dtype=torch.double))[0].sum().backward()
+        optimizer.step()
+    module(torch.rand(2, 4, 5, dtype=torch.double))
+    for weight in (module.neurons.w_s, module.neurons.mlp[0].weight):
+        assert (weight == 0).float().mean() == pytest.approx(0.5, abs=0.01)
 
 
 def test_bool_input_equals_float_input():

@@ -6,6 +6,7 @@ from conftest import network_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from elmnet import ELMNetwork, NetworkConfig
 from elmnet.errors import CheckpointError, ShapeError
@@ -65,6 +66,41 @@ def test_streaming_with_tokens_equals_whole_sequence():
     assert torch.allclose(torch.stack(pieces, 1), whole, rtol=0, atol=1e-14)
     for mine, theirs in zip(state.layers, final.layers, strict=True):
         assert all(map(torch.equal, mine, theirs))
+
+
+def step_by_step(network, x):
+    state = None
+    with torch.no_grad():
+        for x_t in x.unbind(1):
+            out, state = network.step(x_t, state)
+        torch.testing.assert_close(out, network(x)[0][:, -1])
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_streaming_sees_what_an_optimiser_did(fused):
+    network, x = ELMNetwork(network_config(), seed=0), torch.randn(1, 4, 6)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.1, fused=fused)
+    step_by_step(network, x)
+    for _ in range(2):
+        network(x)[0].square().mean().backward()
+        optimizer.step()
+        step_by_step(network, x)
+
+
+def test_streaming_sees_other_modules_and_calls_hooks():
+    network, other, x = (*(ELMNetwork(network_config(), seed=seed) for seed in (0, 1)), torch.randn(1, 4, 6))
+    step_by_step(network, x)
+    network.layers[0] = other.layers[0]
+    step_by_step(network, x)
+    network.affine = nn.Sequential(nn.Linear(3, 3), nn.Tanh())
+    step_by_step(network, x)
+    calls = []
+    handle = network.layers[0].register_forward_hook(lambda *_: calls.append(1))
+    step_by_step(network, x)
+    assert len(calls) == 5
+    handle.remove()
+    step_by_step(network, x)
+    assert len(calls) == 5
 
 
 def test_going_on_from_a_state_equals_one_sequence():

@@ -41,9 +41,9 @@ def test_timescales_outside_the_range_are_refused():
 def test_decay_and_gain_of_both_update_forms():
     first, second = (Neurons(neuron(lambda_as_timescale_ratio=flag), 1) for flag in (True, False))
     tau = first.timescales()
-    assert torch.allclose(first.effective().decay, torch.exp(-1 / tau))
-    assert torch.allclose(first.effective().gain, 1 - torch.exp(-5 / tau), atol=1e-6)
-    assert torch.allclose(second.effective().gain, 5 * (1 - torch.exp(-1 / tau)), atol=1e-6)
+    assert torch.allclose(first().decay, torch.exp(-1 / tau))
+    assert torch.allclose(first().gain, 1 - torch.exp(-5 / tau), atol=1e-6)
+    assert torch.allclose(second().gain, 5 * (1 - torch.exp(-1 / tau)), atol=1e-6)
 
 
 def test_half_precision_leaves_timescales_exact():
@@ -52,11 +52,11 @@ def test_half_precision_leaves_timescales_exact():
     neurons.to(torch.bfloat16)
     assert neurons.w_s.dtype == torch.bfloat16
     assert torch.equal(neurons.tau_logit, exact)
-    assert (neurons.effective().decay < 1).all()
+    assert (neurons().decay < 1).all()
 
 
 def test_learnable_timescales_get_gradients():
     neurons = Neurons(neuron(learn_timescales=True), 2)
-    neurons.effective().decay.sum().backward()
+    neurons().decay.sum().backward()
     assert neurons.tau_logit.grad.abs().min() > 0
     assert not Neurons(neuron(), 2).tau_logit.requires_grad

@@ -76,6 +76,15 @@ def test_training_together_is_training_alone(backend):
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
+def test_loaded_connectomes_are_heard():
+    ours, theirs = Replicas(networks()), Replicas([ELMNetwork(network_config(), seed=9 + i) for i in range(3)])
+    x = torch.randn(3, 2, 3, 6)
+    assert not torch.allclose(ours(x)[0], theirs(x)[0])
+    ours.load_state_dict(theirs.state_dict())
+    torch.testing.assert_close(ours(x)[0], theirs(x)[0])
+    assert not any("connectome_" in name for name in ours.state_dict())
+
+
 def _parameters(of):
     return [p for network in of for p in network.parameters()]
 

@@ -44,7 +44,9 @@ class ELMLayer(nn.Module):
         self.inputs = inputs
         self.backend = backend
         self.dynamics = Dynamics.of(config.neuron)
-        self.register_buffer("connectome", wiring.draw(config, inputs, generator))
+        with torch.device("cpu"):  # where the generator is
+            connectome = wiring.draw(config, inputs, generator)
+        self.register_buffer("connectome", connectome.to(torch.get_default_device()))
         self.neurons = Neurons(config.neuron, config.units, generator)
 
     def initial_state(self, batch: int) -> LayerState:
@@ -98,14 +100,14 @@ class ELMLayer(nn.Module):
             monitor: names of inner signals to return as well (`elmnet.ops.SIGNALS`).
 
         Returns:
-            out (B, T, N·n_y), zero past a sequence's length; the state after each sequence's last valid step; and
-            with `monitor` a dictionary of signals (B, T, ...).
+            out (B, T, N·n_y) in the weights' dtype, zero past a sequence's length; the state after each sequence's last
+            valid step; and with `monitor` a dictionary of signals (B, T, ...).
 
         Raises:
             ShapeError: an argument has the wrong shape or type.
             BackendError: the demanded backend refuses.
         """
-        weights = self.neurons.effective()
+        weights = self.neurons()
         dtype, device = weights.synapse.dtype, weights.synapse.device
         check_input(x, self.inputs)
         lengths = check_lengths(lengths, x)
@@ -117,6 +119,7 @@ class ELMLayer(nn.Module):
         out, state, signals = backend.run(
             x, state, self.connectome, weights, self.dynamics, masks, lengths, tuple(monitor or ())
         )
+        out = out.to(dtype)  # of a half type, too, whose state is float32
         return (out, state) if monitor is None else (out, state, signals)
 
     def step(self, x_t: Tensor, state: LayerState | None = None) -> tuple[Tensor, LayerState]:

@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from elmnet import ops
 from elmnet.budget import cost
@@ -42,16 +42,50 @@ class NetworkState(NamedTuple):
         return {f"{i}.{name}": value for i, layer in enumerate(self.layers) for name, value in layer._asdict().items()}
 
 
+class _Parts(NamedTuple):
+    """The dictionaries where a network's modules keep what a step depends on."""
+
+    modules: list[Any]
+    tensors: list[Any]
+    hooks: list[Any]
+
+    @classmethod
+    def of(cls, network: nn.Module) -> Self:
+        """Of all its modules."""
+        found = list(network.modules())
+        inner = [module for module in found if module is not network]
+        return cls(
+            [module._modules for module in found],
+            [table for module in found for table in (module._parameters, module._buffers)],
+            [table for module in inner for table in (module._forward_hooks, module._forward_pre_hooks)],
+        )
+
+    def children(self) -> list[nn.Module]:
+        """The modules below the network."""
+        return [module for table in self.modules for module in table.values()]
+
+
 class _Prepared(NamedTuple):
     """A network prepared for single steps."""
 
-    tensors: list[Any]  # dictionaries where its modules keep their parameters and buffers
+    parts: _Parts
+    children: list[nn.Module]
     key: Any  # of what it was prepared from
     stream: Stream | None
 
 
 _STREAMS: WeakKeyDictionary["ELMNetwork", _Prepared] = WeakKeyDictionary()
 """Kept apart from the networks, so that these can be copied and pickled."""
+_updates = 0
+"""Steps of all optimisers: fused ones change weights without counting it in the tensor."""
+
+
+def _count_update(*_: object) -> None:
+    global _updates
+    _updates += 1
+
+
+register_optimizer_step_post_hook(_count_update)
 
 
 class ELMNetwork(Pretrained):
@@ -174,29 +208,30 @@ class ELMNetwork(Pretrained):
             self.check_layers("state", layers)
             x = x_t if x_t.is_floating_point() else self._dense(x_t.unsqueeze(1)).squeeze(1)
             h, new = stream.step(x, layers)
-            affine = self.affine
-            return (h if affine is None else F.linear(h, affine.weight, affine.bias)), NetworkState(new)
+            return (h if self.affine is None else self.affine(h)), NetworkState(new)
         out, state = self(x_t.unsqueeze(1), state)
         return out.squeeze(1), state
 
     def _stream(self) -> Stream | None:
-        """The layers prepared for single steps, anew whenever a parameter has changed; None: no backend can."""
-        if self not in _STREAMS:
-            tables = [table for module in self.modules() for table in (module._parameters, module._buffers) if table]
-            _STREAMS[self] = _Prepared(tables, None, None)
-        prepared, layers = _STREAMS[self], self._elm_layers
-        tensors = [tensor for table in prepared.tensors for tensor in table.values() if tensor is not None]
-        if any(tensor.is_inference() for tensor in tensors):
-            return None  # nobody counts their changes
-        key = ([(tensor.data_ptr(), tensor._version) for tensor in tensors], self.training, torch.get_num_threads())
+        """The layers prepared for single steps, anew whenever something has changed; None: no backend can."""
+        prepared = _STREAMS.get(self)
+        if prepared is None or prepared.parts.children() != prepared.children:
+            parts = _Parts.of(self)
+            prepared = _Prepared(parts, parts.children(), None, None)
+        tensors = [tensor for table in prepared.parts.tensors for tensor in table.values() if tensor is not None]
+        if any(prepared.parts.hooks) or any(tensor.is_inference() for tensor in tensors):
+            return None  # hooks want to be called, and nobody counts changes of inference tensors
+        versions = [(tensor.data_ptr(), tensor._version) for tensor in tensors]
+        key = (versions, _updates, self.training, torch.get_num_threads())
         if key == prepared.key:
             return prepared.stream
+        layers = self._elm_layers
         backends = {ops.select(m.backend, self.device, self.dtype, m.dynamics).stream for m in layers}
         prepare = backends.pop() if len(backends) == 1 else None
         if prepare is None or any(mask is not None for masks in self.draw_masks(1) for mask in masks):
             stream = None
         else:
-            stream = prepare(self.config.inputs, [(m.connectome, m.neurons.effective(), m.dynamics) for m in layers])
+            stream = prepare(self.config.inputs, [(m.connectome, m.neurons(), m.dynamics) for m in layers])
         _STREAMS[self] = prepared._replace(key=key, stream=stream)
         return stream
 
@@ -214,7 +249,7 @@ class ELMNetwork(Pretrained):
             raise ShapeError(f"tokens must be (B, T), got {tuple(x.shape)}")
         x = x.long()
         captured = x.is_cuda and torch.cuda.is_current_stream_capturing()  # a GPU cannot be asked now
-        if x.numel() and not captured:
+        if x.numel() and not captured and not torch.compiler.is_compiling():
             least, most = torch.aminmax(x)
             if not 0 <= int(least) <= int(most) < inputs:
                 raise ShapeError(f"tokens must lie in 0..{inputs - 1}, got {int(least)}..{int(most)}")

@@ -2,7 +2,6 @@
 
 import math
 from itertools import pairwise
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -35,8 +34,10 @@ class Neurons(nn.Module):
         self.readout = nn.Parameter(uniform((units, config.outputs, config.memory), bound, generator))
         bias = torch.tensor(config.bias_init or [0.0] * config.outputs, dtype=torch.get_default_dtype())
         self.bias = nn.Parameter(bias.repeat(units, 1))
-        self.tau_logit = nn.Parameter(torch.empty(units, config.memory), requires_grad=config.learn_timescales)
-        self.set_timescales(torch.tensor(config.timescales, dtype=torch.float64))
+        exact = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        logit = torch.empty(units, config.memory, dtype=exact)
+        self.tau_logit = nn.Parameter(logit, requires_grad=config.learn_timescales)
+        self.set_timescales(torch.tensor(config.timescales, dtype=torch.float64, device="cpu"))
 
     def _draw_synapses(self, generator: torch.Generator | None) -> Tensor:
         shape = (self.units, self.config.branches, self.config.synapses)
@@ -64,14 +65,14 @@ class Neurons(nn.Module):
         fraction = (tau.double() - low) / (high - low)
         self.tau_logit.copy_(torch.logit(fraction).expand_as(self.tau_logit))
 
-    def effective(self) -> Weights:
+    def forward(self) -> Weights:
         """The weights of the equations, differentiable in every parameter."""
         rate, ratio = self.config.dt / self.timescales(), self.config.timescale_ratio
         as_ratio = self.config.lambda_as_timescale_ratio
         gain = -torch.expm1(-ratio * rate) if as_ratio else -ratio * torch.expm1(-rate)
         return Weights(
             synapse=F.relu(self.w_s) if self.config.nonnegative_synapses else self.w_s,
-            mlp=tuple((affine.weight, affine.bias) for affine in cast(list[Affine], self.mlp)),
+            mlp=tuple(affine() for affine in self.mlp),
             readout=self.readout,
             bias=self.bias,
             decay=torch.exp(-rate),
@@ -100,7 +101,12 @@ class Affine(nn.Module):
         self.weight = nn.Parameter(uniform((units, n_out, n_in), bound, generator))
         self.bias = nn.Parameter(uniform((units, n_out), bound, generator))
 
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias."""
+        return self.weight, self.bias
+
 
 def uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator | None) -> Tensor:
     """U(-bound, bound), drawn on the CPU so that a seed means the same weights on every device."""
-    return torch.empty(shape).uniform_(-bound, bound, generator=generator)
+    drawn = torch.empty(shape, device="cpu").uniform_(-bound, bound, generator=generator)
+    return drawn.to(torch.get_default_device())

@@ -43,8 +43,7 @@ class Replicas(nn.Module):
                 if own != other:
                     raise ShapeError(f"replicas: network {i} has another {what} than network 0; they must be equal")
         self.networks = nn.ModuleList(networks)
-        for place, layers in enumerate(self._layers()):
-            self.register_buffer(f"connectome_{place}", _side_by_side(layers), persistent=False)
+        self._connectomes: dict[int, tuple[list[tuple[int, int]], Tensor]] = {}
 
     def _layers(self) -> list[list[ELMLayer]]:
         """Layer by layer, those of all networks."""
@@ -98,7 +97,7 @@ class Replicas(nn.Module):
         seen: list[list[Signals]] = [[] for _ in networks]
         for place, layers in enumerate(self._layers()):
             first = layers[0]
-            weights = _together([layer.neurons.effective() for layer in layers])
+            weights = _together([layer.neurons() for layer in layers])
             before = [
                 layer.initial_state(batch) if states is None else layer.check_state(states[i].layers[place], batch)
                 for i, layer in enumerate(layers)
@@ -111,7 +110,7 @@ class Replicas(nn.Module):
             h, state, signals = backend.run(
                 h.to(weights.synapse.dtype),
                 LayerState(*(torch.cat(tensors, 1) for tensors in zip(*before, strict=True))),
-                getattr(self, f"connectome_{place}"),
+                self._connectome(place, layers),
                 weights,
                 first.dynamics,
                 Masks(*(None if m[0] is None else torch.cat(m, 1) for m in zip(*drawn, strict=True))),
@@ -125,6 +124,16 @@ class Replicas(nn.Module):
         out = torch.stack([self._affine(n, own, lengths) for n, own in zip(networks, h.chunk(k, 2), strict=True)])
         result = [NetworkState(tuple(layers_)) for layers_ in after]
         return (out, result) if monitor is None else (out, result, [tuple(signals_) for signals_ in seen])
+
+    def _connectome(self, place: int, layers: Sequence[ELMLayer]) -> Tensor:
+        """That of all networks' layers at a place, made anew when one has changed."""
+        own = [layer.connectome for layer in layers]
+        if any(connectome.is_inference() for connectome in own):
+            return _side_by_side(layers)  # nobody counts their changes
+        key = [(connectome.data_ptr(), connectome._version) for connectome in own]
+        if place not in self._connectomes or self._connectomes[place][0] != key:
+            self._connectomes[place] = key, _side_by_side(layers)
+        return self._connectomes[place][1]
 
     @staticmethod
     def _affine(network: ELMNetwork, h: Tensor, lengths: Tensor | None) -> Tensor:

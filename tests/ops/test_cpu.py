@@ -197,7 +197,7 @@ def test_gradients_are_those_of_finite_differences():
 def arguments(*, batch=2, steps=5, keep=True, see="mlp", **options):
     """Of the operator, for a layer with everything switched on."""
     layer = ELMLayer(LayerConfig(units=4, neuron=neuron(**options), recurrent_connect=0.5), 3).double()
-    weights = layer.neurons.effective()
+    weights = layer.neurons()
     (weight1, bias1), (weight2, bias2) = weights.mlp
     tensors = [
         torch.randn(batch, steps, 3, dtype=torch.double),
@@ -240,6 +240,18 @@ def test_compiles_whole():
     assert torch.allclose(got, want, rtol=1e-12)
     grads = [torch.autograd.grad(out.square().sum(), network.layers[0].neurons.w_s)[0] for out in (want, got)]
     assert torch.allclose(*grads, rtol=1e-12)
+
+
+def test_compiles_and_exports_whole_with_tokens_and_lengths():
+    torch._dynamo.reset()
+    network = ELMNetwork(network_config(token_scale=2.0), seed=0, backend="cpu")
+    tokens, lengths = torch.randint(6, (3, 5)), torch.tensor([5, 2, 3])
+    compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(tokens, lengths=lengths)[0], network(tokens, lengths=lengths)[0])
+    with pytest.raises(ShapeError, match=r"lengths must lie in 1\.\.5"):
+        compiled(tokens, lengths=lengths + 1)
+    exported = torch.export.export(network, (tokens,))
+    torch.testing.assert_close(exported.module()(tokens)[0], network(tokens)[0])
 
 
 def test_one_network_twice_in_a_graph():
@@ -291,6 +303,20 @@ def test_memory_comes_back(monkeypatch):
     assert third.data_ptr() == address
     memory.poison = True
     assert memory.take(3, torch.float64).isnan().all()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_forked_child_writes_into_its_own_memory():
+    memory = library.Memory()
+    memory.poison = False
+    lent = memory.take(2**20, torch.float32).fill_(1)
+    child = os.fork()
+    if child == 0:
+        lent.numpy()[:] = 2
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert (lent == 1).all()
 
 
 def test_refusals_name_the_reason():
@@ -436,7 +462,7 @@ def test_a_connectome_of_int32_is_read_and_one_of_sources_that_are_not_there_is_
 )
 def test_the_operator_refuses_what_a_kernel_would_read_wrong(name, spoil, words):
     layer = small_layer()
-    arguments = (torch.randn(3, 4, 5), layer.initial_state(3), layer.connectome, layer.neurons.effective())
+    arguments = (torch.randn(3, 4, 5), layer.initial_state(3), layer.connectome, layer.neurons())
     masks = Masks(memory=torch.ones(3, 6, layer.config.neuron.memory))
     inputs, numbers = operands.operands(*arguments, layer.dynamics, masks, torch.tensor([1, 2, 4]), (), torch.float32)
     torch.ops.elmnet.cpu_recurrence(*inputs, *numbers)
@@ -453,6 +479,8 @@ def test_second_and_forward_derivatives_are_refused_not_zero():
         slope.square().sum().backward()
     with pytest.raises(BackendError, match="no forward-mode derivatives; use backend='reference'"):
         torch.func.jvp(lambda x: layer(x)[0], (x.detach(),), (torch.ones_like(x),))
+    with pytest.raises(BackendError, match=r"cannot be transformed by torch\.func; use backend='reference'"):
+        torch.func.grad(lambda x: layer(x)[0].sum())(x.detach())
 
 
 def test_streams_in_inference_mode():

@@ -96,7 +96,7 @@ def _copy(network: ELMNetwork) -> tuple[list[dict[str, Any]], Tree]:
     """What is fixed of every layer (wiring, decays, numbers), and the trained parameters."""
     fixed, parameters = [], {}
     for i, layer in enumerate(cast(list[ELMLayer], network.layers)):
-        weights, dynamics = layer.neurons.effective(), layer.dynamics
+        weights, dynamics = layer.neurons(), layer.dynamics
         fixed.append(
             {
                 "sources": np.asarray(layer.connectome, dtype=np.int32),

@@ -114,7 +114,7 @@ class Step(nn.Module):
         self.layers = [layer.dynamics for layer in network._elm_layers]
         self.shapes = [LayerState(*(t.shape[1:] for t in s)) for s in network.initial_state(1).layers]  # type: ignore[arg-type]
         for i, layer in enumerate(network._elm_layers):
-            weights, silence = layer.neurons.effective(), layer.inputs + layer.config.outputs
+            weights, silence = layer.neurons(), layer.inputs + layer.config.outputs
             self._keep(i, "sources", torch.where(layer.connectome < 0, silence, layer.connectome).flatten())
             for name in ("synapse", "readout", "bias", "decay", "gain"):
                 self._keep(i, name, getattr(weights, name))

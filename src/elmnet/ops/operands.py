@@ -88,7 +88,7 @@ def operands(
     """The arguments of `elmnet.ops.Recurrence` as an operator takes them; `dtype` is that of state and decay.
 
     Raises:
-        BackendError: forward-mode derivatives are wanted.
+        BackendError: forward-mode derivatives are wanted, or a transform of `torch.func`.
     """
     *hidden, (weight2, bias2) = weights.mlp
     weight1, bias1 = hidden[0] if hidden else (None, None)
@@ -115,8 +115,11 @@ def operands(
         connectome=connectome.long(),
         lengths=lengths,
     )
-    if not torch.compiler.is_compiling() and any(map(_has_tangent, inputs)):
-        raise BackendError(f"compiled backends have no forward-mode derivatives; {INSTEAD}")
+    if not torch.compiler.is_compiling():
+        if any(map(_has_tangent, inputs)):
+            raise BackendError(f"compiled backends have no forward-mode derivatives; {INSTEAD}")
+        if torch._C._are_functorch_transforms_active():
+            raise BackendError(f"compiled backends cannot be transformed by torch.func; {INSTEAD}")
     numbers = Numbers(
         dynamics.branch_decay,
         dynamics.highpass_decay,
@@ -196,6 +199,8 @@ def refuse_lengths(lengths: Tensor, steps: int) -> None:
     Raises:
         ShapeError: one is not.
     """
+    if torch.compiler.is_compiling():
+        return  # the operators ask again
     if not bool(((lengths >= 1) & (lengths <= steps)).all()):
         raise ShapeError(f"lengths must lie in 1..{steps}, got {lengths.tolist()}")
 

@@ -141,7 +141,9 @@ class Memory:
     @staticmethod
     def _map(size: int) -> mmap.mmap:
         huge = 2**21
-        piece = mmap.mmap(-1, size if size < huge else -(-size // huge) * huge)
+        # by default memory is shared: a child of `fork` would write into its parent's pieces
+        private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+        piece = mmap.mmap(-1, size if size < huge else -(-size // huge) * huge, **private)
         if size >= huge and hasattr(mmap, "MADV_HUGEPAGE"):
             with contextlib.suppress(OSError):  # a kernel without huge pages
                 piece.madvise(mmap.MADV_HUGEPAGE)

@@ -48,7 +48,7 @@ class Trial:
 
 def example(layer: ELMLayer, batch: int, steps: int, *, bf16: bool = False) -> tuple[Inputs, Numbers]:
     """A layer's arguments in training, on noise (synthetic) of that shape; bf16: as under `torch.autocast`."""
-    weights = layer.neurons.effective()
+    weights = layer.neurons()
     weights = rounded(weights) if bf16 else weights
     x = torch.randn(batch, steps, layer.inputs, device=layer.connectome.device)
     state, masks = layer.initial_state(batch), layer.draw_masks(batch)
