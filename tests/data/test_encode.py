@@ -14,7 +14,7 @@ pytest.importorskip("numba", reason="needs Numba (extra `audio`)")
 from elmnet.data import sound
 from elmnet.data.encode import encode_recordings
 from elmnet.data.sound import Recordings, parse_wav, resample
-from elmnet.data.spikes import load_spikes
+from elmnet.data.spikes import load_spike_corpus, load_spikes
 from elmnet.errors import ConfigError, DataError
 
 
@@ -52,6 +52,35 @@ def test_the_file_is_what_the_spike_tasks_read(archive, tmp_path):
     assert done.spikes == len(data.times) > 100
     assert done.seconds == pytest.approx(0.2)
     assert not list(tmp_path.glob(".*"))
+
+
+def test_train_and_test_are_numbered_alike(tmp_path):
+    words = {"train": ("cat_ann", "dog_bob", "eel_ann"), "test": ("cat_ann", "eel_zoe", "eel_ann")}
+    place = tmp_path / "spikes"
+    for part, names in words.items():
+        (tmp_path / part).mkdir()
+        for i, name in enumerate(names):
+            (tmp_path / part / f"{name}_{i}.wav").write_bytes(wav(noise(seed=i)))
+        encode_recordings(Recordings(tmp_path / part), place / f"{part}.h5")
+    with pytest.raises(DataError, match=r"test\.h5: label 1 is 'eel', in train\.h5 it is 'dog'; number both alike"):
+        load_spike_corpus(str(place))
+    encode_recordings(Recordings(tmp_path / "test"), place / "test.h5", like=place / "train.h5")
+    corpus = load_spike_corpus(str(place))
+    assert corpus.test.labels.tolist() == [0, 2, 2]
+    assert corpus.test.names == {"label": ["cat", "dog", "eel"], "speaker": ["ann", "bob", "zoe"]}
+    assert corpus.test.speakers.tolist() == [0, 0, 2]
+    with pytest.raises(DataError, match="label 'dog' is none of those given: cat, eel"):
+        encode_recordings(Recordings(tmp_path / "test"), place / "short.h5")
+        encode_recordings(Recordings(tmp_path / "train"), place / "other.h5", like=place / "short.h5")
+    with pytest.raises(DataError, match="damaged or no HDF5 file"):
+        encode_recordings(Recordings(tmp_path / "train"), place / "other.h5", like=tmp_path / "train" / "cat_ann_0.wav")
+
+
+@pytest.mark.parametrize(("seconds", "exact"), [(0.1, np.float16), (2.5, np.float32)])
+def test_times_of_long_recordings_are_exact(tmp_path, seconds, exact):
+    (tmp_path / "3_ann_0.wav").write_bytes(wav(noise(seconds)))
+    encode_recordings(Recordings(tmp_path / "3_ann_0.wav"), tmp_path / "spikes.h5")
+    assert load_spikes(tmp_path / "spikes.h5").times.dtype == exact
 
 
 def test_names_that_are_no_text(tmp_path):

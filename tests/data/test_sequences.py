@@ -142,6 +142,20 @@ def test_tables_that_make_no_sense_are_refused_in_words(tmp_path, select, words)
         load_sequences(parquet(tmp_path / "bad.parquet", select))
 
 
+def test_an_index_of_pandas_is_no_channel(tmp_path):
+    """Sorted by target before it was written, it would give the target away."""
+    path = parquet(tmp_path / "t.parquet", f'{ROWS}, 7 AS target, 5 AS "__index_level_0__" {RANGES}')
+    assert load_sequences(path).channels == ("a", "b")
+
+
+def test_targets_are_read_as_they_are_wanted(tmp_path):
+    empty = parquet(tmp_path / "t.parquet", f"{ROWS}, nullif(step, 1) AS target {RANGES}")
+    assert load_sequences(empty, targets=False).y is None
+    same = parquet(tmp_path / "s.parquet", f"{ROWS}, 3 AS target {RANGES}")
+    assert load_sequences(same).classes and not load_sequences(same).per_step
+    assert not load_sequences(same, values=True).classes and load_sequences(same, "step").per_step
+
+
 def test_a_column_s_name_is_no_command(tmp_path):
     """Nor do quotes in it hurt."""
     assert load_sequences(parquet(tmp_path / "q.parquet", f'{ROWS}, 1 AS "c""d" {RANGES}')).channels[-1] == 'c"d'

@@ -51,6 +51,14 @@ def test_moved_recordings_lose_what_leaves_the_grid(tmp_path):
     assert where(shifts=np.array([2])) == [[0, 2], [5, 352]]
 
 
+def test_times_are_as_exact_as_the_file_has_them(tmp_path):
+    """In float32 half of these would come a bin too early."""
+    times = [np.arange(1000) * 0.001]
+    content = {"spikes/times": times, "spikes/units": [np.zeros(1000, np.uint16)], "labels": np.array([1])}
+    path = write_spikes(tmp_path / "a.h5", count=1, **content, **{"extra/speaker": None})
+    assert spikes.load_spikes(path).dense(np.array([0]), 0.001, 1000)[0, :, 0].all()
+
+
 def test_absurdly_late_spikes_are_dropped(tmp_path):
     path = write_spikes(
         tmp_path / "a.h5",

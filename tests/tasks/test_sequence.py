@@ -203,6 +203,42 @@ def test_predictions_do_not_replace_the_data_and_scores_need_targets(trained, ca
     assert code == 1 and "has no targets to score by" in " ".join(err.split())
 
 
+def test_new_data_need_not_look_like_the_training_part(trained, capsys):
+    """One class alone, every sequence scored; whole numbers for values; targets that a prediction would refuse."""
+    data = waves(count=20, seed=8)
+    up = data["y"] == "up"
+    np.savez(trained / "up[v2].npz", **{name: values[up] for name, values in data.items()})
+    code, out, err = run(capsys, "eval", trained / "classes", "--data", trained / "up[v2].npz")
+    assert code == 0, err
+    assert out.startswith("all of up[v2].npz: nats")
+    whole = waves(count=20, seed=8, classes=False)
+    np.savez(trained / "whole.npz", **{**whole, "y": whole["y"].round().astype(int)})
+    code, out, err = run(capsys, "eval", trained / "values", "--data", trained / "whole.npz", "--json")
+    assert code == 0, err
+    assert json.loads(out)["rmse"] < 1
+    np.savez(trained / "bad.npz", **{**whole, "y": np.full(20, np.nan)})
+    for name in ("classes", "values"):
+        target = trained / "bad.csv"
+        code, _, err = run(capsys, "predict", trained / name, "--data", trained / "bad.npz", "--out", target)
+        assert code == 0, err
+    np.savez(trained / "own.npz", **data, split=np.array(["test"] * 20))
+    code, out, err = run(capsys, "eval", trained / "classes", "--data", trained / "own.npz")
+    assert code == 0, err
+    assert out.startswith("test of own.npz")
+
+
+def test_sequences_of_one_length_can_be_trained_together(tmp_path, capsys):
+    data = waves(count=60)
+    np.savez(tmp_path / "d.npz", x=data["x"], y=data["y"])
+    command = ["train", "sequence", "--data", tmp_path / "d.npz", "--replicas", 2, "--out", tmp_path / "both", "-q"]
+    code, _, err = run(capsys, *command, *SMALL, "--steps", "5")
+    assert code == 0, err
+    alone = ["train", "sequence", "--data", tmp_path / "d.npz", "--seed", 1, "--out", tmp_path / "one", "-q"]
+    assert run(capsys, *alone, *SMALL, "--steps", "5")[0] == 0
+    results = [json.loads((tmp_path / place / "result.json").read_text()) for place in ("both/seed-1", "one")]
+    assert results[0]["valid"] == pytest.approx(results[1]["valid"], rel=1e-3)
+
+
 def test_r2_of_values_far_from_zero():
     data = waves(classes=False)
     near, far = (

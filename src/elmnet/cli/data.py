@@ -80,6 +80,9 @@ def encode_audio(
         list[str] | None, typer.Option(help="take only these file names, e.g. '*_0.wav'", metavar="PATTERN")
     ] = None,
     label_from: Annotated[str, typer.Option(help="name (before the first _) or folder")] = "name",
+    like: Annotated[
+        Path | None, typer.Option(help="number labels and speakers as in this spike file (of the training part)")
+    ] = None,
     seed: Annotated[int, typer.Option(help="of the nerve fibres' chance")] = 0,
     threads: Annotated[int | None, typer.Option(help="recordings at a time; default: all cores")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave out what cannot be used, with a warning")] = False,
@@ -109,6 +112,7 @@ def encode_audio(
             seed=seed,
             threads=threads,
             skip_bad=skip_bad,
+            like=like,
             advance=advance,
         )
     wall, cpu = time.monotonic() - wall, time.process_time() - cpu

@@ -176,16 +176,26 @@ def _fit(config: Any, budget: int | None, memory: int | None) -> Any:
 
 def evaluate_(
     run: Run_,
-    split: Annotated[str, typer.Option(help="train, valid, test, or all (a whole text, every sequence)")] = "test",
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="train, valid, test, or all (a whole text, every sequence); default: test, and all of other sequences "
+            "without a split of their own"
+        ),
+    ] = None,
     data: Annotated[str | None, typer.Option(help="another data source", metavar="SOURCE")] = None,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Score a run's best network on a split, of its own data or another source."""
     from elmnet.tasks import in_words
+    from elmnet.tasks.sequence import Sequence
     from elmnet.train.evaluate import evaluate
     from elmnet.train.progress import Reporter
 
     network, task, precision = _open_run(run, data)
+    if split is None:
+        undivided = data is not None and isinstance(task, Sequence) and task.data.split is None
+        split = "all" if undivided else "test"
     if split not in task.splits:
         raise ConfigError(f"--split must be one of {', '.join(task.splits)}, got {split!r}")
     reporter = Reporter()
@@ -194,10 +204,11 @@ def evaluate_(
     if json:
         out.print_json(data={"run": str(run), "data": task.data_name, "split": split, **scores})
     else:
-        out.print(f"{split} of {task.data_name}: {in_words(scores)}", highlight=False, soft_wrap=True)
+        words = f"{split} of {task.data_name}: {in_words(scores)}"
+        out.print(words, highlight=False, markup=False, soft_wrap=True)
 
 
-def _open_run(path: Path, data: str | None = None) -> Any:
+def _open_run(path: Path, data: str | None = None, *, targets: bool = True) -> Any:
     """Best network and task of a run, and what is around a forward pass."""
     import torch
 
@@ -209,7 +220,8 @@ def _open_run(path: Path, data: str | None = None) -> Any:
     config, facts = run.read_config()
     torch.set_num_threads(config.threads)
     network = run.network_where_it_was_trained(config)
-    task = open_task(config.task, config.options, data or config.data, seed=config.seed, facts=facts)
+    source = data or config.data
+    task = open_task(config.task, config.options, source, seed=config.seed, facts=facts, targets=targets)
     return network, task, precision(config, network)
 
 
@@ -223,16 +235,18 @@ def predict(
     """What a network trained on `sequence` says of every sequence of a file: classes with probabilities, or values."""
     from elmnet.tasks.sequence import Sequence
     from elmnet.train.predict import predict as told
-    from elmnet.train.predict import write
+    from elmnet.train.predict import require_ending, write
 
+    require_ending(path)
     if path.exists() and Path(data).exists() and path.samefile(data):
         raise ConfigError(f"--out {path} is the data itself; name another file")
-    network, task, precision = _open_run(run, data)
+    network, task, precision = _open_run(run, data, targets=False)
     if not isinstance(task, Sequence):
         raise ConfigError(f"{run} was trained on {task.name}; predict is for the task sequence")
     with precision:
         write(told(network, task), path)
-    out.print(f"{len(task.data)} sequences of {task.data_name}: {path}", highlight=False, soft_wrap=True)
+    words = f"{len(task.data)} sequences of {task.data_name}: {path}"
+    out.print(words, highlight=False, markup=False, soft_wrap=True)
 
 
 def generate(

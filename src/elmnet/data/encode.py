@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,10 +14,13 @@ from numpy.typing import NDArray
 
 from elmnet.data.hdf5 import new_hdf5
 from elmnet.data.sound import Recordings, parse_wav, resample
+from elmnet.data.spikes import names_in
 from elmnet.errors import ConfigError, DataError
 
 LabelFrom = Literal["name", "folder"]
 MAX_LABELS = 20  # what `elmnet.data.spikes` reads
+HALF_SECONDS = 2.0
+"""Recordings from here on have times in float32; SHD's own are in float16, which is exact to 1 ms until then."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ def encode_recordings(
     seed: int = 0,
     threads: int = 1,
     skip_bad: bool = False,
+    like: Path | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> Encoded:
     """Write the spikes of every WAV recording in a file, folder or zip archive.
@@ -55,6 +59,7 @@ def encode_recordings(
         seed: of the nerve fibres.
         threads: recordings encoded at the same time.
         skip_bad: leave out recordings that cannot be used, instead of refusing them all.
+        like: a file of spikes whose numbers of labels and speakers are kept: the training part's, for the test part.
         advance: called after each.
 
     Raises:
@@ -65,10 +70,11 @@ def encode_recordings(
         raise ConfigError(f"--out {out} exists and is no HDF5 file; name another, so that it is not lost")
     if not 0 <= seed < 2**63:
         raise ConfigError(f"--seed must lie in 0..2^63-1, got {seed}")
-    labels = _Labels(recordings, label_from)
+    labels = _Labels(recordings, label_from, {} if like is None else names_in(like))
     sounds = list(_checked(recordings, skip_bad))  # all are looked at before the first is encoded
     refused = tuple(str(sound) for _, sound in sounds if isinstance(sound, DataError))
-    names = [name for name, sound in sounds if not isinstance(sound, DataError)]
+    lengths = {name: sound for name, sound in sounds if not isinstance(sound, DataError)}
+    names = list(lengths)
     if not names:
         raise DataError(
             f"{recordings.source}: none of its {len(sounds)} recordings can be used; the first: {refused[0]}"
@@ -77,10 +83,11 @@ def encode_recordings(
     out.parent.mkdir(parents=True, exist_ok=True)
     seconds, spikes = np.zeros(len(names)), 0
     with new_hdf5(out) as file:
-        times = file.create_dataset("spikes/times", (len(names),), h5py.vlen_dtype(np.float16))
+        exact = np.float16 if max(lengths.values()) < HALF_SECONDS else np.float32
+        times = file.create_dataset("spikes/times", (len(names),), h5py.vlen_dtype(exact))
         units = file.create_dataset("spikes/units", (len(names),), h5py.vlen_dtype(np.uint16))
         for i, (length, when, channel) in enumerate(_encoded(recordings, names, seed, threads)):
-            times[i], units[i] = when.astype(np.float16), channel
+            times[i], units[i] = when.astype(exact), channel
             seconds[i], spikes = length, spikes + len(when)
             advance()
         labels.write(file, names)
@@ -100,19 +107,19 @@ def _cochlea() -> Any:
     return cochlea
 
 
-def _checked(recordings: Recordings, skip_bad: bool) -> Iterator[tuple[str, DataError | None]]:
-    """Every recording's name, and why it cannot be used, or None."""
+def _checked(recordings: Recordings, skip_bad: bool) -> Iterator[tuple[str, DataError | float]]:
+    """Every recording's name, and its seconds, or why it cannot be used."""
     for name, data in recordings.read():
         try:
             if isinstance(data, DataError):
                 raise data
-            parse_wav(data, recordings.where(name))
+            rate, sound = parse_wav(data, recordings.where(name))
         except DataError as error:
             if not skip_bad:
                 raise
             yield name, error
         else:
-            yield name, None
+            yield name, len(sound) / rate
 
 
 def _encoded(
@@ -152,10 +159,12 @@ def _bytes(name: str) -> bytes:
 class _Labels:
     """Labels and speakers of recordings, from their paths.
 
-    A label that is a whole number below 20 is itself; other labels are numbered in alphabetical order.
+    A label that is a whole number below 20 is itself; other labels are numbered in alphabetical order. Names that are
+    known already (`elmnet.data.spikes.names_in`) keep their numbers.
     """
 
-    def __init__(self, recordings: Recordings, label_from: LabelFrom) -> None:
+    def __init__(self, recordings: Recordings, label_from: LabelFrom, known: Mapping[str, Sequence[str]]) -> None:
+        self._speakers = tuple(known.get("speaker", ()))
         paths = [PurePosixPath(name) for name in recordings.names]
         if label_from == "folder":
             top = recordings.source.resolve()
@@ -164,7 +173,12 @@ class _Labels:
             words = {str(p): p.stem.split("_")[0] for p in paths}
         self._words = words
         distinct = sorted(set(words.values()))
-        if all(word.isdecimal() and int(word) < MAX_LABELS for word in distinct):
+        if "label" in known:
+            self.keys = tuple(known["label"])
+            self._number = {word: i for i, word in enumerate(self.keys)}
+            if new := [word for word in distinct if word not in self._number]:
+                raise DataError(f"{recordings.source}: label {new[0]!r} is none of those given: {', '.join(self.keys)}")
+        elif all(word.isdecimal() and int(word) < MAX_LABELS for word in distinct):
             size = 10 if max(map(int, distinct)) < 10 else MAX_LABELS
             self.keys = tuple(map(str, range(size)))
             self._number = {word: int(word) for word in distinct}
@@ -187,6 +201,7 @@ class _Labels:
         parts = [PurePosixPath(name).stem.split("_") for name in names]
         file["extra/recording"] = [_bytes("_".join(part)) for part in parts]
         if all(len(part) > 2 for part in parts):
-            speakers = sorted({part[1] for part in parts})
+            here = {part[1] for part in parts}
+            speakers = [*self._speakers, *sorted(here.difference(self._speakers))]
             file["extra/speaker"] = np.array([speakers.index(part[1]) for part in parts], dtype=np.uint16)
             file["extra/meta_info/name"] = [_bytes(speaker) for speaker in speakers]

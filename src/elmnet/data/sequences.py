@@ -10,6 +10,7 @@ shape of `y`; in a table, a target that never changes within a sequence is the s
 """
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from elmnet.files import BAD_ARCHIVE, sha256
 PARTS = ("train", "valid", "test")
 Array = NDArray[Any]
 Per = Literal["auto", "sequence", "step"]
+_PANDAS_INDEX = re.compile(r"__index_level_\d+__$")  # a column that pandas writes unasked
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,14 @@ class Sequences:
         return len(self.x)
 
 
-def load_sequences(source: str, per: Per = "auto") -> Sequences:
+def load_sequences(source: str, per: Per = "auto", *, values: bool = False, targets: bool = True) -> Sequences:
     """Read a file.
 
     Args:
         source: a path that ends in .npz or .parquet.
         per: whether a target belongs to a step or to its sequence, where the shapes do not say it.
+        values: take whole numbers for values, too.
+        targets: whether to read them, if there are any.
 
     Raises:
         DataError: the file is missing or damaged, or what it holds is not what the format promises.
@@ -62,14 +66,14 @@ def load_sequences(source: str, per: Per = "auto") -> Sequences:
     if not path.is_file():
         raise DataError(f"--data {source}: no such file; name an .npz or .parquet file of sequences")
     read = _npz if path.suffix == ".npz" else _parquet
-    return checked(**read(path), name=path.name, digest=sha256(path), per=per)
+    return checked(**read(path, targets), name=path.name, digest=sha256(path), per=per, values=values)
 
 
-def _npz(path: Path) -> dict[str, Any]:
+def _npz(path: Path, targets: bool) -> dict[str, Any]:
     known = ("x", "y", "lengths", "split")
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in known if name in arrays.files}
+            found = {name: arrays[name] for name in known if name in arrays.files and (targets or name != "y")}
             others = [name for name in arrays.files if name not in known]
     except BAD_ARCHIVE as error:
         raise DataError(f"{path}: damaged or not an .npz archive: {error}") from error
@@ -82,7 +86,7 @@ def _npz(path: Path) -> dict[str, Any]:
     return found
 
 
-def _parquet(path: Path) -> dict[str, Any]:
+def _parquet(path: Path, targets: bool) -> dict[str, Any]:
     try:
         import duckdb
     except ImportError:
@@ -98,14 +102,21 @@ def _parquet(path: Path) -> dict[str, Any]:
             missing = [name for name in ("sequence", "step") if name not in columns]
             if missing:
                 raise DataError(f"{path}: has no column {missing[0]!r}; it has {', '.join(columns)}")
-            nulls = ", ".join('count(*) - count("{}")'.format(name.replace('"', '""')) for name in columns)
-            for name, count in zip(columns, connection.execute(f"SELECT {nulls} FROM rows").fetchall()[0], strict=True):
+            wanted = [name for name in columns if not _PANDAS_INDEX.match(name) and (targets or not _is_target(name))]
+            quoted_names = ['"{}"'.format(name.replace('"', '""')) for name in wanted]
+            nulls = ", ".join(f"count(*) - count({name})" for name in quoted_names)
+            for name, count in zip(wanted, connection.execute(f"SELECT {nulls} FROM rows").fetchall()[0], strict=True):
                 if count:
                     raise DataError(f"{path}: column {name!r} is empty in {count} rows")
-            table = connection.execute("SELECT * FROM rows ORDER BY sequence, step").fetchnumpy()
+            all_ = ", ".join(quoted_names)
+            table = connection.execute(f"SELECT {all_} FROM rows ORDER BY sequence, step").fetchnumpy()
     except duckdb.Error as error:
         raise DataError(f"{path}: damaged or not Parquet: {' '.join(str(error).split())[:200]}") from error
     return _from_table(path, {name: np.ma.getdata(column) for name, column in table.items()})
+
+
+def _is_target(column: str) -> bool:
+    return column == "target" or column.startswith("target.")
 
 
 def _from_table(path: Path, table: dict[str, Array]) -> dict[str, Any]:
@@ -131,8 +142,7 @@ def _from_table(path: Path, table: dict[str, Array]) -> dict[str, Any]:
         return full
 
     split = table.pop("split", None)
-    targets = [name for name in table if name == "target" or name.startswith("target.")]
-    y = [_plain(table.pop(name)) for name in targets]
+    y = [_plain(table.pop(name)) for name in list(table) if _is_target(name)]
     bad = [name for name, column in table.items() if column.dtype.kind not in "iufb"]
     if bad or not table:
         words = (
@@ -181,10 +191,12 @@ def checked(
     ids: Array | None = None,
     channels: Sequence[str] = (),
     constant: bool = False,
+    values: bool = False,
 ) -> Sequences:
     """Arrays as sequences, or a DataError that says what is wrong and where.
 
     Args:
+        values: whole numbers in y are values, too.
         constant: y comes from a long table, (n, T) or (n, T, k): where it never changes, it is the sequence's.
     """
     x = _numbers(x, f"{name}: x")
@@ -206,7 +218,9 @@ def checked(
         raise DataError(f"{name}: x holds numbers too large for float32")
     per_step = classes = False
     if y is not None:
-        y, per_step, classes = _targets(np.asarray(y), inside, per, constant, name)
+        y = np.asarray(y)
+        y = y.astype(np.float64) if values and y.dtype.kind in "iub" else y
+        y, per_step, classes = _targets(y, inside, per, constant, name)
     if split is not None:
         split = np.asarray(split)
         if split.shape != (n,) or not np.isin(split, PARTS).all():

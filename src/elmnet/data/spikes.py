@@ -21,6 +21,7 @@ from elmnet.errors import DataError
 from elmnet.files import cache_directory, sha256
 
 CHANNELS = 700
+_NAMES = {"label": "extra/keys", "speaker": "extra/meta_info/name"}
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,14 @@ class SpikeData:
     """Recordings as flat arrays; recording i owns the spikes offsets[i]:offsets[i+1]."""
 
     path: Path
-    times: NDArray[np.float32]  # seconds
+    times: NDArray[np.floating]  # seconds, as exact as the file has them: rounded, some would change their bin
     units: NDArray[np.uint16]  # channel, 0..CHANNELS-1
     offsets: NDArray[np.int64]  # (recordings + 1,)
     labels: NDArray[np.int64]
     speakers: NDArray[np.int64] | None
     classes: int  # 10 or 20
     sha256: str
+    names: dict[str, list[str]]  # what labels and speakers are called, in order, where the file says it
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -53,6 +55,7 @@ class SpikeData:
             speakers=speakers,
             classes=self.classes,
             sha256=self.sha256 + other.sha256,
+            names=self.names,
         )
 
     def dense(
@@ -109,7 +112,9 @@ def load_spike_corpus(source: str) -> SpikeCorpus:
     directory = Path(source)
     if not directory.is_dir():
         raise DataError(f"--data {source}: no such directory; name one, 'official' or '{SYNTHETIC}'")
-    return _load_pair(f"spikes in {directory.resolve().name}/", directory)
+    corpus = _load_pair(f"spikes in {directory.resolve().name}/", directory)
+    _require_same_names(corpus)
+    return corpus
 
 
 def synthetic_directory() -> Path:
@@ -145,6 +150,18 @@ def _load_pair(name: str, directory: Path) -> SpikeCorpus:
     return SpikeCorpus(name, train, test)
 
 
+def _require_same_names(corpus: SpikeCorpus) -> None:
+    """Both files must mean the same by a label and by a speaker's number."""
+    train, test = corpus.train, corpus.test
+    for what, names in test.names.items():
+        for number, (here, there) in enumerate(zip(train.names.get(what, ()), names, strict=False)):
+            if here != there:
+                raise DataError(
+                    f"{test.path}: {what} {number} is {there!r}, in {train.path.name} it is {here!r}; number both "
+                    "alike (elmnet data encode-audio --like FILE)"
+                )
+
+
 def _only(directory: Path, part: str) -> Path:
     found = sorted(directory.glob(f"*{part}*.h5"))
     if len(found) != 1:
@@ -165,7 +182,7 @@ def load_spikes(path: Path) -> SpikeData:
             times = _read_dataset(file, path, "spikes/times")
             units = _read_dataset(file, path, "spikes/units")
             labels = _read_dataset(file, path, "labels")
-            keys = len(_read_dataset(file, path, "extra/keys")) if "extra/keys" in file else None
+            names = _read_names(file, path)
             speakers = _read_dataset(file, path, "extra/speaker") if "extra/speaker" in file else None
     except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:  # h5py's answers to damage
         raise DataError(f"{path}: damaged or truncated HDF5 file: {error}") from error
@@ -178,26 +195,49 @@ def load_spikes(path: Path) -> SpikeData:
         raise DataError(f"{path}: holds no recordings")
     if speakers is not None and len(speakers) != len(labels):
         raise DataError(f"{path}: {len(speakers)} entries in extra/speaker for {len(labels)} labels")
-    classes = _classes(path, labels, keys)
+    classes = _classes(path, labels, len(names["label"]) if "label" in names else None)
     for i in range(len(labels)):
         _check_sample(path, i, times[i], units[i])
     offsets = np.concatenate([[0], np.cumsum([len(t) for t in times])]).astype(np.int64)
     return SpikeData(
         path=path,
-        times=np.concatenate([np.asarray(t, dtype=np.float32) for t in times]),
+        times=np.concatenate([np.asarray(t) for t in times]),
         units=np.concatenate([np.asarray(u).astype(np.uint16) for u in units]),
         offsets=offsets,
         labels=labels.astype(np.int64),
         speakers=None if speakers is None else speakers.astype(np.int64),
         classes=classes,
         sha256=sha256(path),
+        names=names,
     )
+
+
+def names_in(path: Path) -> dict[str, list[str]]:
+    """What a file calls its labels and speakers, in the order of their numbers, where it says it.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            return _read_names(file, path)
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        raise DataError(f"{path}: damaged or no HDF5 file of spikes: {error}") from error
 
 
 def _read_dataset(file: h5py.File, path: Path, name: str) -> NDArray[Any]:
     if not isinstance(file.get(name), h5py.Dataset):
         raise DataError(f"{path}: has no dataset {name!r}; expected spikes/times, spikes/units and labels, as in SHD")
     return np.asarray(file[name][:])
+
+
+def _read_names(file: h5py.File, path: Path) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for what, place in _NAMES.items():
+        if place in file:
+            texts = _read_dataset(file, path, place).tolist()
+            found[what] = [text.decode() if isinstance(text, bytes) else str(text) for text in texts]
+    return found
 
 
 def _classes(path: Path, labels: NDArray[np.int64], keys: int | None) -> int:

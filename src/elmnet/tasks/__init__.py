@@ -31,7 +31,13 @@ def find_task(name: str) -> type[Task]:
 
 
 def open_task(
-    name: str, options: Config, source: str, *, seed: int = 0, facts: Mapping[str, Any] | None = None
+    name: str,
+    options: Config,
+    source: str,
+    *,
+    seed: int = 0,
+    facts: Mapping[str, Any] | None = None,
+    targets: bool = True,
 ) -> Task:
     """Load a task's data.
 
@@ -40,7 +46,9 @@ def open_task(
         options: its `Options`.
         source: data source, as on the command line.
         seed: of the training batches.
-        facts: of the data a model was trained on; its vocabulary is used instead of the source's own.
+        facts: of the data a model was trained on; its vocabulary and kind of targets are used instead of the source's
+            own.
+        targets: of a file of sequences: whether to read them; predictions need none.
 
     Raises:
         DataError: the source is missing or damaged, or holds symbols or classes the model does not know.
@@ -54,7 +62,10 @@ def open_task(
             raise DataError(f"{source}: has {opened.inputs} channels, the model was trained on {facts['channels']}")
         return opened
     if isinstance(options, SequenceOptions):
-        return Sequence(options, load_sequences(source, options.per), seed=seed, facts=facts)
+        kind: Any = {"per": options.per}
+        if facts is not None:
+            kind = {"per": "step" if facts["per_step"] else "sequence", "values": facts["classes"] is None}
+        return Sequence(options, load_sequences(source, targets=targets, **kind), seed=seed, facts=facts)
     assert isinstance(options, SpikeOptions)
     corpus = load_spike_corpus(source)
     if name == SHD.name and facts is not None and facts["classes"] != corpus.train.classes:

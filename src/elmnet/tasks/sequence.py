@@ -69,6 +69,7 @@ class Sequence(Task):
     ) -> None:
         self.options, self.data, self.seed, self.data_name = options, data, seed, data.name
         self.parts: dict[str, NDArray[np.int64]] = {"all": np.arange(len(data))}
+        learning = facts is None
         if facts is None:
             self.parts |= _split(data, options) if parts is None else parts
             facts = self._learn()
@@ -86,7 +87,9 @@ class Sequence(Task):
             if len(self.parts) == 1:
                 self.parts |= _split(data, options, must=False)
             self._y = self._encoded(data)
-            self._require_targets()
+            self._count_classes()
+            if learning:
+                self._require_every_class()
 
     def _learn(self) -> dict[str, Any]:
         """What training needs of the data and predictions need again: classes, means and scales."""
@@ -141,13 +144,15 @@ class Sequence(Task):
             raise DataError(f"{data.name}: sequence {i} has class {y[i, t]!s}, which the model does not know: {few}")
         return np.where(counts, np.searchsorted(self.classes, np.where(counts, y, self.classes[0])), NOWHERE)
 
-    def _require_targets(self) -> None:
-        """Every class must be there to learn."""
-        if self.classes is None or "train" not in self.parts:
-            return
-        y = self._y[self.parts["train"]]
-        self.frequency = np.bincount(y[y != NOWHERE], minlength=self.outputs)
-        if not self.frequency.all() and len(self.parts["train"]):
+    def _count_classes(self) -> None:
+        """How often each class occurs in the training part."""
+        if self.classes is not None and "train" in self.parts:
+            y = self._y[self.parts["train"]]
+            self.frequency = np.bincount(y[y != NOWHERE], minlength=self.outputs)
+
+    def _require_every_class(self) -> None:
+        """All must be there to learn."""
+        if self.classes is not None and len(self.parts.get("train", ())) and not self.frequency.all():
             lost = self.classes[int(np.argmin(self.frequency))]
             raise DataError(
                 f"{self.data.name}: class {lost!s} is not in the training part; more of it, or a split of your own, is "
@@ -228,7 +233,9 @@ class Sequence(Task):
 
     def _batch(self, pool: NDArray[np.int64]) -> Batch:
         x, lengths = self.inputs_of(pool)
-        return Batch(x, torch.from_numpy(self._y[pool, : x.shape[1]]), fresh=True, lengths=lengths)
+        ragged = bool((self.data.lengths != self.steps).any())
+        y = torch.from_numpy(self._y[pool, : x.shape[1]])
+        return Batch(x, y, fresh=True, lengths=lengths if ragged else None)
 
     def scored(self, out: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         counts = y != NOWHERE if self.classes is not None else ~y.isnan().any(-1)

@@ -57,6 +57,12 @@ def predict(network: Network, task: Sequence) -> Predictions:
     return Predictions(data.ids, data.lengths, task.per_step, task.classes, values)
 
 
+def require_ending(path: Path) -> None:
+    """Refuse what `write` could not write."""
+    if path.suffix not in (".csv", ".npz", ".parquet"):
+        raise ConfigError(f"--out must end in .csv, .npz or .parquet, got {path}")
+
+
 def write(told: Predictions, path: Path) -> None:
     """Write predictions: a row for every sequence or step in .csv and .parquet, arrays in .npz; replaces what is there.
 
@@ -64,8 +70,7 @@ def write(told: Predictions, path: Path) -> None:
         ConfigError: the ending is none of them, or DuckDB (extra `sweep`) is missing for .parquet.
         RunError: the file cannot be written.
     """
-    if path.suffix not in (".csv", ".npz", ".parquet"):
-        raise ConfigError(f"--out must end in .csv, .npz or .parquet, got {path}")
+    require_ending(path)
     try:
         if path.suffix == ".csv":
             write_atomic(path, _csv(_table(told)))
