@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 from conftest import network_config
 
@@ -48,6 +49,14 @@ def test_own_readout_round_trips():
 def test_limits_are_refused_in_words(build, words):
     with pytest.raises(ConfigError, match=words):
         build()
+
+
+def test_numbers_of_numpy_are_numbers():
+    layer = LayerConfig(units=np.int64(8), input_dropout=np.float32(0.25))
+    assert type(layer.units) is int
+    assert layer == LayerConfig(units=8, input_dropout=0.25)
+    with pytest.raises(ConfigError, match="units must be a whole number"):
+        LayerConfig(units=np.float32(8.5))
 
 
 def test_a_changed_copy_is_what_would_have_been_built():

@@ -71,6 +71,17 @@ def test_sequences_of_different_lengths_are_classified():
     assert np.allclose(one_by_one, probability[:5], atol=1e-6)
 
 
+def test_columns_of_a_table_keep_their_order():
+    pandas = pytest.importorskip("pandas", reason="needs pandas, which elmnet does not")
+    X, y = np.random.default_rng(0).standard_normal((12, 3)), np.arange(12) % 2
+    table = pandas.DataFrame(X, columns=["t0", "t1", "t2"])
+    model = ELMClassifier(steps=2, **SMALL).fit(table, y)
+    assert model.feature_names_in_.tolist() == ["t0", "t1", "t2"]
+    assert model.predict(table).shape == (12,)
+    with pytest.raises(ValueError, match="feature names"):
+        model.predict(table[["t1", "t0", "t2"]])
+
+
 def test_several_values_of_sequences_are_told():
     x, _, y = waves()
     model = ELMRegressor(units=16, steps=150, random_state=0).fit(x, np.stack([y, 100 * y], 1))

@@ -21,7 +21,7 @@ try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
     from sklearn.utils import assert_all_finite, check_array
     from sklearn.utils.multiclass import check_classification_targets
-    from sklearn.utils.validation import check_is_fitted, check_random_state, column_or_1d
+    from sklearn.utils.validation import check_is_fitted, check_random_state, column_or_1d, validate_data
 except ImportError as missing:
     raise ImportError("elmnet.estimators needs scikit-learn: pip install 'elmnet[estimators]'") from missing
 
@@ -164,7 +164,8 @@ class _ELM(BaseEstimator):  # type: ignore[misc]
         raise NotImplementedError
 
     def _sequences(self, X: Any, *, fitting: bool) -> tuple[Array, Array | None]:
-        """X as (n, T, channels) and lengths; remembers, or checks, how many features there are."""
+        """X as (n, T, channels) and lengths; remembers, or checks, how many features there are and their names."""
+        validate_data(self, X, "no_validation", reset=fitting, skip_check_array=True, ensure_2d=False)
         ragged = isinstance(X, list | tuple) and len(X) > 0 and all(np.ndim(one) == 2 for one in X)
         if ragged:
             x, lengths, features = _padded(X)

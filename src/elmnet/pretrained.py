@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from elmnet.errors import CheckpointError, ConfigError
+from elmnet.errors import CheckpointError
 from elmnet.files import write_atomic
 from elmnet.strict import Config
 
@@ -96,7 +96,7 @@ def read_config(directory: str | Path, parse: Callable[[Any], AnyConfig]) -> Any
     path = Path(directory) / "config.json"
     try:
         return parse(json.loads(path.read_text()))
-    except (OSError, ValueError, ConfigError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ConfigError is a ValueError
         raise CheckpointError(f"{path}: cannot be read as a network configuration: {error}") from error
 
 

@@ -7,11 +7,16 @@ import dataclasses
 import difflib
 import functools
 import math
+import numbers
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Self
+
+import yaml
 
 from elmnet.errors import ConfigError
 
@@ -79,6 +84,39 @@ class Config:
         return copy
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads 1e5 as a number; YAML 1.1 alone wants 1.0e+5."""
+
+
+class _FastLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """The same in C, where there is a parser in C: sweeps have many files. Deep nesting would overflow its stack."""
+
+
+for _kind in (_Loader, _FastLoader):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+    )
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file of settings holds: plain values.
+
+    Raises:
+        ConfigError: it cannot be read; the words do not name the file.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        flat = text.count("[") + text.count("{") < 100 and max(map(len, text.splitlines()), default=0) < 1000
+        return yaml.load(text, Loader=_FastLoader if flat else _Loader)
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+        yaml.YAMLError,
+    ) as error:  # ValueError: no text, or a date that is none
+        raise ConfigError(f"cannot be read as YAML: {' '.join(str(error).split())}") from error
+
+
 _SCALARS = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
 
 
@@ -133,12 +171,12 @@ def _parse_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
 
 
 def _parse_scalar(hint: type, value: Any, where: str) -> Any:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if hint is float and number:
         if not math.isfinite(value):
             raise ConfigError(f"{where} must be finite, got {value!r}")
         return float(value)
-    if hint is int and number and (isinstance(value, int) or value.is_integer()):
+    if hint is int and number and (isinstance(value, numbers.Integral) or value.is_integer()):
         return int(value)
     if hint in (bool, str) and isinstance(value, hint):
         return value

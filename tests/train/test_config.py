@@ -1,7 +1,8 @@
 import pytest
+import yaml
 
 from elmnet.errors import ConfigError
-from elmnet.train.config import RunConfig, TrainConfig, amend, compose
+from elmnet.train.config import RunConfig, TrainConfig, amend, compose, load_config
 
 
 @pytest.mark.parametrize("task", ["enwik8", "shd-adding", "shd", "sequence"])
@@ -88,6 +89,24 @@ def test_paths_become_absolute_and_names_stay_names(tmp_path, monkeypatch):
     assert compose("enwik8", data="text.txt").data == str(tmp_path.resolve() / "text.txt")
     assert compose("enwik8", data="official").data == "official"
     assert compose("enwik8").data == "python-stdlib"
+
+
+def test_a_file_may_say_1e_minus_2_and_name_data_beside_it(tmp_path, monkeypatch):
+    document = compose("enwik8", preset="tiny").to_dict()
+    text = yaml.safe_dump({**document, "data": "text.txt"}).replace("learning_rate: 0.01", "learning_rate: 2e-2")
+    (tmp_path / "run.yaml").write_text(text)
+    (tmp_path / "text.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    config = amend(load_config(tmp_path / "run.yaml"))
+    assert config.training.learning_rate == 0.02
+    assert config.data == str(tmp_path / "text.txt")
+
+
+@pytest.mark.parametrize("text", ["a: [", "when: 2026-99-99", "\xff", "[" * 100_000, "- " * 100_000])
+def test_what_is_no_yaml_is_refused_with_the_file_s_name(tmp_path, text):
+    (tmp_path / "run.yaml").write_text(text, encoding="latin-1")
+    with pytest.raises(ConfigError, match=r"run\.yaml: cannot be read as YAML"):
+        load_config(tmp_path / "run.yaml")
 
 
 @pytest.mark.parametrize("kind", ["leaky", "gru", "transformer", "s5-like"])

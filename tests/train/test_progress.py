@@ -1,10 +1,11 @@
+import errno
 import io
 import re
 
 from rich.console import Console
 
 from elmnet.train import progress
-from elmnet.train.progress import Reporter
+from elmnet.train.progress import Reporter, SteadyConsole
 
 
 def told(terminal, quiet=False):
@@ -32,6 +33,19 @@ def test_plain_lines_without_a_terminal(monkeypatch):
 
 def test_plain_lines_are_rare():
     assert sum("step" in line for line in told(False).splitlines()) <= 1
+
+
+def test_a_terminal_that_was_closed_ends_nothing():
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.EIO, "Input/output error")
+
+    console = SteadyConsole(file=Closed(), force_terminal=True)
+    reporter = Reporter(console)
+    reporter.note("nobody reads this")
+    with reporter.training(0, 2):
+        reporter.step(1, "nor this", 1, "characters")
+    assert console.quiet
 
 
 def test_a_live_bar_on_a_terminal():

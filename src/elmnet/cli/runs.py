@@ -51,9 +51,9 @@ def train(
 ) -> None:
     """Train a network, or continue an interrupted run.
 
-    Ctrl-C and SIGTERM save first. kill -9 loses at most the work since the last checkpoint; --resume then gives the
-    same weights and metrics, byte for byte, as if nothing had happened. Several processes share every batch of one run
-    under `torchrun --nproc-per-node K -m elmnet train ...`.
+    Ctrl-C, SIGTERM and a closed terminal save first. kill -9 loses at most the work since the last checkpoint;
+    --resume then gives the same weights and metrics, byte for byte, as if nothing had happened. Several processes
+    share every batch of one run under `torchrun --nproc-per-node K -m elmnet train ...`.
     """
     from elmnet.train import loop, parallel
     from elmnet.train.config import amend

@@ -17,10 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from elmnet.config import NetworkConfig
 from elmnet.errors import ConfigError, RunError, in_a_line
+from elmnet.strict import read_yaml
 from elmnet.sweep.recipe import Trial
 from elmnet.sweep.store import Sweep
 from elmnet.sweep.trials import Job, Outcome, record_failure, run_together
@@ -150,7 +149,7 @@ def _stop(client: "Client", futures: list[Any]) -> None:
 
 @contextmanager
 def _first_signal() -> Iterator[list[int]]:
-    """A list that the first SIGINT or SIGTERM fills; the second acts as it always did."""
+    """A list that the first signal to stop fills; the second acts as it always did."""
     caught: list[int] = []
     old: dict[int, Any] = {}
 
@@ -158,7 +157,7 @@ def _first_signal() -> Iterator[list[int]]:
         caught.append(number)
         signal.signal(number, old[number])
 
-    old |= {int(n): signal.signal(n, catch) for n in (signal.SIGINT, signal.SIGTERM)}
+    old |= {n: signal.signal(n, catch) for n in signals.heeded()}
     try:
         yield caught
     finally:
@@ -260,9 +259,9 @@ def job_queue(kind: str, config: Path | None) -> Any:
     settings: dict[str, Any] = {}
     if config is not None:
         try:
-            settings = yaml.safe_load(config.read_text()) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"{config}: cannot be read as YAML: {' '.join(str(error).split())}") from error
+            settings = read_yaml(config) or {}
+        except ConfigError as error:
+            raise ConfigError(f"{config}: {error}") from error
         if not isinstance(settings, dict):
             raise ConfigError(f"{config}: expected a mapping of settings of dask_jobqueue.{CLUSTERS[kind]}")
     # one trial at a time in each process; the dashboard on any free port

@@ -23,7 +23,6 @@ setting.
 
 import json
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -31,27 +30,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 
 from elmnet import budget, models
 from elmnet.config import NetworkConfig
 from elmnet.errors import BudgetError, ConfigError
 from elmnet.models import ModelConfig
-from elmnet.strict import Config
+from elmnet.strict import Config, read_yaml
 from elmnet.tasks import Task, find_task, open_task
 from elmnet.train.config import RunConfig, amend, compose
 from elmnet.train.identity import name_of
 
 SHAPE = ("units", "memory", "branches", "synapses")
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads 1e5 as a number; YAML 1.1 alone wants 1.0e+5."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,10 +131,7 @@ class Recipe(Config):
         """
         path = shipped(path)
         try:
-            document = yaml.load(path.read_text(), Loader=_Loader)
-            recipe = cls.from_dict(document)
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
+            recipe = cls.from_dict(read_yaml(path))
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error
         return recipe if data is None else recipe.replace(data=data)

@@ -11,19 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from filelock import FileLock
 
 from elmnet import models
 from elmnet.config import NetworkConfig
 from elmnet.errors import ConfigError, RunError
 from elmnet.files import current_directory, sha256, write_atomic
+from elmnet.strict import read_yaml
 from elmnet.sweep import halving
 from elmnet.sweep.recipe import Recipe, Trial
 from elmnet.sweep.trials import read_failure
 from elmnet.train.config import RunConfig
 from elmnet.train.identity import configuration_of, setting_of
-from elmnet.train.run import RunDirectory, read_yaml
+from elmnet.train.run import RunDirectory
 
 State = Literal["done", "failed", "damaged", "stopped early", "begun", "waiting"]
 
@@ -210,5 +210,5 @@ def _versions(directory: Path) -> dict[str, Any]:
     try:
         environment = read_yaml(directory / "config.yaml")["environment"]
         return {name: environment.get(name) for name in ("elmnet", "torch", "git")}
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return {"elmnet": None, "torch": None, "git": None}

@@ -12,7 +12,7 @@ from elmnet import models
 from elmnet.baselines.config import BaselineConfig
 from elmnet.errors import ConfigError
 from elmnet.models import ModelConfig
-from elmnet.strict import Config
+from elmnet.strict import Config, read_yaml
 from elmnet.tasks import PRESETS, find_task
 
 
@@ -172,12 +172,10 @@ def load_config(path: Path) -> RunConfig:
         ConfigError: the file cannot be read, or a setting is wrong.
     """
     try:
-        document = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(document, dict):
-        raise ConfigError(f"{path}: expected a mapping of settings")
-    return RunConfig.from_dict(document.get("config", document))
+        document = read_yaml(path)
+        return RunConfig.from_dict(document.get("config", document) if isinstance(document, dict) else document)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def amend(config: RunConfig, *, data: str | None = None, settings: Sequence[str] = (), **changes: Any) -> RunConfig:
@@ -187,9 +185,9 @@ def amend(config: RunConfig, *, data: str | None = None, settings: Sequence[str]
         ConfigError: a name or value is wrong.
     """
     tree = {**config.to_dict(), **changes}
-    if data is not None:
-        known = data in (find_task(config.task).default_data, "official") or not Path(data).exists()
-        tree["data"] = data if known else str(Path(data).resolve())  # a run may be resumed from another folder
+    source = config.data if data is None else data
+    known = source in (find_task(config.task).default_data, "official") or not Path(source).exists()
+    tree["data"] = source if known else str(Path(source).resolve())  # a run may be resumed from another folder
     for setting in settings:
         _set(tree, setting)
     config = RunConfig.from_dict(tree)

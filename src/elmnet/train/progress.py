@@ -11,10 +11,17 @@ _PLAIN_SECONDS = 15.0
 
 
 class SteadyConsole(Console):
-    """A console on standard error whose reader may go away: training must not end because `tee` did."""
+    """A console on standard error that may go away: training must not end because `tee` or the terminal did."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
+
+    def _check_buffer(self) -> None:
+        try:
+            super()._check_buffer()
+        except OSError:  # EIO: of a terminal that was closed
+            self.quiet = True
+            super()._check_buffer()
 
 
 class Reporter:

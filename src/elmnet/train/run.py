@@ -24,6 +24,7 @@ from elmnet.config import NetworkConfig
 from elmnet.errors import ConfigError, RunError, RunTakenError
 from elmnet.files import current_directory, write_atomic
 from elmnet.models import Network
+from elmnet.strict import read_yaml
 from elmnet.train.config import RunConfig, devices
 
 _RESULT = {"valid", "test", "baselines", "parameters", "steps", "wall_seconds"}
@@ -80,7 +81,7 @@ class RunDirectory:
         try:
             document = read_yaml(self.config_file)
             return RunConfig.from_dict(document["config"]), dict(document["data"])
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             words = " ".join(f"{type(error).__name__}: {error}".split())
             raise RunError(f"{self.config_file}: damaged or not a run's configuration: {words}") from error
         except ConfigError as error:
@@ -90,7 +91,7 @@ class RunDirectory:
         """Versions the run began with; empty where they were not recorded."""
         try:
             return dict(read_yaml(self.config_file)["environment"])
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError):
             return {}
 
     def read_result(self) -> dict[str, Any] | None:
@@ -190,15 +191,6 @@ def create_replicas(directory: Path, config: RunConfig, count: int) -> dict[Path
     except OSError as error:
         raise RunError(f"cannot write the run directory {directory}: {error}") from error
     return {directory / f"seed-{seed}": config.replace(seed=seed) for seed in seeds}
-
-
-def read_yaml(file: Path) -> Any:
-    """A YAML file, through the parser in C where there is one: sweeps have many."""
-    text = file.read_text()
-    try:
-        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError:
-        return yaml.safe_load(text)  # which says better what is wrong
 
 
 def environment() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Stopping politely: the first SIGINT or SIGTERM asks, the second one acts as it always did."""
+"""Stopping politely: the first SIGINT, SIGTERM or SIGHUP asks, the second one acts as it always did."""
 
 import signal
 import threading
@@ -21,8 +21,16 @@ class Interrupted(Exception):
         self.number = number
 
 
+def heeded() -> list[int]:
+    """The signals that ask to stop: Ctrl-C, SIGTERM and, unless `nohup` says otherwise, a terminal that is closed."""
+    found = [int(signal.SIGINT), int(signal.SIGTERM)]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        found.append(int(signal.SIGHUP))
+    return found
+
+
 class StopSignals:
-    """A context in which SIGINT and SIGTERM only set `number`; `check` then raises at a safe point.
+    """A context in which `heeded` signals only set `number`; `check` then raises at a safe point.
 
     Signals can be caught in the main thread alone; elsewhere this does nothing.
     """
@@ -33,7 +41,7 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
-            self._old = {int(n): signal.signal(n, self._ask) for n in (signal.SIGINT, signal.SIGTERM)}
+            self._old = {n: signal.signal(n, self._ask) for n in heeded()}
         return self
 
     def __exit__(self, *_: object) -> None:
