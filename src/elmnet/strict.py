@@ -12,6 +12,7 @@ import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -106,8 +107,10 @@ def read_yaml(path: Path) -> Any:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        flat = text.count("[") + text.count("{") < 100 and max(map(len, text.splitlines()), default=0) < 1000
-        return yaml.load(text, Loader=_FastLoader if flat else _Loader)
+        if text.count("[") + text.count("{") < 100 and max(map(len, text.splitlines()), default=0) < 1000:  # flat
+            with suppress(yaml.YAMLError):  # the other one says better what is wrong
+                return yaml.load(text, Loader=_FastLoader)
+        return yaml.load(text, Loader=_Loader)
     except (
         OSError,
         ValueError,

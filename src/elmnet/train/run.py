@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from elmnet import models
 from elmnet.config import NetworkConfig
-from elmnet.errors import ConfigError, RunError, RunTakenError
+from elmnet.errors import ConfigError, RunError, RunTakenError, in_a_line
 from elmnet.files import current_directory, write_atomic
 from elmnet.models import Network
 from elmnet.strict import read_yaml
@@ -81,11 +81,9 @@ class RunDirectory:
         try:
             document = read_yaml(self.config_file)
             return RunConfig.from_dict(document["config"]), dict(document["data"])
-        except (KeyError, TypeError, AttributeError) as error:
-            words = " ".join(f"{type(error).__name__}: {error}".split())
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            words = str(error) if isinstance(error, ConfigError) else in_a_line(error)
             raise RunError(f"{self.config_file}: damaged or not a run's configuration: {words}") from error
-        except ConfigError as error:
-            raise RunError(f"{self.config_file}: {error}") from error
 
     def read_environment(self) -> dict[str, Any]:
         """Versions the run began with; empty where they were not recorded."""
