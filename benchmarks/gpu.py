@@ -13,6 +13,7 @@ failed check.
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
@@ -23,6 +24,8 @@ from typing import Any
 
 import torch
 from torch.nn import functional as F
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX would take most of the GPU's memory from torch
 
 from elmnet import budget
 from elmnet.bench.cases import CASES, Case
@@ -45,12 +48,15 @@ CPU_STEPS = 300
 def main() -> int:
     """Run what was asked; the exit code is 1 where something failed or there is no GPU."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--golden", type=Path, default=Path("../shared/golden"), help="folder of .npz files")
+    parser.add_argument(
+        "--golden", type=Path, default=Path("../shared/golden"), help="folder of .npz files; must exist"
+    )
     parser.add_argument("--case", action="append", choices=list(CASES), help="repeatable; default: all")
     parser.add_argument("--train", type=float, default=0.0, metavar="SECONDS", help="only train, so long")
     parser.add_argument("--tune", action="store_true", help="first time the planner's alternatives, keep the fastest")
     parser.add_argument("--data", default=None, help="of the training; default: the task's embedded text")
-    parser.add_argument("--json", type=Path, default=Path("gpu.json"), help="where everything is written")
+    place = Path(os.environ.get("OUT", ".")) / "gpu.json"
+    parser.add_argument("--json", type=Path, default=place, help="where everything is written; default: in $OUT")
     chosen = parser.parse_args()
     if not torch.cuda.is_available():
         print("there is no GPU that torch can use here; benchmarks/gpu_compile.py needs none", file=sys.stderr)
@@ -88,7 +94,7 @@ def verified(golden: Path) -> Iterator[tuple[str, str]]:
     """The worst error of the self-check and of every golden file, in float32."""
     files = sorted(golden.glob("*.npz"))
     if not files:
-        print(f"no golden files in {golden}", file=sys.stderr)
+        yield "golden files", f"FAILED: none in {golden}"
     for path in (None, *files):
         try:
             options = {"backend": "cuda", "dtype": torch.float32}
@@ -178,15 +184,22 @@ def error_of(case: Case) -> float:
 
 def timed(case: Case, *, tuned: bool) -> Iterator[tuple[str, Any]]:
     """Every contender on a case, or in words why not."""
-    error = error_of(case)
+    try:
+        error = error_of(case)
+    except Exception as broken:  # of Triton, of its compiler, of the driver: the other cases go on
+        yield "error", f"not known: {in_a_line(broken)}"
+        return
     yield "error", error
     if not error <= TOLERANCE:
         yield "cuda", f"not timed: its error is {error:.1e}"
         return
     if tuned:
         yield "cuda, as planned", described(case, seconds_of(step_of(case, "cuda")))
-        for layer, trials in enumerate(tune_network(case.build("cuda").to(GPU), case.batch, case.steps)):
-            yield f"plans of layer {layer}", [str(trial) for trial in trials]
+        try:
+            for layer, trials in enumerate(tune_network(case.build("cuda").to(GPU), case.batch, case.steps)):
+                yield f"plans of layer {layer}", [str(trial) for trial in trials]
+        except Exception as broken:
+            yield "plans", f"not tried: {in_a_line(broken)}"
     jax = {f"JAX {kind}": Jax(kind) for kind in ("A", "B")}
     makers: dict[str, Callable[[], Callable[[], float]]] = {
         "cuda": lambda: step_of(case, "cuda"),
@@ -201,12 +214,17 @@ def timed(case: Case, *, tuned: bool) -> Iterator[tuple[str, Any]]:
             if name in jax and reason is None:
                 import jax as library
 
+                library.config.update("jax_default_matmul_precision", "highest")  # no TF32 here, either
                 reason = None if library.default_backend() == "gpu" else "this JAX sees no GPU"
+            if name in jax and reason is None:
+                error = jax[name].verify(case.shortened(batch=case.batch, steps=12))
+                yield f"{name} error", error
+                reason = None if error <= TOLERANCE else f"its error is {error:.1e}"
             if reason is not None:
                 yield name, f"not timed: {reason}"
                 continue
             yield name, described(case, seconds_of(make()))
-        except (ElmnetError, RuntimeError, ImportError) as broken:
+        except Exception as broken:
             yield name, f"not timed: {in_a_line(broken)}"
 
 
@@ -239,7 +257,7 @@ def table() -> Iterator[tuple[str, Any]]:
             try:
                 yield f"{what} {value}", {"plan": plan(sizes, gpu).in_words(), **described(case, seconds_of(
                     step_of(case, "cuda"), rounds=10, limit=5.0))}  # fmt: skip
-            except (ElmnetError, RuntimeError) as broken:
+            except Exception as broken:
                 yield f"{what} {value}", f"not timed: {in_a_line(broken)}"
 
 

@@ -248,11 +248,12 @@ class ELMNetwork(Pretrained):
         if x.dim() != 2:
             raise ShapeError(f"tokens must be (B, T), got {tuple(x.shape)}")
         x = x.long()
-        captured = x.is_cuda and torch.cuda.is_current_stream_capturing()  # a GPU cannot be asked now
-        if x.numel() and not captured and not torch.compiler.is_compiling():
-            least, most = torch.aminmax(x)
-            if not 0 <= int(least) <= int(most) < inputs:
-                raise ShapeError(f"tokens must lie in 0..{inputs - 1}, got {int(least)}..{int(most)}")
+        if torch.compiler.is_compiling() or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
+            pass  # nobody can be asked now
+        elif x.numel():
+            least, most = torch.stack(torch.aminmax(x)).tolist()
+            if not 0 <= least <= most < inputs:
+                raise ShapeError(f"tokens must lie in 0..{inputs - 1}, got {least}..{most}")
         dense = torch.zeros(*x.shape, inputs, dtype=self.dtype, device=x.device)
         return dense.scatter_(2, x.unsqueeze(2), scale)
 

@@ -198,6 +198,15 @@ def test_the_operator_is_what_it_says(monkeypatch, limit):
 def test_the_first_check_passes_and_sees_a_difference():
     assert check.disagreement(cuda.recurrence, torch.device("cpu"), (3,)) is None
 
+    torch.set_default_dtype(torch.float64)
+    try:
+        for around in (torch.autocast("cpu", torch.bfloat16), torch.inference_mode(), torch.device("meta")):
+            check.disagreement.cache_clear()
+            with around:
+                assert check.disagreement(cuda.recurrence, torch.device("cpu"), (3,)) is None
+    finally:
+        torch.set_default_dtype(torch.float32)
+
     def wrong(*given):
         out, state, signals = cuda.recurrence(*given)
         return out * 1.01, state, signals

@@ -128,10 +128,22 @@ def test_without_triton_the_reference_runs_with_a_line(monkeypatch, caplog):
 
 @needs_triton
 @pytest.mark.parametrize("capability", [90, pytest.param(80, marks=pytest.mark.slow)])
-def test_kernels_compile_without_spills_for_gpus_that_are_not_here(capability):
-    """A small layer that waits; `pytest -m slow` compiles those of the four benchmark cases."""
+def test_kernels_compile_without_spills_for_gpus_that_are_not_here(capability, monkeypatch):
+    """A small layer that waits; `pytest -m slow` compiles those of the four benchmark cases. In the assembly is seen what
+    the interpreter does not have: maxima that lose NaN, a way out of a wait, loads begun before their time."""
+    import triton
+
     from elmnet.ops.cuda.offline import compile_layer
 
+    code = []
+    whole = triton.compile
+
+    def compile_(*arguments, **options):
+        made = whole(*arguments, **options)
+        code.append(made.asm["ptx"])
+        return made
+
+    monkeypatch.setattr(triton, "compile", compile_)
     layer = ELMLayer(LayerConfig(units=300, neuron=neuron(branches=3), recurrent_connect=0.5), 3)
     for bf16 in (False, True):
         chosen, compiled = compile_layer(layer, 2, capability, bf16=bf16)
@@ -139,6 +151,8 @@ def test_kernels_compile_without_spills_for_gpus_that_are_not_here(capability):
         names = {"feed", "forward", "backward", "synapse_gradient", "source_gradient"}
         assert {c.kernel for c in compiled} == names
         assert all(c.spilled_bytes == 0 and 0 < c.registers <= 255 for c in compiled), compiled
+    assert not any("max.f32" in ptx or "cp.async" in ptx for ptx in code)
+    assert sum("max.NaN.f32" in ptx for ptx in code) == sum("trap;" in ptx for ptx in code) == 4
 
 
 def test_weights_of_half_the_bytes_take_half_the_room():

@@ -71,7 +71,7 @@ def record(work: Callable[[], None]) -> Callable[[], None]:
             work()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=stream):  # autograd goes back on the stream it came on
         work()
     graph.replay()  # what is captured is not run
     return graph.replay
@@ -109,7 +109,9 @@ class Captured:
     def _work(self) -> None:
         for parameter in self._parameters:
             parameter.grad = None
-        self._pulled = self._pull(self._fixed)
+        self._pulled = []  # of the pass before, whose graph is not needed
+        pulled = self._pull(self._fixed)
+        self._pulled = [Pulled(p.state.detach(), p.loss.detach(), p.error.detach()) for p in pulled]
         self._gradients = [parameter.grad for parameter in self._parameters]
 
 

@@ -37,7 +37,7 @@ def refuses(dtype: torch.dtype, dynamics: Dynamics) -> str | None:
     if dynamics.mlp_layers > 1:
         return f"the neurons' MLP has {dynamics.mlp_layers} hidden layers, it has kernels for 0 and 1"
     too_large = _too_large(dynamics)
-    if too_large is None and torch.cuda.is_available():
+    if too_large is None and torch.cuda.is_available() and not torch.compiler.is_compiling():
         return check.disagreement(recurrence, torch.device("cuda", torch.cuda.current_device()))
     return too_large
 

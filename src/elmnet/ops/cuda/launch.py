@@ -132,6 +132,8 @@ class Layer:
         self.sizes = sizes_of(i, self.wires)
         self.plan = chosen or kept(self.sizes, limits) or plan(self.sizes, limits)
         self.shape = shape_of(self.plan, self.sizes, n, self.steps)
+        if i.mask_synapse is not None and i.mask_synapse.numel() >= 2**31:
+            self.shape = self.shape._replace(wide=True)
         self.x = i.x if i.mask_input is None else i.x * i.mask_input.unsqueeze(1)
         whole = torch.full((self.batch,), self.steps, dtype=torch.int32, device=i.x.device)
         self.lengths = whole if i.lengths is None else i.lengths.int()
@@ -159,7 +161,8 @@ class Layer:
             **{"branch_decay": n.branch_decay or 0.0, "highpass_decay": n.highpass_decay or 0.0},
             "highpass_rest": 1 - (n.highpass_decay or 0.0),
         }
-        options = {"num_warps": p.warps, "launch_cooperative_grid": p.barrier, "maxnreg": 255}
+        # one stage: loads must not move across the waits, of which a pipeliner knows nothing
+        options = {"num_warps": p.warps, "num_stages": 1, "launch_cooperative_grid": p.barrier, "maxnreg": 255}
         pieces = range(steps) if p.regime == "stepwise" else [0]
         for begin in pieces:
             end = begin + 1 if p.regime == "stepwise" else steps

@@ -4,6 +4,8 @@ Same tensors, numbers and order as the CPU's (`elmnet.ops.operands`). Kernels, a
 when the first layer runs.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -62,7 +64,7 @@ def forward(*arguments: Any) -> list[Tensor]:
 
     i, n = Inputs(*arguments[:COUNT]), Numbers(*arguments[COUNT:])
     refuse_sizes(i, n, [torch.float32, torch.bfloat16])
-    with torch.cuda.device_of(i.x):  # type: ignore[no-untyped-call]
+    with _around(i.x):
         return Layer(i, n, limits(i.x.device)).forward()
 
 
@@ -71,8 +73,15 @@ def backward(*arguments: Any) -> list[Tensor]:
     from elmnet.ops.cuda.launch import Layer
 
     i, n = Inputs(*arguments[:COUNT]), Numbers(*arguments[COUNT:-4])
-    with torch.cuda.device_of(i.x):  # type: ignore[no-untyped-call]
+    with _around(i.x):
         return Layer(i, n, limits(i.x.device)).backward(*arguments[-4:])
+
+
+@contextmanager
+def _around(x: Tensor) -> Iterator[None]:
+    """On the tensor's GPU, and in the precision that is asked for: autocast acts inside of operators, too."""
+    with torch.cuda.device_of(x), torch.autocast(x.device.type, enabled=False):  # type: ignore[no-untyped-call]
+        yield
 
 
 def tape_rows(i: Inputs) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from elmnet.ops.cuda.kernels.tile import (
     load_state,
     matrix,
     place,
+    relu,
     store_state,
     tanh,
     times,
@@ -22,7 +23,7 @@ from elmnet.ops.cuda.kernels.tile import (
 def _activate_back(h, kind: tl.constexpr):
     """Derivative of the MLP's activation."""
     if kind == 0:
-        return 2 * tl.maximum(h, 0.0)
+        return 2 * relu(h)
     elif kind == 1:
         return tl.where(h > 0, 1.0, 0.0)
     else:

@@ -10,6 +10,7 @@ from elmnet.ops.cuda.kernels.tile import (
     load_state,
     matrix,
     place,
+    relu,
     store_state,
     tanh,
     times,
@@ -21,10 +22,10 @@ from elmnet.ops.cuda.kernels.tile import (
 def _activate(h, kind: tl.constexpr):
     """The MLP's activation: ReLU², ReLU, SiLU."""
     if kind == 0:
-        positive = tl.maximum(h, 0.0)
+        positive = relu(h)
         return positive * positive
     elif kind == 1:
-        return tl.maximum(h, 0.0)
+        return relu(h)
     else:
         return h * tl.sigmoid(h)
 
@@ -122,7 +123,7 @@ def _step(
     if S.activation == 0:
         a = v
     elif S.activation == 1:
-        a = tl.maximum(v, 0.0)
+        a = relu(v)
     else:
         a = tl.where(v > 0, 1.0, 0.0)
     a = tl.where(live, a, 0.0)

@@ -9,6 +9,10 @@ NOT_SPECIALISED = ["batch", "steps", "units", "begin", "end", "blocks", "program
 """What the two kernels that loop over time are not compiled for."""
 
 
+PATIENCE = tl.constexpr(2**26)
+"""Looks at a counter, half a minute or more, after which a program takes the others for lost."""
+
+
 class Shape(NamedTuple):
     """What a kernel is compiled for: a neuron's sizes and their padding to powers of two, the tile, the equations."""
 
@@ -114,9 +118,18 @@ def wait(counter, done, programs, S: tl.constexpr):
     if S.barrier:
         own = counter + tl.program_id(1)
         tl.atomic_add(own, 1, sem="acq_rel", scope="gpu")
+        looks = 0
         while tl.atomic_add(own, 0, sem="acquire", scope="gpu") < done * programs:
-            pass
+            looks += 1
+            if looks == PATIENCE:  # an error that the host hears of, instead of a kernel that nobody can end
+                tl.inline_asm_elementwise("trap; mov.u32 $0, 0;", "=r", [], dtype=tl.int32, is_pure=False, pack=1)
         tl.debug_barrier()
+
+
+@triton.jit
+def relu(x):
+    """Of NaN it is NaN, which a GPU's maximum alone would make 0."""
+    return tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
