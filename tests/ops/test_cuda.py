@@ -129,7 +129,7 @@ def test_without_triton_the_reference_runs_with_a_line(monkeypatch, caplog):
 @needs_triton
 @pytest.mark.parametrize("capability", [90, pytest.param(80, marks=pytest.mark.slow)])
 def test_kernels_compile_without_spills_for_gpus_that_are_not_here(capability, monkeypatch):
-    """A small layer that waits; `pytest -m slow` compiles those of the four benchmark cases. The assembly shows what the
+    """A small layer that waits; `pytest -m slow` compiles those of the benchmark cases. The assembly shows what the
     interpreter does not have: maxima that lose NaN, a way out of a wait, loads begun before their time."""
     import triton
 
