@@ -201,12 +201,13 @@ def test_learning_curves_show_the_metrics(sweep):
 
 
 def test_budgets_nearly_spent_are_one_curve():
-    shape = {"d_tree": 4, "d_s": 3, "steps": 10, "setting": "a", "valid_bpc": 2.0}
+    shape = {"d_tree": 4, "d_s": 3, "steps": 10, "setting": "a", "data": "text", "valid_bpc": 2.0}
     rows = [{**shape, "d_m": d_m, "hidden": hidden} for d_m, hidden in ((2, 119_925), (3, 119_791), (28, 105_583))]
     rows += [{**shape, "d_m": d_m, "hidden": 29_500} for d_m in (2, 3)]
     rows += [{**shape, "d_m": 5, "hidden": 118_000, "setting": "b"}]  # of another learning rate, say
+    rows += [{**shape, "d_m": 8, "hidden": 118_000, "data": "another text"}]
     ((key, group),) = curves.budgets(rows, "valid_bpc").items()
-    assert key == (120_000, 4, 3, 10, "a")
+    assert key == (120_000, 4, 3, 10, "a", "text")
     assert [row["d_m"] for row in group] == [2, 3, 28]
 
 

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 
 from elmnet import budget, models
 from elmnet.errors import ConfigError, ElmnetError, RunError
+from elmnet.scores import ALWAYS
 from elmnet.sweep import execute, table
 from elmnet.sweep.recipe import Recipe, Trial
 from elmnet.sweep.store import Sweep
@@ -454,7 +455,8 @@ def test_bad_commands(capsys, recipe, tmp_path, monkeypatch, arguments, words):
 
 
 def test_a_score_that_no_run_has_is_no_obstacle_in_a_csv_file(tmp_path):
-    names = [*table.SAME, *table.SCORES, "state"]
+    scores = [f"{part}_{kind}" for part in ("valid", "test") for kind in ALWAYS]
+    names = [*table.SAME, *scores, "state"]
     row = {"valid_nats": 2.5, "state": "done", "N": 3}
     lines = [",".join(names)] + [",".join(str(row.get(name, "")) for name in names)] * 2
     (tmp_path / "table.csv").write_text("\n".join(lines) + "\n")

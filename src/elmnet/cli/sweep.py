@@ -224,7 +224,7 @@ def _status(name: str, seen: "list[Seen]") -> Table:
     counts = Counter(one.state for one in seen)
     shown = [state for state in STATES if counts[state] or state in STATES[:3]]
     words = ", ".join(f"{counts[state]} {state}" for state in shown)
-    spent = sum(one.result["wall_seconds"] for one in seen if one.result)
+    spent = sum(one.result["wall_seconds"] / one.result.get("trained_together", 1) for one in seen if one.result)
     finished = sum(one.trial.work for one in seen if one.result)
     unfinished = [one for one in seen if one.state in ("begun", "waiting", "damaged")]
     left = sum(one.trial.work * (1 - one.step / one.trial.config.training.steps) for one in unfinished)
@@ -248,13 +248,13 @@ def collect(
 ) -> None:
     """Write one table of all trials (Parquet, or CSV by the file's ending), and print means over seeds."""
     from elmnet.sweep.store import Sweep
-    from elmnet.sweep.table import aggregate, write
+    from elmnet.sweep.table import aggregate, leading_score, write
 
     sweep = Sweep.open(directory)
     target = file or sweep.table_file
     rows = write(sweep, target)
     means = aggregate(target)
-    score = next((name for name in ("valid_bpc", "valid_nats") if any(row[name] for row in rows)), "valid_nats")
+    score = leading_score(rows)
     table = _table(
         f"{sweep.name}: means over seeds ± standard error",
         *SHAPE,

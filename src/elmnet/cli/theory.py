@@ -200,7 +200,7 @@ def _compare(known: "Fit") -> None:
     unit = 1000 if runs.score.endswith("bpc") else 1
     name = "mbpc" if unit == 1000 else runs.score
     table = Table(
-        "form", "constants", f"RMSE, {name}", "AICc", "left-one-out", "d_m*", "d_m* from the ends", "held-out RMSE",
+        "form", "constants", f"RMSE, {name}", "AICc", "leave-one-out", "d_m*", "d_m* from the ends", "held-out RMSE",
         title=f"naive alternatives; the ends are d_m ≤ {low:g} and ≥ {high:g}", title_justify="left",
     )  # fmt: skip
     for row in judge(runs, low, high):

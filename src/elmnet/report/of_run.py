@@ -91,7 +91,7 @@ def _course(run: RunDirectory, config: RunConfig, facts: dict[str, Any]) -> Sect
         )
     if run.metrics_file.exists():
         lines = read_metrics(run.metrics_file)
-        words = "Cross entropy of training batches and of validation, by training step."
+        words = "What training minimises and what validation says, by training step."
         section.figures.append(Figure("learning", "Learning curve", words, bound(figures.learning_curve, lines)))
         words = "Norm of the gradient before clipping, by training step, on a logarithmic axis."
         section.figures.append(Figure("gradient", "Gradient norm", words, bound(figures.gradient_norm, lines)))

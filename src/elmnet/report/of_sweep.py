@@ -68,7 +68,7 @@ def _what(done: list[dict[str, Any]]) -> str:
     def of(name: str) -> str:
         return ", ".join(dict.fromkeys(str(one[name]) for one in done if one[name] is not None)) or "unknown"
 
-    hours = sum(one["wall_seconds"] or 0.0 for one in done) / 3600
+    hours = sum((one["wall_seconds"] or 0.0) / (one["trained_together"] or 1) for one in done) / 3600
     return (
         f"{of('task')} on {of('data')}; elmnet {of('elmnet')}, torch {of('torch')}, commit {of('git')}; "
         f"{hours:,.2f} hours of training and evaluation in all."
@@ -78,7 +78,7 @@ def _what(done: list[dict[str, Any]]) -> str:
 def _scores(section: Section, sweep: Sweep, rows: list[dict[str, Any]], means: list[dict[str, Any]]) -> None:
     """Means over seeds, their spread, learning, and the curves that the sweep's design allows."""
     done = [one for one in rows if one["state"] == "done"]
-    score = "valid_bpc" if any(one["valid_bpc"] is not None for one in done) else "valid_nats"
+    score = tables.leading_score(done)
     test = score.replace("valid", "test")
     columns = ("model", "N", "d_m", "d_tree", "d_s", "P'", "P", "steps", "seeds", score, "± SE", test, "± SE")
     keys = ("N", "d_m", "d_tree", "d_s", "hidden", "P", "steps", "seeds")

@@ -5,7 +5,7 @@ from operator import attrgetter
 
 import numpy as np
 
-from elmnet.errors import TheoryError
+from elmnet.errors import BudgetError, ConfigError, TheoryError
 from elmnet.report import figures
 from elmnet.report.page import Figure, Section, Table, interval, number
 from elmnet.theory.fit import Fit, fit
@@ -57,7 +57,9 @@ def theory(runs: Runs) -> Section:
         between = known.interval(attrgetter(name)) if name in known.free else None
         rows.append((name, f"{float(getattr(known.law, name)):.4g}", interval(between, ".4g"), meaning))
     section.tables.append(Table("Constants of the fit", ("constant", "value", "95 % interval", "meaning"), rows))
-    section.tables += [_limits(known), _next_budget(known)]
+    section.tables.append(_limits(known))
+    with suppress(ConfigError, BudgetError):  # outputs that fix the number of units leave nothing to plan
+        section.tables.append(_next_budget(known))
     if known.excluded:
         section.tables.append(Table("Runs left out of the fit", ("run", "why"), list(known.excluded.items())))
     draws = figures.of_fit(known)
@@ -75,7 +77,11 @@ def _limits(known: Fit) -> Table:
     rows = []
     for (N, k_e, k_c), members in best:
         saturation, redundancy = float(law.saturation_bits(k_e, k_c)), float(law.redundancy_bits(N))
-        more = "too simple" if saturation > redundancy else "too few"
+        alone = {
+            "units too simple": float(law.saturation_bits(k_e, np.inf)),
+            "synapses too few": float(law.saturation_bits(np.inf, k_c)),
+            "units too few": redundancy,
+        }
         rows.append(
             (
                 f"{N:,.0f}",
@@ -85,7 +91,7 @@ def _limits(known: Fit) -> Table:
                 number(float(law.loss(N, k_e, k_c))),
                 f"{saturation:.3f}",
                 f"{redundancy:.3f}",
-                f"units {more}",
+                max(alone, key=lambda name: alone[name]),
             )
         )
     few = f", the best {MOST} of {len(shapes)}" if len(shapes) > MOST else ""

@@ -22,6 +22,7 @@ from elmnet.errors import ConfigError
 from elmnet.report import figures
 from elmnet.report.interactive import picture
 from elmnet.report.page import asset, digest, template
+from elmnet.scores import UNITS, leading
 from elmnet.sweep.store import Seen, State, Sweep
 from elmnet.train.results import read_metrics
 from elmnet.train.run import RunDirectory
@@ -96,7 +97,7 @@ def _run(place: Place, path: Path, key: str) -> None:
         place.words.append("Last validation: " + _scores(best[-1]))
     if lines:
         place.svg = picture(lambda: figures.learning_curve(lines), key).svg
-        place.about = "Cross entropy of training batches and of validation, by training step."
+        place.about = "What training minimises and what validation says, by training step."
 
 
 def _steps(lines: Sequence[dict[str, Any]]) -> int:
@@ -104,7 +105,7 @@ def _steps(lines: Sequence[dict[str, Any]]) -> int:
 
 
 def _scores(scores: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {scores[name]:.4f}" for name in ("bpc", "accuracy", "nats") if name in scores) + "."
+    return ", ".join(f"{name} {scores[name]:.4f}" for name in UNITS if name in scores) + "."
 
 
 def _sweep(place: Place, path: Path, key: str) -> None:
@@ -125,7 +126,7 @@ def _sweep(place: Place, path: Path, key: str) -> None:
     ]
     valid = [line for _, metrics in learned for line in metrics if line.get("event") == "valid"]
     if valid:
-        score = next(name for name in ("bpc", "nats") if name in valid[0])
+        score = leading(valid[0])
         shown = [one for one in learned if one[1]]
         place.svg = picture(lambda: figures.learning_curves(shown, score), key).svg
         place.about = "Validation score of every run by training step, coloured by d_m."

@@ -6,7 +6,7 @@ table.parquet    written by `collect`
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from elmnet import models
 from elmnet.config import NetworkConfig
 from elmnet.errors import ConfigError, RunError
 from elmnet.files import current_directory, sha256, write_atomic
+from elmnet.scores import ALWAYS
 from elmnet.strict import read_yaml
 from elmnet.sweep import halving
 from elmnet.sweep.recipe import Recipe, Trial
@@ -149,8 +150,8 @@ def _last_step(file: Path) -> int:
     return 0
 
 
-def row(sweep: Sweep, seen: Seen) -> dict[str, Any]:
-    """A trial as a row of the table."""
+def row(sweep: Sweep, seen: Seen, scores: Sequence[str] = ALWAYS) -> dict[str, Any]:
+    """A trial as a row of the table, with columns for these scores of validation and test."""
     config, network = seen.trial.config, seen.trial.network
     cost = models.counts(network)
     neuron = network.layers[0].neuron if isinstance(network, NetworkConfig) else None
@@ -179,14 +180,11 @@ def row(sweep: Sweep, seen: Seen) -> dict[str, Any]:
         "steps": config.training.steps,
         "learning_rate": config.training.learning_rate,
         "best_step": result.get("best_step"),
-        **{
-            f"{part}_{kind}": _score(result.get(part, {}), kind)
-            for part in ("valid", "test")
-            for kind in ("bpc", "nats", "accuracy")
-        },
+        **{f"{part}_{kind}": _score(result.get(part, {}), kind) for part in ("valid", "test") for kind in scores},
         "wall_seconds": result.get("wall_seconds"),
         "cpu_seconds": result.get("cpu_seconds"),
         "training_seconds": result.get("training_seconds"),
+        "trained_together": result.get("trained_together"),
         "weights_sha256": _weights_hash(sweep.directory(seen.trial)) if seen.state == "done" else None,
         **_versions(sweep.directory(seen.trial)),
     }

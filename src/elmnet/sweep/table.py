@@ -2,16 +2,17 @@
 
 import csv
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from elmnet.errors import ConfigError, RunError
+from elmnet.scores import ALWAYS, leading
 from elmnet.sweep.store import Sweep, row
 
 _SHAPE = ("N", "d_m", "d_tree", "d_s", "k_e", "k_c", "hidden", "P", "steps", "learning_rate")
 SAME = ("configuration", "setting", "task", "data", "model", *_SHAPE)
 """Columns that seeds of one configuration share; the first says all of it (`elmnet.train.identity`)."""
-SCORES = tuple(f"{part}_{kind}" for part in ("valid", "test") for kind in ("bpc", "nats", "accuracy"))
 TEXT = (
     "trial",
     "configuration",
@@ -40,6 +41,7 @@ WHOLE = (
     "flops_per_step",
     "steps",
     "best_step",
+    "trained_together",
 )
 
 
@@ -54,7 +56,9 @@ def write(sweep: Sweep, target: Path) -> list[dict[str, Any]]:
     forms = {".parquet": "parquet", ".csv": "csv, header"}
     if target.suffix not in forms:
         raise ConfigError(f"--out must end in .parquet or .csv, got {target}")
-    rows = [row(sweep, seen) for seen in sweep.look()]
+    looked = list(sweep.look())
+    others = {kind for seen in looked for kind in (seen.result or {}).get("valid", ())} - {*ALWAYS}
+    rows = [row(sweep, seen, (*ALWAYS, *sorted(others))) for seen in looked]
     kinds = {
         name: "VARCHAR" if name in TEXT else "BIGINT" if name in WHOLE else "DOUBLE"
         for name in (rows[0] if rows else SAME)
@@ -79,15 +83,23 @@ def write(sweep: Sweep, target: Path) -> list[dict[str, Any]]:
 
 def aggregate(file: Path) -> list[dict[str, Any]]:
     """Means and standard errors over seeds of finished trials, a row for every configuration."""
+    columns, _ = ask(file, "SELECT * FROM trials LIMIT 0")
     means = ", ".join(
         f"avg({name}::DOUBLE) AS {name}, "
         f"CASE WHEN count({name}) > 1 THEN stddev_samp({name}::DOUBLE) / sqrt(count({name})) END AS {name}_se"
-        for name in SCORES  # in a CSV file a score that nobody has looks like text
+        for name in columns
+        if name.startswith(("valid_", "test_"))  # in a CSV file a score that nobody has looks like text
     )
     key = ", ".join(SAME)
     sql = f"SELECT {key}, count(*) AS seeds, {means} FROM trials WHERE state = 'done' GROUP BY {key} "
     names, rows = ask(file, sql + "ORDER BY task, model, d_tree, d_s, steps, d_m, N")
     return [dict(zip(names, values, strict=True)) for values in rows]
+
+
+def leading_score(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The column that stands for what these rows reached: `valid_bpc`, ..."""
+    names = {name for row in rows for name, value in row.items() if name.startswith("valid_") and value is not None}
+    return f"valid_{leading({name.removeprefix('valid_') for name in names})}"
 
 
 def ask(file: Path, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:

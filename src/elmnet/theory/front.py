@@ -14,6 +14,7 @@ from scipy.optimize import least_squares, linprog
 from elmnet.errors import TheoryError
 
 Array = NDArray[np.float64]
+LEAST_POINTS = 8
 EXPONENTS = (0.1, 0.25, 0.5, 1.0)
 
 
@@ -46,8 +47,8 @@ def power_law(P: ArrayLike, y: ArrayLike) -> PowerLaw:
         TheoryError: fewer than 8 points, or they span less than two decades of P.
     """
     P, y = np.asarray(P, float), np.asarray(y, float)
-    if len(P) < 8:
-        raise TheoryError(f"a power law needs at least 8 points on the front, there are {len(P)}")
+    if len(P) < LEAST_POINTS:
+        raise TheoryError(f"a power law needs at least {LEAST_POINTS} points on the front, there are {len(P)}")
     if P.max() < 100 * P.min():
         raise TheoryError(f"a power law needs two decades of P, the front spans a factor {P.max() / P.min():.3g}")
     middle, spread = float(np.exp(np.log(P).mean())), float(y.max() - y.min())
@@ -84,10 +85,11 @@ def power_law_worlds(
     P, y = np.asarray(P, float), np.asarray(y, float)
     rng, worlds = np.random.default_rng(seed), []
     for draw in range(draws):
-        chosen = np.unique(rng.integers(0, len(P), len(P)))
+        chosen = rng.integers(0, len(P), len(P))
         kept = chosen[near_front(P[chosen], y[chosen], sd)]
         try:
-            worlds.append(power_law(P[kept], y[kept]))
+            if len(np.unique(kept)) >= LEAST_POINTS:
+                worlds.append(power_law(P[kept], y[kept]))
         except TheoryError:
             continue
         finally:

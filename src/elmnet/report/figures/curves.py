@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from elmnet.report.figures.style import BLUE, COLOURS, GREY, MARKERS, ORANGE, axis, decades, few_numbers
+from elmnet.scores import UNITS, larger_is_better, leading
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-UNITS = {"bpc": "bits per character", "nats": "nats", "accuracy": "share right"}
+CRITERIA = {"cross_entropy": ("nats", "cross entropy (nats)"), "error": ("loss", "loss")}
+"""What training calls what it minimises: what validation calls the same, and both in words."""
 SEEDS = 24
 """Configurations whose seeds are drawn."""
 AXES = {
@@ -22,18 +24,24 @@ AXES = {
 
 
 def learning_curve(metrics: Sequence[dict[str, Any]], ax: "Axes | None" = None) -> "Axes":
-    """Training and validation cross entropy against the step, in nats."""
+    """What training minimises and its like of validation against the step; where validation has no like of it, its
+    leading score alone."""
     ax = axis(ax)
-    training = [(m["step"], m["cross_entropy"]) for m in metrics if m.get("event") == "train" and "cross_entropy" in m]
-    validation = [(m["step"], m["nats"]) for m in metrics if m.get("event") == "valid" and "nats" in m]
+    said = [name for m in metrics if m.get("event") == "train" for name in m]
+    criterion = next((name for name in CRITERIA if name in said), None)
+    valid = [m for m in metrics if m.get("event") == "valid"]
+    score, unit = CRITERIA.get(criterion or "", (leading(valid[0]) if valid else "nats", ""))
+    training = [(m["step"], m[criterion]) for m in metrics if m.get("event") == "train" and criterion in m]
+    validation = [(m["step"], m[score]) for m in valid if score in m]
     if training:
         ax.plot(*np.transpose(training), color=BLUE, linewidth=1.0, label="training")
     if validation:
         ax.plot(*np.transpose(validation), "--o", color=ORANGE, markersize=4, label="validation")
     ax.set_xlabel("training step")
-    ax.set_ylabel("cross entropy (nats)")
+    ax.set_ylabel(unit or f"validation {score} ({UNITS[score]})")
     ax.set_title("Learning")
-    ax.legend()
+    if training or validation:
+        ax.legend()
     return ax
 
 
@@ -60,15 +68,15 @@ def budget_curves(rows: Sequence[dict[str, Any]], score: str, ax: "Axes | None" 
     found = budgets(rows, score)
     alike = Counter(key[:4] for key in found)
     for i, (key, group) in enumerate(found.items()):
-        hidden, d_tree, d_s, steps, setting = key
+        hidden, d_tree, d_s, steps, setting, data = key
         d_m, y = [row["d_m"] for row in group], [row[score] for row in group]
         error = [row[f"{score}_se"] or 0.0 for row in group]
         label = f"P' ≈ {hidden:,}, {d_tree}×{d_s}, {steps:,} steps"
         if alike[key[:4]] > 1:
-            label += f", rate {group[0]['learning_rate']:g}, setting {setting[:4]}"
+            label += f", rate {group[0]['learning_rate']:g}, setting {setting[:4]}, {data}"
         style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "capsize": 2}
         ax.errorbar(d_m, y, error, label=label, markersize=4, **style)
-        best = int(np.argmin(y)) if not score.endswith("accuracy") else int(np.argmax(y))
+        best = int(np.argmax(y) if larger_is_better(score) else np.argmin(y))
         circle: dict[str, Any] = {"markersize": 11, "markerfacecolor": "none", "color": style["color"]}
         ax.plot(d_m[best], y[best], "o", label=f"_{label}", **circle)
     ax.set_xscale("log")
@@ -89,7 +97,7 @@ def seed_spread(rows: Sequence[dict[str, Any]], score: str, ax: "Axes | None" = 
     """
     ax = axis(ax)
     groups = sorted(seeds(rows, score).values(), key=lambda group: float(np.mean([row[score] for row in group])))
-    groups = groups[::-1][:SEEDS] if score.endswith("accuracy") else groups[:SEEDS]
+    groups = groups[::-1][:SEEDS] if larger_is_better(score) else groups[:SEEDS]
     points = [(place, float(row[score])) for place, group in enumerate(groups, 1) for row in group]
     means = [float(np.mean([row[score] for row in group])) for group in groups]
     errors = [float(np.std([row[score] for row in group], ddof=1)) / len(group) ** 0.5 for group in groups]
@@ -160,7 +168,7 @@ def budgets(rows: Sequence[dict[str, Any]], score: str) -> dict[tuple[Any, ...],
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         if row[score] is not None:
-            key = (names[row["hidden"]], *(row[name] for name in ("d_tree", "d_s", "steps", "setting")))
+            key = (names[row["hidden"]], *(row[name] for name in ("d_tree", "d_s", "steps", "setting", "data")))
             groups.setdefault(key, []).append(row)
     return {
         key: sorted(group, key=lambda row: float(row["d_m"]))
@@ -193,7 +201,8 @@ def series(rows: Sequence[dict[str, Any]], varied: str, score: str) -> list[list
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         if row[score] is not None:
-            groups.setdefault((row["setting"], row["steps"], *(row[name] for name in others)), []).append(row)
+            same = (row[name] for name in ("setting", "data", "steps", "d_tree", *others))
+            groups.setdefault(tuple(same), []).append(row)
     found = [sorted(group, key=lambda row: float(row[varied])) for group in groups.values()]
     found = [group for group in found if len({row[varied] for row in group}) >= 4]
     return sorted(found, key=len, reverse=True)[:4]

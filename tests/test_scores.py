@@ -1,0 +1,40 @@
+"""Scores of every task have a unit, and one of them leads."""
+
+import pytest
+
+from elmnet.report.figures.curves import learning_curve
+from elmnet.scores import UNITS, larger_is_better, leading
+from elmnet.sweep.table import leading_score
+
+
+@pytest.mark.parametrize(
+    ("names", "best"),
+    [
+        (["accuracy", "nats", "bpc"], "bpc"),
+        (["nats", "accuracy"], "nats"),
+        (["rmse", "r2"], "rmse"),
+        (["auc", "soma_rmse", "soma_ev", "loss"], "soma_rmse"),
+    ],
+)
+def test_one_score_stands_for_a_run(names, best):
+    assert leading(names) == best
+    assert not larger_is_better(best)
+    assert set(names) <= set(UNITS)
+    rows = [{"valid_bpc": None, "d_m": 3}, {f"valid_{name}": 1.0 for name in names}]
+    assert leading_score(rows) == f"valid_{best}"
+
+
+def test_direction():
+    assert larger_is_better("valid_accuracy") and larger_is_better("test_r2") and larger_is_better("auc")
+
+
+@pytest.mark.parametrize(
+    ("criterion", "score", "words"),
+    [("cross_entropy", "nats", "cross entropy (nats)"), ("error", "loss", "loss"), ("squared_error", "rmse", "rmse")],
+)
+def test_learning_is_drawn_whatever_was_minimised(criterion, score, words):
+    pytest.importorskip("matplotlib", reason="needs matplotlib (extra `report`)")
+    lines = [{"event": "train", "step": k, "loss": 1.0, criterion: 1.0} for k in (1, 2)]
+    ax = learning_curve([*lines, {"event": "valid", "step": 2, score: 0.5}])
+    assert words in ax.get_ylabel()
+    assert [len(line.get_xdata()) for line in ax.lines] == ([1] if criterion == "squared_error" else [2, 1])
