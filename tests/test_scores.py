@@ -5,6 +5,7 @@ import pytest
 from elmnet.report.figures.curves import learning_curve
 from elmnet.scores import UNITS, larger_is_better, leading
 from elmnet.sweep.table import leading_score
+from elmnet.tasks import TASKS
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,8 @@ def test_one_score_stands_for_a_run(names, best):
 
 
 def test_direction():
+    for task in TASKS.values():
+        assert larger_is_better(task.metric) == task.larger_is_better
     assert larger_is_better("valid_accuracy") and larger_is_better("test_r2") and larger_is_better("auc")
 
 

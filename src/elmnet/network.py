@@ -248,9 +248,8 @@ class ELMNetwork(Pretrained):
         if x.dim() != 2:
             raise ShapeError(f"tokens must be (B, T), got {tuple(x.shape)}")
         x = x.long()
-        if torch.compiler.is_compiling() or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
-            pass  # nobody can be asked now
-        elif x.numel():
+        silent = torch.compiler.is_compiling() or (x.is_cuda and torch.cuda.is_current_stream_capturing())
+        if x.numel() and not silent:  # else nobody can be asked now
             least, most = torch.stack(torch.aminmax(x)).tolist()
             if not 0 <= least <= most < inputs:
                 raise ShapeError(f"tokens must lie in 0..{inputs - 1}, got {least}..{most}")

@@ -137,9 +137,10 @@ class Replicas(nn.Module):
 
     @staticmethod
     def _affine(network: ELMNetwork, h: Tensor, lengths: Tensor | None) -> Tensor:
+        h = h.to(network.dtype)
         if network.affine is None:
             return h
-        out = cast(Tensor, network.affine(h.to(network.dtype)))
+        out = cast(Tensor, network.affine(h))
         return out if lengths is None else without_padding(out, lengths)
 
 

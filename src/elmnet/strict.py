@@ -111,12 +111,7 @@ def read_yaml(path: Path) -> Any:
             with suppress(yaml.YAMLError):  # the other one says better what is wrong
                 return yaml.load(text, Loader=_FastLoader)
         return yaml.load(text, Loader=_Loader)
-    except (
-        OSError,
-        ValueError,
-        RecursionError,
-        yaml.YAMLError,
-    ) as error:  # ValueError: no text, or a date that is none
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: a date that is none
         raise ConfigError(f"cannot be read as YAML: {' '.join(str(error).split())}") from error
 
 

@@ -232,12 +232,16 @@ def _read_dataset(file: h5py.File, path: Path, name: str) -> NDArray[Any]:
 
 
 def _read_names(file: h5py.File, path: Path) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for what, place in _NAMES.items():
-        if place in file:
-            texts = _read_dataset(file, path, place).tolist()
-            found[what] = [text.decode() if isinstance(text, bytes) else str(text) for text in texts]
-    return found
+    return {
+        what: [_text(name) for name in _read_dataset(file, path, place).tolist()]
+        for what, place in _NAMES.items()
+        if place in file
+    }
+
+
+def _text(name: Any) -> str:
+    """What HDF5 holds as bytes, also where they are no UTF-8."""
+    return name.decode(errors="backslashreplace") if isinstance(name, bytes) else str(name)
 
 
 def _classes(path: Path, labels: NDArray[np.int64], keys: int | None) -> int:

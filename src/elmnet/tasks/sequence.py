@@ -69,6 +69,7 @@ class Sequence(Task):
     ) -> None:
         self.options, self.data, self.seed, self.data_name = options, data, seed, data.name
         self.parts: dict[str, NDArray[np.int64]] = {"all": np.arange(len(data))}
+        self._ragged = bool((data.lengths != self.steps).any())
         learning = facts is None
         if facts is None:
             self.parts |= _split(data, options) if parts is None else parts
@@ -233,9 +234,8 @@ class Sequence(Task):
 
     def _batch(self, pool: NDArray[np.int64]) -> Batch:
         x, lengths = self.inputs_of(pool)
-        ragged = bool((self.data.lengths != self.steps).any())
         y = torch.from_numpy(self._y[pool, : x.shape[1]])
-        return Batch(x, y, fresh=True, lengths=lengths if ragged else None)
+        return Batch(x, y, fresh=True, lengths=lengths if self._ragged else None)
 
     def scored(self, out: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         counts = y != NOWHERE if self.classes is not None else ~y.isnan().any(-1)

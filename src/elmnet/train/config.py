@@ -173,9 +173,16 @@ def load_config(path: Path) -> RunConfig:
     """
     try:
         document = read_yaml(path)
-        return RunConfig.from_dict(document.get("config", document) if isinstance(document, dict) else document)
+        config = RunConfig.from_dict(document.get("config", document) if isinstance(document, dict) else document)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+    return config.replace(data=_located(config.task, config.data))
+
+
+def _located(task: str, data: str) -> str:
+    """A data source for a run that may be resumed from another folder: a path as an absolute one."""
+    known = data in (find_task(task).default_data, "official") or not Path(data).exists()
+    return data if known else str(Path(data).resolve())
 
 
 def amend(config: RunConfig, *, data: str | None = None, settings: Sequence[str] = (), **changes: Any) -> RunConfig:
@@ -185,9 +192,8 @@ def amend(config: RunConfig, *, data: str | None = None, settings: Sequence[str]
         ConfigError: a name or value is wrong.
     """
     tree = {**config.to_dict(), **changes}
-    source = config.data if data is None else data
-    known = source in (find_task(config.task).default_data, "official") or not Path(source).exists()
-    tree["data"] = source if known else str(Path(source).resolve())  # a run may be resumed from another folder
+    if data is not None:
+        tree["data"] = _located(config.task, data)
     for setting in settings:
         _set(tree, setting)
     config = RunConfig.from_dict(tree)

@@ -94,8 +94,8 @@ def sizes_of(i: Inputs, wires: Wires) -> Sizes:
     return Sizes(len(i.x), len(i.synapse), branches, memory, hidden, outputs, recurrent, of_weights)
 
 
-def shape_of(chosen: Plan, sizes: Sizes, n: Numbers, steps: int) -> Shape:
-    """What the kernels are compiled for."""
+def shape_of(chosen: Plan, sizes: Sizes, n: Numbers, steps: int, masked: int) -> Shape:
+    """What the kernels are compiled for; `masked` are the numbers of a synapse mask."""
     readers = min(max(4096 // (chosen.block * chosen.lanes), 16), 128)
     return Shape(
         *(sizes.branches, sizes.memory, sizes.hidden, sizes.outputs, *sizes.rows),
@@ -108,7 +108,7 @@ def shape_of(chosen: Plan, sizes: Sizes, n: Numbers, steps: int) -> Shape:
         highpassed=n.highpass_decay is not None,
         kept=chosen.kept,
         barrier=chosen.barrier,
-        wide=sizes.batch * steps * sizes.units * max(sizes.rows) >= 2**31,
+        wide=max(sizes.batch * steps * sizes.units * max(sizes.rows), masked) >= 2**31,
     )
 
 
@@ -131,9 +131,8 @@ class Layer:
         self.wires = wires_of(i.connectome, self.inputs, self.channels, tuple(i.synapse.shape))  # type: ignore[arg-type]
         self.sizes = sizes_of(i, self.wires)
         self.plan = chosen or kept(self.sizes, limits) or plan(self.sizes, limits)
-        self.shape = shape_of(self.plan, self.sizes, n, self.steps)
-        if i.mask_synapse is not None and i.mask_synapse.numel() >= 2**31:
-            self.shape = self.shape._replace(wide=True)
+        masked = 0 if i.mask_synapse is None else i.mask_synapse.numel()
+        self.shape = shape_of(self.plan, self.sizes, n, self.steps, masked)
         self.x = i.x if i.mask_input is None else i.x * i.mask_input.unsqueeze(1)
         whole = torch.full((self.batch,), self.steps, dtype=torch.int32, device=i.x.device)
         self.lengths = whole if i.lengths is None else i.lengths.int()
