@@ -56,6 +56,22 @@ def test_flops_are_within_the_stated_factor_of_the_compilers_count(shared):
     assert max(ratios) < 1.75
 
 
+@pytest.mark.parametrize(
+    "network",
+    [
+        NetworkConfig.preset("neuronio"),
+        NetworkConfig.preset("shd-adding").with_hidden(learn_timescales=True, hidden_layers=3),
+        NetworkConfig.preset("enwik8"),
+        network_config(layers=2),
+    ],
+    ids=lambda network: f"{len(network.stack)} layers",
+)
+def test_saved_bytes_are_a_close_bound(network, tmp_path):
+    ELMNetwork(network, seed=0).save_pretrained(tmp_path)
+    written = sum(file.stat().st_size for file in tmp_path.iterdir())
+    assert 0 <= budgets.saved_bytes(network) - written < 1500
+
+
 configs = st.builds(
     network_config,
     units=st.integers(1, 9),

@@ -98,6 +98,18 @@ def parameters(network: NetworkConfig) -> int:
     return cost(network).parameters
 
 
+def saved_bytes(network: NetworkConfig) -> int:
+    """Bytes of a saved network: float32 weights and timescales, the connectome (8 bytes a synapse), and what names
+    them, which is a bound that is at most a kilobyte too high.
+    """
+    total, tensors = 4 * parameters(network), 2 if network.has_affine else 0
+    for layer in network.stack:
+        c = layer.neuron
+        total += layer.units * (8 * c.connectivity + (0 if c.learn_timescales else 4 * c.memory))
+        tensors += 5 + 2 * (len(c.mlp_widths) - 1)  # of the MLP a weight and a bias for every step between widths
+    return total + 110 * tensors + 500 * len(network.stack) + 600  # the header, config.json
+
+
 def training_bytes(
     network: NetworkConfig, batch: int, steps: int, *, backend: Literal["cpu", "reference"] = "cpu", itemsize: int = 4
 ) -> int:

@@ -228,18 +228,39 @@ def planned(document, preset):
     [
         ("--flops", 3e6, "FLOPs per step", lambda n: budget.cost(n).flops),
         ("--hidden", 1e6, "hidden-layer parameters", lambda n: budget.cost(n).hidden),
-        ("--bytes", 2e7, "bytes", lambda n: 4 * budget.parameters(n) + 8 * sum(x.units for x in n.stack) * 750),
-        ("--memory", 1e9, "bytes while training (batch 4, T 50)", lambda n: budget.training_bytes(n, 4, 50)),
+        ("--bytes", 2e7, "bytes", budget.saved_bytes),
+        ("--memory", 1e9, "bytes while training (batch 8, T 100)", lambda n: budget.training_bytes(n, 8, 100)),
     ],
 )
 def test_other_budgets(capsys, tmp_path, option, value, kind, price):
-    rest = ["--batch", 4, "--steps", 50, "--json", tmp_path / "p.json"]
-    code, out, _ = run(capsys, "plan", "enwik8", option, value, *rest)
-    assert code == 0, out
+    code, _, err = run(capsys, "plan", "enwik8", option, value, "--json", tmp_path / "p.json")
+    assert code == 0, err
     chosen, network = planned(tmp_path / "p.json", "enwik8")
     assert chosen["kind"] == kind
     assert 0.99 * value < chosen["price"] <= value
     assert chosen["price"] == price(network)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "batch"),
+    [
+        (["enwik8", "--batch", 4, "--steps", 50], "batch 4, T 50"),
+        (["shd-adding"], "batch 8, T 1000"),
+        (["shd", "--preset", "tiny", "--steps", 30], "batch 16, T 30"),
+    ],
+)
+def test_memory_is_that_of_a_batch(capsys, arguments, batch):
+    """Of the task's published training unless something else is asked for."""
+    code, out, err = run(capsys, "plan", *arguments, "--memory", 1e9)
+    assert code == 0, err
+    assert f"bytes while training ({batch})" in out
+
+
+def test_memory_is_that_of_a_batch_of_the_runs(capsys, taught, tmp_path):
+    rest = ["--fixed", "branches=4,synapses=3", "--json", tmp_path / "p.json"]
+    code, _, err = run(capsys, "plan", "--from", taught, "--memory", 4e5, *rest)
+    assert code == 0, err
+    assert json.loads((tmp_path / "p.json").read_text())[0]["kind"] == "bytes while training (batch 4, T 10)"
 
 
 def test_latency_budget(capsys, monkeypatch, tmp_path):
@@ -301,7 +322,15 @@ def test_predictions_of_given_networks(capsys, tmp_path):
             "without runs are for the tasks enwik8, shd-adding and shd, got 'neuronio'",
         ),
         (["plan", "shd", "--budget", "1e5", "--from", "published:enwik8"], "runs are of enwik8, the plan is for shd"),
-        (["plan", "enwik8", "--configs", "x.csv", "--budget", "1e6"], "--configs asks for the loss of given networks"),
+        *(
+            (["plan", "enwik8", "--configs", "x.csv", *more.split()], "--configs asks for the loss of given networks")
+            for more in ("--budget 1e6", "--fixed synapses=3", "--recipe paper", "--choose-synapses", "--preset tiny")
+        ),
+        (["plan", "enwik8", "--budget", "1e6", "--preset", "tiny"], "--preset is of the training that --out writes"),
+        (["plan", "enwik8", "--budget", "1e6", "--batch", "3"], "--batch and --steps are for --memory"),
+        (["plan", "enwik8", "--memory", "1e9", "--batch", "0"], "--batch must be at least 1, got 0"),
+        (["plan", "shd", "--budget", "1e5", "--score", "valid_loss"], "--score is of runs to learn from"),
+        (["plan", "shd", "--budget", "1e5", "--figures", "x"], "--figures needs runs to learn from"),
         (["plan", "enwik8", "--budget", "1e6", "--choose-synapses"], "what synapses are worth these runs cannot tell"),
         (["plan", "shd", "--budget", "1e6", "--choose-synapses"], "--choose-synapses needs runs to learn from"),
         (

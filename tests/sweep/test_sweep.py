@@ -125,11 +125,33 @@ def test_lists_random_draws_flops_and_repetitions(text_file):
         ({"set": {"seed": 3}}, "a seed is no setting here"),
         ({"grid": {"model": ["leaky"], "memory": [2]}}, "leaky units have a shape of their own"),
         ({"grid": {"memory": []}}, "grid.memory holds no values"),
+        ({"budget": 3, "of": "hidden"}, "a budget of 3 hidden-layer parameters is too small"),
+        ({"list": []}, "at least one"),
+        ({"grid": {"memory": 2}, "seed": 3}, "seed is of random draws"),
+        ({"grid": {"memory": 2}, "of": "hidden"}, "there is no budget"),
+        ({"grid": {"seed": [1]}, "seeds": [0, 1]}, "seed of a row or seeds of the group"),
+        ({"grid": {"recipe": "paper", "branches": 3}}, "recipe decides branches"),
+        ({"grid": {"steps": 3}, "flops": 1e9}, "steps and the group's flops all say how long"),
+        ({"set": {"training.steps": 3}, "steps": 4}, "training.steps and the group's steps all say how long"),
     ],
 )
 def test_recipes_that_make_no_sense(text_file, group, words):
     with pytest.raises(ConfigError, match=words):
         trials(text_file, trials=[group])
+
+
+def test_options_of_a_row_change_what_its_model_and_its_steps_follow_from(text_file):
+    """The lengths of chunks, which FLOPs count, and the alphabet, which the network's sizes follow."""
+    group = {"grid": {"units": 5, "options.chunk": [10, 20], "options.convention": ["txl", "bytes"]}, "flops": 1e9}
+    found = trials(text_file, trials=[group])
+    for trial in found:
+        options = trial.config.options
+        sizes = open_task("enwik8", options, str(text_file))
+        assert (trial.network.inputs, trial.network.outputs) == (sizes.inputs, sizes.outputs)
+        assert trial.flops == pytest.approx(1e9, rel=0.05)
+    assert len({trial.network.inputs for trial in found}) == 2, "the conventions differ in nothing"
+    (alone,) = trials(text_file, trials=[{"grid": {"units": 5}, "set": {"options.convention": "bytes"}, "flops": 1e9}])
+    assert alone.name == found[1].name
 
 
 def test_flops_count_every_step_of_a_sequence():

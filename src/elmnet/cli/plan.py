@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ from rich.console import Console
 
 from elmnet.cli.output import out
 from elmnet.cli.planned import design_table, document, plan_document, plan_remarks, plan_table, predictions_table
-from elmnet.cli.theory import MODEL, announce, runs_of
+from elmnet.cli.theory import announce, give_credit, runs_of
 from elmnet.errors import ConfigError
 from elmnet.files import write_atomic
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from elmnet.config import NetworkConfig
     from elmnet.theory.fit import Fit
     from elmnet.theory.planner import Limit, Plan, Wiring
+    from elmnet.train.config import RunConfig
 
 
 def plan(
@@ -48,10 +50,13 @@ def plan(
         Path | None, typer.Option(help="CSV with N,d_m[,d_tree,d_s]: their loss", metavar="FILE")
     ] = None,
     design: Annotated[int, typer.Option(help="the n next runs that would tell most about ten times the budget")] = 0,
-    batch: Annotated[int, typer.Option(help="sequences, for --memory")] = 8,
-    steps: Annotated[int, typer.Option(help="time steps, for --memory")] = 100,
+    batch: Annotated[
+        int | None, typer.Option(help="sequences, for --memory; default: the runs', else the preset's")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="time steps, for --memory; default: likewise")] = None,
     preset: Annotated[
-        str | None, typer.Option(help="training settings of --out: tiny, small, paper; default: the runs', else paper")
+        str | None,
+        typer.Option(help="training, for --out and --memory: tiny, small, paper; default: the runs', else paper"),
     ] = None,
     path: Annotated[Path | None, typer.Option("--out", help="write YAML for `elmnet train --config`")] = None,
     figures: Annotated[Path | None, typer.Option(help="write figures here, PNG and SVG", metavar="DIR")] = None,
@@ -66,19 +71,28 @@ def plan(
 
     known = _known(task, source, score)
     start, task = _start(task, known)
-    wiring = _wiring(start, fixed, recipe)
-    limits = _limits(start, budgets, hidden, flops, file_bytes, memory, latency, batch, steps)
     if configs is not None:
         if known is None:
             raise ConfigError(f"--configs needs runs to learn from; there are none published of {task}: use --from")
-        if limits or path is not None or design or figures is not None:
-            raise ConfigError("--configs asks for the loss of given networks: no budget, --design, --out or --figures")
+        others = (budgets, hidden, flops, file_bytes, memory, latency, fixed, recipe, choose, design, preset, path)
+        if any(others) or figures is not None or batch is not None or steps is not None:
+            raise ConfigError("--configs asks for the loss of given networks: beside it only --from, --score, --json")
         _predict(known, _read_networks(start, configs), file)
         return
+    if preset is not None and path is None and memory is None:
+        raise ConfigError("--preset is of the training that --out writes or --memory counts; there is neither")
+    if memory is None and (batch is not None or steps is not None):
+        raise ConfigError("--batch and --steps are for --memory")
+    if memory is not None:
+        batch, steps = _batch(batch, steps, _training(task, preset, source, known)[0])
+    wiring = _wiring(start, fixed, recipe)
+    limits = _limits(start, budgets, hidden, flops, file_bytes, memory, latency, batch, steps)
     if not limits:
         raise ConfigError("name a budget: --budget P, --hidden, --flops, --bytes, --memory or --latency-us")
     if len(limits) > 1 and (path is not None or design):
         raise ConfigError("--out and --design take one budget")
+    if known is None and (figures is not None or design):
+        raise ConfigError(f"--{'design' if design else 'figures'} needs runs to learn from: use --from")
     options = _choice(wiring, fixed, recipe, known) if choose else [wiring]
     with Console(stderr=True).status("going through the networks"):
         plans = [planner.plan(start, limit, options, known) for limit in limits]
@@ -92,22 +106,21 @@ def plan(
     if latency is not None:
         words = f"measured here: {plans[0].price:.0f} µs per streamed step, {latency:g} asked"
         out.print(words, highlight=False, style=None if plans[0].price <= latency else "yellow")
-    if design:
-        if known is None:
-            raise ConfigError("--design needs runs to start from: use --from")
+    if design and known is not None:
         out.print(design_table(*next_runs.design(known, start, limits[0], options, design), limits[0]))
-    out.print(MODEL, style="dim", highlight=False, markup=False, soft_wrap=True)
+    give_credit()
     if path is not None:
         _write_run(task, preset, source, known, plans[0], path)
     if file is not None:
         write_atomic(file, json.dumps([plan_document(one) for one in plans], indent=2) + "\n")
-    if figures is not None:
-        if known is None:
-            raise ConfigError("--figures needs runs to learn from: use --from")
+    if figures is not None and known is not None:
         from elmnet.report.figures import of_fit, plan_curve, save
 
-        chosen, learned = plans[0], known
-        announce(save({**of_fit(learned), "plan": lambda: plan_curve(learned, chosen)}, figures))
+        drawn = of_fit(known)
+        for one in plans:
+            name = "plan" if len(plans) == 1 else f"plan_{one.limit.value:.0f}"
+            drawn[name] = partial(plan_curve, known, one)
+        announce(save(drawn, figures))
 
 
 def _start(task: str | None, known: "Fit | None") -> "tuple[NetworkConfig, str]":
@@ -194,8 +207,8 @@ def _limits(
     file_bytes: float | None,
     memory: float | None,
     latency: float | None,
-    batch: int,
-    steps: int,
+    batch: int | None,
+    steps: int | None,
 ) -> "list[Limit]":
     from elmnet.theory import planner
 
@@ -212,6 +225,7 @@ def _limits(
     if file_bytes is not None:
         return [planner.file_bytes(file_bytes)]
     if memory is not None:
+        assert batch is not None and steps is not None
         return [planner.memory(memory, batch, steps)]
     if latency is not None:
         from elmnet.bench.latency import calibrate
@@ -240,6 +254,8 @@ def _known(task: str | None, source: str | None, score: str | None) -> "Fit | No
     if source is None and task is None:
         raise ConfigError("name a task (enwik8, shd-adding, shd), or runs to learn from: --from RUNS")
     if source is None and (task not in PUBLISHED or not PUBLISHED[task].ignorance):
+        if score is not None:
+            raise ConfigError(f"--score is of runs to learn from; there are none published of {task}: use --from")
         return None
     runs, _ = runs_of(source or f"published:{task}", score)
     return fit_runs(runs)
@@ -279,27 +295,52 @@ def _predict(known: "Fit", networks: "Sequence[NetworkConfig]", file: Path | Non
         write_atomic(file, json.dumps([document(one) for one in predictions], indent=2) + "\n")
 
 
+def _training(
+    task: str, preset: str | None, source: str | None, known: "Fit | None", hidden: float | None = None
+) -> "tuple[RunConfig, str]":
+    """A run to train planned networks like, and its name among the runs.
+
+    That is the run whose P' is nearest (None: the largest); a preset where one is asked for, or the runs are published.
+    """
+    from elmnet.train.config import compose
+    from elmnet.train.results import config_of
+
+    if source is None or known is None or source.startswith("published:"):
+        return compose(task, preset=preset or "paper"), ""
+    name = known.runs.nearest(float(known.runs.hidden.max()) if hidden is None else hidden)
+    config = config_of(Path(source), name)
+    return (config, name) if preset is None else (compose(task, preset=preset, data=config.data), "")
+
+
+def _batch(batch: int | None, steps: int | None, like: "RunConfig") -> tuple[int, int]:
+    """Sequences and time steps of a training batch: those asked for, or else of a run."""
+    from elmnet.tasks import find_task
+
+    kind = find_task(like.task)
+    batch = kind.sequences_of(like.options) if batch is None else batch
+    steps = kind.steps_of(like.options) if steps is None else steps
+    if steps is None:
+        raise ConfigError(f"how long sequences of {like.task} are only their data say: add --steps")
+    for name, value in (("--batch", batch), ("--steps", steps)):
+        if value < 1:
+            raise ConfigError(f"{name} must be at least 1, got {value}")
+    return batch, steps
+
+
 def _write_run(task: str, preset: str | None, source: str | None, known: "Fit | None", one: "Plan", path: Path) -> None:
     """A run of the planned network, trained like the run nearest its budget, or as a preset says."""
     import yaml
 
     from elmnet.config import NetworkConfig
-    from elmnet.train.config import compose
-    from elmnet.train.results import config_of
 
-    like, first = "", one.network.layers[0]
-    if source is None or known is None or source.startswith("published:"):
-        config = compose(task, preset=preset or "paper")
-        assert isinstance(config.model, NetworkConfig)  # every preset is one
+    config, name = _training(task, preset, source, known, one.cost.hidden)
+    if source is None or source.startswith("published:"):
+        first = one.network.layers[0]
         unit = {name: getattr(first.neuron, name) for name in ("memory", "hidden", "branches", "synapses")}
+        assert isinstance(config.model, NetworkConfig)  # every preset is one
         config = config.replace(model=config.model.with_hidden(units=first.units, **unit))
     else:
-        name = known.runs.nearest(one.cost.hidden)
-        config = config_of(Path(source), name)
-        if preset is None:
-            like = f" like {name}, {config.training.steps:,} steps"
-        else:
-            config = compose(task, preset=preset, data=config.data)
         config = config.replace(model=one.network)
     write_atomic(path, yaml.safe_dump(config.to_dict(), sort_keys=False, width=120))
+    like = f" like {name}, {config.training.steps:,} steps" if name else ""
     out.print(f"train it{like}: elmnet train --config {path}", highlight=False, markup=False, soft_wrap=True)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from elmnet.cli.theory import interval_words
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 def plan_table(plans: "Sequence[Plan]", where: str, known: "Fit | None") -> Table:
     """One row per budget."""
     score = "loss" if known is None else known.runs.score
-    table = Table(title=f"learned from {where}", title_justify="left")
+    table = Table(title=escape(f"budget in {plans[0].limit.kind}, learned from {where}"), title_justify="left")
     for name in ("budget", "N", "d_m", "d_tree", "d_s", "P", "FLOPs/step", score, "95 % of the law", "best d_m, 95 %"):
         table.add_column(name, justify="right")
     table.add_column("near-optimal d_m", justify="right")
@@ -34,8 +35,8 @@ def plan_table(plans: "Sequence[Plan]", where: str, known: "Fit | None") -> Tabl
             f"{one.cost.flops:,}",
             loss + (" extrapolated" if one.extrapolated else ""),
             interval_words(one.interval, ".4f"),
-            "" if one.best_memory is None else "{} … {}".format(*one.best_memory),
-            "{} … {}".format(*one.near_optimal),
+            interval_words(one.best_memory, "d"),
+            interval_words(one.near_optimal, "d"),
         )
     return table
 
@@ -91,7 +92,7 @@ def predictions_table(predictions: "Sequence[Prediction]", known: "Fit") -> Tabl
     """Losses of networks that were asked for."""
     from elmnet import budget
 
-    table = Table(title=f"predicted by a fit to {known.runs.source}", title_justify="left")
+    table = Table(title=escape(f"predicted by a fit to {known.runs.source}"), title_justify="left")
     for name in ("N", "d_m", "d_tree", "d_s", "P", known.runs.score, "95 % of the law", ""):
         table.add_column(name, justify="right")
     for one in predictions:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from elmnet.cli.output import out
@@ -17,19 +18,6 @@ from elmnet.files import write_atomic
 if TYPE_CHECKING:
     from elmnet.theory.fit import Fit
     from elmnet.theory.runs import Runs
-
-MODEL = (
-    "The model (SNRR) is elmnet's own: docs/theory.md. The problem, the two mechanisms it formalises, the recipe and "
-    "the published runs are of Spieler, Martius, Levina (arXiv:2605.12049)."
-)
-CONSTANTS = {
-    "L_inf": "loss of an infinite network, same training",
-    "D": "capacity-limited dimensions",
-    "kappa_e": "complexity of half the SNR ceiling, parameters/unit",
-    "N_r": "units of half the population SNR",
-    "kappa_c": "connectivity of half the SNR ceiling, synapses/unit",
-    "a": "saturation exponent",
-}
 
 
 def fit(
@@ -63,7 +51,7 @@ def fit(
         out.print(words, highlight=False, markup=False, soft_wrap=True)
     if known.runs.hidden.max() >= 100 * known.runs.hidden.min():
         _front(known, draws, seed)
-    out.print(MODEL, style="dim", highlight=False, markup=False, soft_wrap=True)
+    give_credit()
     if file is not None:
         write_atomic(file, json.dumps(_fit_document(known, skipped), indent=2) + "\n")
     if figures is not None:
@@ -98,8 +86,10 @@ def _constants(settings: Sequence[str]) -> dict[str, float]:
 
 
 def _fit_table(known: "Fit") -> Table:
+    from elmnet.theory.model import CONSTANTS
+
     table = Table(
-        "", "value", "95 % interval", "", title=f"{known.runs.source}: {known.runs.score}", title_justify="left"
+        "", "value", "95 % interval", "", title=escape(f"{known.runs.source}: {known.runs.score}"), title_justify="left"
     )
     for name, words in CONSTANTS.items():
         value = float(getattr(known.law, name))
@@ -158,7 +148,7 @@ def _unit_fit(file: Path | None) -> None:
         table.add_row(name, f"{one.eta_inf:.2f}", kappa, f"{one.a:.2f}{spread}", f"{one.rms:.4f}")
     out.print(table)
     out.print("η = EV/(1 - EV), EV the explained variance of the soma on the test data", highlight=False)
-    out.print(MODEL, style="dim", highlight=False, markup=False, soft_wrap=True)
+    give_credit()
     if file is not None:
         write_atomic(file, json.dumps([one._asdict() for one in fits], indent=2) + "\n")
 
@@ -228,6 +218,13 @@ def _fit_document(known: "Fit", skipped: Mapping[str, str]) -> dict[str, Any]:
         "sd": known.sd,
         "left_out": {**known.excluded, **skipped},
     }
+
+
+def give_credit() -> None:
+    """Whose the model is, and whose the rest."""
+    from elmnet.theory.model import CREDIT
+
+    out.print(CREDIT, style="dim", highlight=False, markup=False, soft_wrap=True)
 
 
 def announce(files: Sequence[Path]) -> None:

@@ -9,21 +9,10 @@ from elmnet.errors import BudgetError, ConfigError, TheoryError
 from elmnet.report import figures
 from elmnet.report.page import Figure, Section, Table, interval, number
 from elmnet.theory.fit import Fit, fit
+from elmnet.theory.model import CONSTANTS, CREDIT
 from elmnet.theory.planner import Limit, Wiring, plan, wirings
 from elmnet.theory.runs import Runs
 
-OURS = (
-    "The model behind the fit (SNRR) is elmnet's own, docs/theory.md. The problem, the two mechanisms it formalises, "
-    "the recipe and the published runs are of Spieler, Martius, Levina (arXiv:2605.12049)."
-)
-CONSTANTS = {
-    "L_inf": "score of an infinite network under the same training",
-    "D": "capacity-limited dimensions",
-    "kappa_e": "k_e of half the ceiling",
-    "N_r": "N of half the gain",
-    "kappa_c": "k_c of half the ceiling",
-    "a": "exponent of saturation",
-}
 ABOUT = {
     "budget_curve": "Score against d_m at the runs' main budget: runs, the fitted law with its 95 % band, optimum.",
     "mechanisms": "Bits of signal-to-noise lost to units that are too simple, and to units that are too few.",
@@ -48,7 +37,7 @@ def theory(runs: Runs) -> Section:
     """
     known = fit(runs)
     section = Section(f"What limits these networks: {runs.source}")
-    words = f"{runs.score}: {len(known.runs)} runs fitted, RMSE {known.rmse:.4g}, R² {known.r2:.4f}. {OURS}"
+    words = f"{runs.score}: {len(known.runs)} runs fitted, RMSE {known.rmse:.4g}, R² {known.r2:.4f}. {CREDIT}"
     section.words += [words, *(f"{name} is fixed at {why}." for name, why in known.fixed.items())]
     if known.no_intervals:
         section.words.append(f"No intervals: {known.no_intervals}.")
@@ -113,15 +102,15 @@ def _next_budget(known: Fit) -> Table:
     for factor in (1, 3, 10):
         limit = Limit(round(factor * float(known.runs.P.max())))
         chosen = plan(network, limit, options, known)
-        first, best = chosen.network.layers[0], chosen.best_memory
+        first = chosen.network.layers[0]
         rows.append(
             (
                 f"{limit.value:,.0f}",
                 f"{first.units:,}",
                 f"{first.neuron.memory}",
                 f"{first.neuron.branches} × {first.neuron.synapses}",
-                "" if best is None else f"{best[0]} to {best[1]}",
-                f"{chosen.near_optimal[0]} to {chosen.near_optimal[1]}",
+                interval(chosen.best_memory, "d"),
+                interval(chosen.near_optimal, "d"),
                 number(chosen.loss) + (" extrapolated" if chosen.extrapolated else ""),
                 interval(chosen.interval, ".4f"),
             )

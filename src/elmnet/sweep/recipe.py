@@ -8,7 +8,7 @@
     trials:                                     # groups of runs, one after the other
       - grid: {memory: [3, 6, 10], synapses: 15}     # every combination
         budget: 120000                               # N follows: the largest that fits
-        of: hidden                                   # P' = N (k_e + k_c); or `parameters`: P
+        of: hidden                                   # P' = N (k_e + k_c); default `parameters`: P
         seeds: [0, 1, 2]
         steps: 4000                                  # or `flops: 1e14`: steps follow, for the whole run
       - list: [{units: 64, memory: 5}, {model: lstm, model.width: 40}]
@@ -23,7 +23,7 @@ setting.
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -37,6 +37,7 @@ from elmnet.errors import BudgetError, ConfigError
 from elmnet.models import ModelConfig
 from elmnet.strict import Config, read_yaml
 from elmnet.tasks import Task, find_task, open_task
+from elmnet.theory import planner
 from elmnet.train.config import RunConfig, amend, compose
 from elmnet.train.identity import name_of
 
@@ -50,11 +51,13 @@ class Group(Config):
     grid: Any = None
     list: Any = None
     random: Any = None
-    seed: int = 0
-    """Of the random draws."""
+    seed: int | None = None
+    """Of the random draws; None: 0."""
     budget: float | None = None
-    of: Literal["hidden", "parameters"] = "parameters"
-    seeds: tuple[int, ...] = (0,)
+    of: Literal["hidden", "parameters"] | None = None
+    """What the budget counts; None: `parameters`."""
+    seeds: tuple[int, ...] | None = None
+    """Of the runs; None: 0."""
     steps: int | None = None
     flops: float | None = None
     """Of a whole training run (three forward passes a step, all sequences): the steps follow."""
@@ -66,10 +69,8 @@ class Group(Config):
         self._require(len(given) <= 1, f"one of grid, list, random, got {', '.join(given)}")
         self._require(self.grid is None or isinstance(self.grid, Mapping), "grid must map names to lists of values")
         rows = self.list
-        self._require(
-            rows is None or (isinstance(rows, Sequence) and all(isinstance(row, Mapping) for row in rows)),
-            "list must be a list of settings",
-        )
+        good = isinstance(rows, Sequence) and len(rows) > 0 and all(isinstance(row, Mapping) for row in rows)
+        self._require(rows is None or good, "list must be a list of settings, at least one")
         self._require(self.set is None or isinstance(self.set, Mapping), "set must map settings to values")
         self._require(self.steps is None or self.flops is None, "steps or flops, not both")
         for name in ("budget", "flops"):
@@ -77,7 +78,9 @@ class Group(Config):
             self._require(value is None or value > 0, f"{name} must be positive, got {value}")
         empty = [name for name, values in (self.grid or {}).items() if values == []]
         self._require(not empty, f"grid.{', '.join(empty)} holds no values")
-        self._require(len(self.seeds) > 0, "seeds must not be empty")
+        self._require(self.seeds != (), "seeds must not be empty")
+        self._require(self.seed is None or self.random is not None, "seed is of random draws; runs have `seeds`")
+        self._require(self.of is None or self.budget is not None, "of says what a budget counts; there is no budget")
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """What varies in each run, seeds apart."""
@@ -94,7 +97,7 @@ class Group(Config):
         ranges = dict(self.random) if isinstance(self.random, Mapping) else {}
         count = ranges.pop("count", None)
         self._require(isinstance(count, int) and count > 0, f"random.count must be a whole number, got {count!r}")
-        rng = np.random.default_rng(self.seed)
+        rng = np.random.default_rng(self.seed or 0)
         for name, ends in ranges.items():
             good = isinstance(ends, list) and len(ends) == 2 and all(isinstance(end, int | float) for end in ends)
             self._require(good and 0 < ends[0] <= ends[1], f"random.{name} must be [least, most], got {ends!r}")
@@ -143,24 +146,38 @@ class Recipe(Config):
             ConfigError: a setting is wrong; the message names the group.
         """
         start = amend(compose(self.task, preset=self.preset, data=self.data), settings=_settings(self.set))
-        task = open_task(start.task, start.options, start.data, seed=start.seed)
-        start, contents = start.replace(model=task.fit_model(start.model)), task.facts()["sha256"]
+        tasks = _Tasks()
+        start = start.replace(model=tasks.of(start).fit_model(start.model))
         found: dict[str, Trial] = {}
         for number, group in enumerate(self.trials, 1):
             try:
-                for config in self._of(group, start, task):
-                    name = name_of(config, contents)
+                for config in self._of(group, start, tasks):
+                    name = name_of(config, tasks.of(config).facts()["sha256"])
                     found.setdefault(name, Trial(name, config))
             except (ConfigError, BudgetError) as error:
                 raise ConfigError(f"{self.name}, group {number}: {error}") from error
         return list(found.values())
 
-    def _of(self, group: Group, start: RunConfig, task: Task) -> Iterator[RunConfig]:
-        base = amend(start, settings=_settings(group.set))
+    def _of(self, group: Group, start: RunConfig, tasks: "_Tasks") -> Iterator[RunConfig]:
+        base = _amended(start, group.set or {}, tasks)
         for row in group.rows():
-            seeds = [row["seed"]] if "seed" in row else group.seeds
-            for seed in seeds:
-                yield _configure(base, group, row, seed, task)
+            _refuse_twice(group, row)
+            for seed in [row["seed"]] if "seed" in row else group.seeds or (0,):
+                yield _configure(base, group, row, seed, tasks)
+
+
+class _Tasks:
+    """The task of a sweep with the options of its runs, each opened once."""
+
+    def __init__(self) -> None:
+        self._opened: dict[str, Task] = {}
+
+    def of(self, config: RunConfig) -> Task:
+        """That of a run."""
+        key = json.dumps(config.options.to_dict())
+        if key not in self._opened:
+            self._opened[key] = open_task(config.task, config.options, config.data, seed=config.seed)
+        return self._opened[key]
 
 
 def shipped(path: Path) -> Path:
@@ -180,17 +197,41 @@ def _settings(values: Mapping[str, Any] | None) -> list[str]:
     return [f"{name}={json.dumps(value)}" for name, value in (values or {}).items()]
 
 
-def _configure(base: RunConfig, group: Group, row: Mapping[str, Any], seed: Any, task: Task) -> RunConfig:
+def _amended(
+    config: RunConfig, settings: Mapping[str, Any], tasks: _Tasks, *, fit: bool = False, **changes: Any
+) -> RunConfig:
+    """The run with other settings. Where they change how the data are read, and with `fit`, the model has as many
+    inputs and outputs as those need."""
+    first = {name: value for name, value in settings.items() if name.startswith("options")}
+    found = amend(config, settings=_settings(first))
+    if fit or found.options != config.options:
+        found = found.replace(model=tasks.of(found).fit_model(found.model))
+    rest = {name: value for name, value in settings.items() if name not in first}
+    return amend(found, settings=_settings(rest), **changes)
+
+
+def _refuse_twice(group: Group, row: Mapping[str, Any]) -> None:
+    """A row that says what the group, or another of its names, says, too."""
+    settings = {*row, *(group.set or {})}
+    steps = [name for name in ("steps", "training.steps") if name in settings]
+    steps += [f"the group's {name}" for name in ("steps", "flops") if getattr(group, name) is not None]
+    twice = (
+        ("a budget decides units; leave them out", group.budget is not None and "units" in row),
+        ("recipe decides branches (4 d_m); leave them out", "recipe" in row and "branches" in row),
+        ("seed of a row or seeds of the group, not both", group.seeds is not None and "seed" in row),
+        (f"{' and '.join(steps)} all say how long a run is; keep one", len(steps) > 1),
+    )
+    for words, wrong in twice:
+        if wrong:
+            raise ConfigError(words)
+
+
+def _configure(base: RunConfig, group: Group, row: Mapping[str, Any], seed: Any, tasks: _Tasks) -> RunConfig:
     """The run of a row: shape, budget, length, other settings."""
     rest = {name: value for name, value in row.items() if name not in (*SHAPE, "model", "recipe", "seed", "steps")}
-    config = base
-    if "model" in row:
-        config = base.with_model(row["model"])
-        config = config.replace(model=task.fit_model(config.model))
-    config = amend(config, settings=_settings(rest), seed=seed)
+    config = base.with_model(row["model"]) if "model" in row else base
+    config = _amended(config, rest, tasks, fit="model" in row, seed=seed)
     shape = {name: row[name] for name in (*SHAPE, "recipe") if name in row}
-    if group.budget is not None and "units" in shape:
-        raise ConfigError("a budget decides units; leave them out")
     model = config.model
     if isinstance(model, NetworkConfig):
         model = _shaped(model, group, shape)
@@ -199,13 +240,13 @@ def _configure(base: RunConfig, group: Group, row: Mapping[str, Any], seed: Any,
     elif shape:
         raise ConfigError(f"{', '.join(shape)} belong to ELM neurons; a {model.kind} has model.width, or a budget")
     elif group.budget is not None:
-        if group.of != "parameters":
+        if group.of == "hidden":
             raise ConfigError("models of several kinds share a budget of `parameters` only")
         model = models.spend(model, int(group.budget))
     config = config.replace(model=model)
     steps = row.get("steps", group.steps)
     if group.flops is not None:
-        steps = max(1, round(group.flops / training_flops(config, task.steps)))
+        steps = max(1, round(group.flops / training_flops(config, tasks.of(config).steps)))
     return config if steps is None else amend(config, settings=[f"training.steps={json.dumps(steps)}"])
 
 
@@ -220,19 +261,13 @@ def _shaped(model: NetworkConfig, group: Group, shape: Mapping[str, Any]) -> Net
     model = model.with_hidden(**shape)
     if group.budget is None:
         return model
-    return budget.largest(lambda units: model.with_hidden(units=units), group.budget, "N", _price(group), group.of)
-
-
-def _price(group: Group) -> Callable[[NetworkConfig], float]:
-    if group.of == "parameters":
-        return budget.parameters
-    return lambda network: budget.cost(network).hidden
+    limit = planner.hidden(group.budget) if group.of == "hidden" else planner.Limit(group.budget)
+    return budget.largest(lambda units: model.with_hidden(units=units), limit.value, "N", limit.price, limit.kind)
 
 
 def training_flops(config: RunConfig, time_steps: int) -> float:
     """Of one training step: three times the forward pass of all sequences and time steps."""
-    options = config.options.to_dict()
-    sequences = options.get("streams", options.get("batch", 1))
+    sequences = find_task(config.task).sequences_of(config.options)
     return float(3 * models.counts(config.model).flops * sequences * time_steps)
 
 

@@ -74,6 +74,11 @@ class Task(ABC):
     def steps_of(cls, options: Any) -> int | None:
         """`steps` as the options say it; None: the data do."""
 
+    @classmethod
+    def sequences_of(cls, options: Any) -> int:
+        """Sequences of a training batch, as the options say it."""
+        return int(options.batch)
+
     def fit_model(self, model: ModelConfig) -> ModelConfig:
         """The model with the number of inputs and outputs this data needs; a transformer that sees a whole batch."""
         sizes: dict[str, Any] = {"inputs": self.inputs, "outputs": self.outputs}

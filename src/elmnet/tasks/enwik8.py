@@ -101,6 +101,10 @@ class Enwik8(Task):
     def steps_of(cls, options: TextOptions) -> int:
         return options.chunk
 
+    @classmethod
+    def sequences_of(cls, options: TextOptions) -> int:
+        return options.streams
+
     def facts(self) -> dict[str, Any]:
         return {
             "name": self.data_name,

@@ -246,4 +246,17 @@ class SNRR:
         return int(np.prod(np.broadcast_shapes(*(np.shape(value) for value in self._constants()))))
 
 
-CONSTANTS = ("L_inf", "D", "kappa_e", "N_r", "kappa_c", "a")
+CONSTANTS = {
+    "L_inf": "loss of an infinite network under the same training",
+    "D": "capacity-limited dimensions",
+    "kappa_e": "complexity of half the SNR ceiling, parameters/unit",
+    "N_r": "units of half the population SNR",
+    "kappa_c": "connectivity of half the SNR ceiling, synapses/unit",
+    "a": "saturation exponent",
+}
+"""What a fit finds, and its meaning in a line."""
+CREDIT = (
+    "The model (SNRR) is elmnet's own: docs/theory.md. The problem, the two mechanisms it formalises, the recipe and "
+    "the published runs are of Spieler, Martius, Levina (arXiv:2605.12049)."
+)
+"""Said beside every result of the model."""

@@ -55,13 +55,8 @@ def flops(value: float) -> Limit:
 
 
 def file_bytes(value: float) -> Limit:
-    """A budget of bytes of the saved network: float32 weights, and 8 bytes a synapse for the connectome."""
-
-    def price(network: NetworkConfig) -> float:
-        synapses = sum(layer.units * layer.neuron.connectivity for layer in network.stack)
-        return 4.0 * budget.parameters(network) + 8.0 * synapses
-
-    return Limit(value, "bytes", price)
+    """A budget of bytes of the saved network (`elmnet.budget.saved_bytes`)."""
+    return Limit(value, "bytes", budget.saved_bytes)
 
 
 def memory(value: float, batch: int, steps: int) -> Limit:
@@ -131,10 +126,10 @@ class Plan:
     """95 % interval of the d_m that is best in a world."""
     best_connectivity: tuple[int, int] | None
     """The same of k_c; None where there was one wiring."""
-    near_optimal: tuple[int, int]
-    """d_m whose predicted loss is within `delta` of the least."""
-    delta: float
-    """The standard deviation of one run."""
+    near_optimal: tuple[int, int] | None
+    """d_m whose predicted loss is within `delta` of the least; None without runs."""
+    delta: float | None
+    """The standard deviation of one run; None without runs."""
     rivals: tuple[Rival, ...]
     """Empty without runs."""
 
@@ -231,8 +226,7 @@ def plan(start: NetworkConfig, limit: Limit, wiring: Wiring | Sequence[Wiring], 
     chosen = int(np.argmin(np.atleast_2d(regrets).mean(0)))
     wiring, network = wired[chosen]
     d_m, k_c = (np.array([getattr(n.layers[0].neuron, name) for n in networks]) for name in ("memory", "connectivity"))
-    delta = known.sd if known is not None else 0.002
-    near = d_m[losses <= losses.min() + delta]
+    near = None if known is None else d_m[losses <= losses.min() + known.sd]
     best = (None, None) if worlds is None else tuple(_interval(of[regrets.argmin(1)]) for of in (d_m, k_c))
     loss, interval, extrapolated = _loss(known, network)
     price = limit.price(network)
@@ -246,8 +240,8 @@ def plan(start: NetworkConfig, limit: Limit, wiring: Wiring | Sequence[Wiring], 
         extrapolated=extrapolated,
         best_memory=best[0],
         best_connectivity=best[1] if len(options) > 1 else None,
-        near_optimal=(int(near.min()), int(near.max())),
-        delta=delta,
+        near_optimal=None if near is None else (int(near.min()), int(near.max())),
+        delta=None if known is None else known.sd,
         rivals=() if known is None else tuple(_rivals(start, limit, wiring, network, known)),
     )
 
