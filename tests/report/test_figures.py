@@ -8,6 +8,7 @@ from elmnet.config import NetworkConfig
 from elmnet.errors import ConfigError
 from elmnet.report import figures
 from elmnet.theory import Limit, Wiring, fit, plan, published
+from elmnet.theory.planner import hidden
 
 plt = pytest.importorskip("matplotlib.pyplot", reason="needs matplotlib (extra `report`)")
 
@@ -55,12 +56,40 @@ def test_the_plan_is_marked(known):
     plt.close(ax.figure)
 
 
+def test_runs_of_other_wirings_are_told_apart():
+    """Hollow, in every figure; the front is free in k_c, which these runs tell."""
+    runs = simulated([1e6, 3e6, 9e6], [15, 5], noise=0.003)
+    wide = fit(runs, draws=20)
+    assert "kappa_c" in wide.free
+    for name in ("budget_curve", "surface", "front"):
+        ax = figures.of_fit(wide)[name]()
+        filled, hollow = (
+            next(line for line in ax.lines if line.get_label() == f"runs with {words}")
+            for words in ("k_c = 750", "other k_c")
+        )
+        assert filled.get_markerfacecolor() != "none" == hollow.get_markerfacecolor()
+        assert len(filled.get_xdata()) + len(hollow.get_xdata()) == (12 if name == "budget_curve" else len(runs))
+    labels = [text.get_text() for text in figures.front(wide).get_legend().get_texts()]
+    assert "best N, k_e, k_c of each budget, SNRR" in labels
+    labels = [text.get_text() for text in figures.mechanisms(wide).get_legend().get_texts()]
+    assert any("complexity cannot cure" in label for label in labels)
+    plt.close("all")
+
+
+def test_a_plan_for_a_budget_that_the_runs_wiring_cannot_have(known):
+    """Four units of 50 × 15 synapses would exceed it."""
+    chosen = plan(NetworkConfig.preset("enwik8"), hidden(3000), Wiring(10, 2), known)
+    ax = figures.plan_curve(known, chosen)
+    assert any("SNRR fit, 10 × 2" in line.get_label() for line in ax.lines)
+    plt.close(ax.figure)
+
+
 def test_a_plan_of_another_wiring_lies_on_its_own_curve(known):
     chosen = plan(NetworkConfig.preset("enwik8"), Limit(3_516_748), Wiring(50, 5), known)
     ax = figures.plan_curve(known, chosen)
     lines = {line.get_label(): line for line in ax.lines}
     neuron = chosen.network.layers[0].neuron
-    curve, plan_ = lines["SNRR fit with 50 × 5 synapses"], lines[f"the plan: d_m = {neuron.memory}"]
+    curve, plan_ = lines["SNRR fit, 50 × 5 synapses"], lines[f"the plan: d_m = {neuron.memory}"]
     assert plan_.get_ydata()[0] == pytest.approx(np.interp(neuron.memory, *curve.get_data()), abs=2e-3)
     plt.close(ax.figure)
 

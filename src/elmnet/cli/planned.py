@@ -17,27 +17,20 @@ if TYPE_CHECKING:
 
 def plan_table(plans: "Sequence[Plan]", where: str, known: "Fit | None") -> Table:
     """One row per budget."""
-    score = "loss" if known is None else known.runs.score
-    table = Table(title=escape(f"budget in {plans[0].limit.kind}, learned from {where}"), title_justify="left")
-    for name in ("budget", "N", "d_m", "d_tree", "d_s", "P", "FLOPs/step", score, "95 % of the law", "best d_m, 95 %"):
+    title = f"budget in {plans[0].limit.kind}, learned from {where}"
+    table = Table(title=escape(title), title_justify="left")
+    names = ["budget", "N", "d_m", "d_tree", "d_s", "P", "FLOPs/step", "best d_m, 95 %"]
+    learned = [] if known is None else ["near-optimal d_m", known.runs.score, "95 % of the law"]
+    for name in names + learned:
         table.add_column(name, justify="right")
-    table.add_column("near-optimal d_m", justify="right")
     for one in plans:
-        first = one.network.layers[0]
-        loss = "" if one.loss is None else f"{one.loss:.4f}"
-        table.add_row(
-            f"{one.limit.value:,.10g}",
-            f"{first.units:,}",
-            str(first.neuron.memory),
-            str(first.neuron.branches),
-            str(first.neuron.synapses),
-            f"{one.cost.parameters:,}",
-            f"{one.cost.flops:,}",
-            loss + (" extrapolated" if one.extrapolated else ""),
-            interval_words(one.interval, ".4f"),
-            interval_words(one.best_memory, "d"),
-            interval_words(one.near_optimal, "d"),
-        )
+        first, neuron = one.network.layers[0], one.network.layers[0].neuron
+        sizes = (first.units, neuron.memory, neuron.branches, neuron.synapses, one.cost.parameters, one.cost.flops)
+        cells = [f"{one.limit.value:,.10g}", *(f"{size:,}" for size in sizes), interval_words(one.best_memory, "d")]
+        if known is not None:
+            loss = f"{one.loss:.4f}" + (" extrapolated" if one.extrapolated else "")
+            cells += [interval_words(one.near_optimal, "d"), loss, interval_words(one.interval, ".4f")]
+        table.add_row(*cells)
     return table
 
 

@@ -111,14 +111,21 @@ def _remarks(known: "Fit", skipped: Mapping[str, str]) -> list[str]:
     words += [f"{name} is fixed at {why}" for name, why in known.fixed.items()]
     if known.no_intervals:
         words.append(f"no intervals: {known.no_intervals}")
-    hidden, k_c = float(np.median(runs.hidden)), float(np.median(runs.k_c))
+    hidden, k_c = float(np.median(runs.hidden)), float(runs.neuron.connectivity)
     best = known.law.optimum(hidden, k_c)
     d_m = float(memory_of(best.complexity, runs.neuron))
     interval = known.interval(lambda law: memory_of(law.optimum(hidden, k_c).complexity, runs.neuron))
     words.append(
-        f"best split of the runs' median P' = {hidden:,.0f}: d_m* {d_m:.1f} {interval_words(interval, '.1f')}, "
-        f"N* {float(best.units):.0f}, {runs.score} {float(best.loss):.4f}"
+        f"best split of the runs' median P' = {hidden:,.0f} at k_c = {k_c:,.0f}: d_m* {d_m:.1f} "
+        f"{interval_words(interval, '.1f')}, N* {float(best.units):.0f}, {runs.score} {float(best.loss):.4f}"
     )
+    if "kappa_c" in known.free:
+        best = known.law.optimum_free(hidden)
+        interval = known.interval(lambda law: law.optimum_free(hidden).connectivity)
+        words.append(
+            f"with synapses free: k_c* {float(best.connectivity):,.0f} {interval_words(interval, ',.0f')}, "
+            f"k_e* {float(best.complexity):,.0f}, N* {float(best.units):.0f}, {runs.score} {float(best.loss):.4f}"
+        )
     left = {**known.excluded, **skipped}
     words += [f"left out: {name}: {why}" for name, why in left.items()]
     return words
@@ -165,12 +172,14 @@ def _front(known: "Fit", draws: int, seed: int) -> None:
     except TheoryError as error:
         out.print(f"no power law: {error}", highlight=False, markup=False, soft_wrap=True)
         return
-    law = front.law
+    law, below = front.law, front.quantile
     lines = [
         f"near the front: {int(front.near.sum())} of {len(runs)} runs",
         f"effective power law over P' = {law.P_min:,.0f} to {law.P_max:,.0f}: L_inf {law.L_inf:.4f}, "
-        f"exponent {law.alpha:.3f} {interval_words(front.alpha, '.3f')} (correlated with L_inf; do not extrapolate)",
-        f"pinball: a tenth of all runs lie below L_inf {front.quantile.L_inf:.4f}, exponent {front.quantile.alpha:.3f}",
+        f"P_c {law.P_c:,.3g}, exponent {law.alpha:.3f} {interval_words(front.alpha, '.3f')} (correlated with L_inf; "
+        "do not extrapolate)",
+        "pinball check, the power law that a tenth of all runs undercut: "
+        f"L_inf {below.L_inf:.4f}, P_c {below.P_c:,.3g}, exponent {below.alpha:.3f}",
     ]
     for line in lines:
         out.print(line, highlight=False, markup=False, soft_wrap=True)

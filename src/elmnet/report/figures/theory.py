@@ -34,9 +34,8 @@ def of_fit(known: Fit) -> dict[str, Callable[[], "Axes"]]:
     return figures
 
 
-def _along(known: Fit, hidden: float, neuron: NeuronConfig | None = None) -> tuple[Array, Array, Array, float]:
-    """Continuous d_m, N, k_e of all ways to spend P' = hidden with a neuron's wiring, by default the runs', and k_c."""
-    neuron = neuron or known.runs.neuron
+def _along(known: Fit, hidden: float, neuron: NeuronConfig) -> tuple[Array, Array, Array, float]:
+    """Continuous d_m, N, k_e of all ways to spend P' = hidden with a neuron's branches and synapses, and their k_c."""
     most = max(100.0, 1.3 * float(known.runs.d_m.max()))
     d_m = np.geomspace(2.0, most, 200)
     k_e = complexity_of(d_m, neuron)
@@ -52,28 +51,44 @@ def _middle(known: Fit) -> float:
     return float(np.median(hidden[np.abs(np.log(hidden / hidden[int(np.argmax(near))])) < 0.1]))
 
 
-def budget_curve(known: Fit, hidden: float | None = None, ax: "Axes | None" = None, *, optimum: bool = True) -> "Axes":
+def _dots(ax: "Axes", known: Fit, k_c: float, x: Array, y: Array, shown: NDArray[np.bool_] | None = None) -> None:
+    """Runs: those with about k_c synapses per unit filled, others hollow."""
+    alike = np.abs(np.log(known.runs.k_c / k_c)) < 0.1
+    shown = np.ones(len(x), bool) if shown is None else shown
+    label = "runs" if alike.all() else f"runs with k_c = {k_c:,.0f}"
+    for some, colour, words in ((alike, ORANGE, label), (~alike, "none", "runs with other k_c")):
+        if (some & shown).any():
+            edge = "white" if some is alike else ORANGE
+            x_of, y_of = x[some & shown], y[some & shown]
+            ax.plot(x_of, y_of, "o", color=colour, markeredgecolor=edge, markersize=5, label=words)
+
+
+def budget_curve(
+    known: Fit, hidden: float | None = None, ax: "Axes | None" = None, *, neuron: NeuronConfig | None = None
+) -> "Axes":
     """Score against d_m at one budget: runs, the fitted law with its 95 % band, and the near-optimal interval.
 
     Args:
         known: fit of the runs.
         hidden: P'; None: the one at which most runs were made.
         ax: where to draw.
-        optimum: mark the best d_m of the law.
+        neuron: whose branches and synapses the law's units have; None: the runs' commonest.
     """
-    ax, hidden = axis(ax), hidden or _middle(known)
-    d_m, units, k_e, k_c = _along(known, hidden)
+    ax, hidden, neuron = axis(ax), hidden or _middle(known), neuron or known.runs.neuron
+    d_m, units, k_e, k_c = _along(known, hidden, neuron)
     loss, low, high = known.predict(units, k_e, np.full_like(units, k_c))
     runs = known.runs
     here = np.abs(np.log(runs.hidden / hidden)) < 0.1
-    if np.isfinite(low).all():
+    if known.worlds is not None and not known.outside(hidden, k_c):
         ax.fill_between(d_m, low, high, color=BLUE, alpha=0.2, linewidth=0, label="95 % of the law")
-    ax.plot(d_m, loss, color=BLUE, label="SNRR fit")
-    ax.plot(runs.d_m[here], runs.y[here], "o", color=ORANGE, markersize=5, label="runs")
+    several = np.ptp(runs.k_c) > 0 or k_c != runs.k_c[0]
+    label = f"SNRR fit, {neuron.branches} × {neuron.synapses} synapses" if several else "SNRR fit"
+    ax.plot(d_m, loss, color=BLUE, label=label)
+    _dots(ax, known, k_c, runs.d_m, runs.y, here)
     near = d_m[loss <= loss.min() + known.sd]
     ax.axvspan(near[0], near[-1], color=GREY, alpha=0.12, linewidth=0, label="within one run's noise of the best")
-    if optimum:
-        best = int(loss.argmin())
+    best = int(loss.argmin())
+    if 0 < best < len(d_m) - 1:
         place, words = (d_m[best], loss[best]), f"d_m* = {d_m[best]:.1f}"
         ax.plot(*place, "v", color=BLUE, markersize=7, label="_SNRR fit")
         ax.annotate(words, place, (0, -16), textcoords="offset points", ha="center")
@@ -92,10 +107,15 @@ def budget_curve(known: Fit, hidden: float | None = None, ax: "Axes | None" = No
 def mechanisms(known: Fit, hidden: float | None = None, ax: "Axes | None" = None) -> "Axes":
     """What limits the network at one budget: loss due to SNR saturation and to redundancy, against d_m."""
     ax, hidden = axis(ax), hidden or _middle(known)
-    d_m, units, k_e, k_c = _along(known, hidden)
+    d_m, units, k_e, k_c = _along(known, hidden, known.runs.neuron)
     law, per_bit = known.law, known.law.unit * known.law.D / 2
     saturation, redundancy = law.saturation_bits(k_e, k_c), law.redundancy_bits(units)
-    ax.plot(d_m, saturation, color=BLUE, label="SNR saturation: units too simple")
+    if law.kappa_c:
+        ax.plot(d_m, saturation, color=BLUE, label=f"SNR saturation: units too simple, k_c = {k_c:,.0f} too few")
+        synapses = np.full_like(d_m, float(law.saturation_bits(np.inf, k_c)))
+        ax.plot(d_m, synapses, "-.", color=BLUE, linewidth=1.0, label="of it, what complexity cannot cure: synapses")
+    else:
+        ax.plot(d_m, saturation, color=BLUE, label="SNR saturation: units too simple")
     ax.plot(d_m, redundancy, "--", color=ORANGE, label="redundancy: too few units")
     ax.plot(d_m, saturation + redundancy, ":", color=GREY, label="both")
     ax.set_xscale("log")
@@ -112,9 +132,9 @@ def mechanisms(known: Fit, hidden: float | None = None, ax: "Axes | None" = None
 
 
 def surface(known: Fit, ax: "Axes | None" = None) -> "Axes":
-    """Predicted score over N and k_e with lines of equal budget and the path of the optimum; k_c as in the runs."""
+    """Predicted score over N and k_e with lines of equal budget and the path of the optimum; k_c of most runs."""
     ax, runs, law = axis(ax), known.runs, known.law
-    k_c = float(np.median(runs.k_c))
+    k_c = float(runs.neuron.connectivity)
     N = np.geomspace(runs.N.min() / 2, runs.N.max() * 4, 160)
     k_e = np.geomspace(max(runs.k_e.min() / 2, 2), runs.k_e.max() * 3, 160)
     loss = law.loss(N[None, :], k_e[:, None], k_c)
@@ -137,7 +157,7 @@ def surface(known: Fit, ax: "Axes | None" = None) -> "Axes":
         at = int(np.flatnonzero(inside)[inside.sum() // 3])
         label = f"P' = {_two_digits(total)}"
         ax.annotate(label, (N[at], line[at]), (3, 3), textcoords="offset points", color="white", path_effects=dark)
-    ax.plot(runs.N, runs.k_e, "o", color=ORANGE, markeredgecolor="white", markersize=5, label="runs")
+    _dots(ax, known, k_c, runs.N, runs.k_e)
     ax.set(xscale="log", yscale="log", xlim=(N[0], N[-1]), ylim=(k_e[0], k_e[-1]))
     few_numbers(ax)
     ax.set_xlabel("units, N")
@@ -148,20 +168,25 @@ def surface(known: Fit, ax: "Axes | None" = None) -> "Axes":
 
 
 def front(known: Fit, ax: "Axes | None" = None) -> "Axes":
-    """Least score of every budget, k_c as in the runs, with its band; dotted where it is extrapolated."""
+    """Least score of every budget with its band; dotted where it is extrapolated.
+
+    N and k_e are free; k_c, too, where the runs tell what synapses are worth, and else that of most runs.
+    """
     ax, runs = axis(ax), known.runs
-    k_c = float(np.median(runs.k_c))
+    free, k_c = "kappa_c" in known.free, float(runs.neuron.connectivity)
     low, high = known.fitted_range
     hidden = np.geomspace(low / 10, high * 10, 200)
-    best = known.law.optimum(hidden, np.full_like(hidden, k_c))
-    inside = (hidden >= low) & (hidden <= high)
+    best = known.law.optimum_free(hidden) if free else known.law.optimum(hidden, np.full_like(hidden, k_c))
+    inside = np.array([known.outside(*one) is None for one in zip(hidden, best.connectivity, strict=True)])
     ax.plot(hidden, best.loss, ":", color=BLUE, label="extrapolated")
-    ax.plot(hidden[inside], best.loss[inside], color=BLUE, label="best of each budget, SNRR")
-    if known.worlds is not None:
-        losses = known.worlds.optimum(hidden[inside][::4], k_c).loss
+    words = "N, k_e, k_c" if free else f"N, k_e; k_c = {k_c:,.0f}"
+    ax.plot(hidden[inside], best.loss[inside], color=BLUE, label=f"best {words} of each budget, SNRR")
+    if known.worlds is not None and inside.any():
+        shown = hidden[inside][::4]
+        losses = known.worlds.optimum_free(shown).loss if free else known.worlds.optimum(shown, k_c).loss
         ends = np.quantile(losses, [0.025, 0.975], axis=0)
-        ax.fill_between(hidden[inside][::4], *ends, color=BLUE, alpha=0.2, linewidth=0, label="95 % of the law")
-    ax.plot(runs.hidden, runs.y, "o", color=ORANGE, markersize=4, label="runs")
+        ax.fill_between(shown, *ends, color=BLUE, alpha=0.2, linewidth=0, label="95 % of the law")
+    _dots(ax, known, k_c, runs.hidden, runs.y)
     near = near_front(runs.hidden, runs.y, known.sd)
     with contextlib.suppress(TheoryError):  # too few runs, or too near each other
         law = power_law(runs.hidden[near], runs.y[near])
@@ -181,14 +206,8 @@ def front(known: Fit, ax: "Axes | None" = None) -> "Axes":
 
 def plan_curve(known: Fit, chosen: Plan, ax: "Axes | None" = None) -> "Axes":
     """The budget's curve with the plan and its rivals."""
-    hidden, neuron = float(chosen.cost.hidden), chosen.network.layers[0].neuron
-    alike = neuron.connectivity == known.runs.neuron.connectivity
-    ax = budget_curve(known, hidden, ax, optimum=alike)
+    ax = budget_curve(known, float(chosen.cost.hidden), ax, neuron=chosen.network.layers[0].neuron)
     law, shown = known.law, []
-    if not alike:
-        along, units, k_e, k_c = _along(known, hidden, neuron)
-        label = f"SNRR fit with {neuron.branches} × {neuron.synapses} synapses"
-        ax.plot(along, law.loss(units, k_e, k_c), "--", color=GREEN, label=label)
     shapes = [("the plan", chosen.network)] + [(rival.name, rival.network) for rival in chosen.rivals]
     for (name, network), marker in zip(shapes, "Ds^P", strict=False):
         price = budget.cost(network)
