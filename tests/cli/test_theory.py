@@ -94,6 +94,15 @@ def test_fit_a_directory_of_runs(capsys, runs):
     assert "that of knowing nothing" in err
 
 
+def test_a_run_counts_once(runs, tmp_path):
+    """A copy in another directory is the same run."""
+    place = shutil.copytree(runs, tmp_path / "runs")
+    shutil.copytree(place / "d5", place / "moved" / "here")
+    table, skipped = read_runs(place)
+    assert len(table) == 6
+    assert skipped["moved/here"] == "the same run as d5"
+
+
 @pytest.mark.parametrize(
     ("score", "words"), [("valid_error", "no score"), ("train_bpc", "they have valid_bpc, test_bpc")]
 )

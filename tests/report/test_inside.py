@@ -58,6 +58,15 @@ def test_autocorrelation_times_of_leaky_noise():
     assert np.isnan(times[2])  # silent
 
 
+def test_silent_units_are_never_active():
+    """Not those whose activity, of any sign, is small on average."""
+    activity = np.zeros((2, 5, 4))
+    activity[:, :, 0] = -1.0
+    activity[0, 0, 1], activity[0, 1, 1] = 1.0, -1.0
+    activity[1, 4, 2] = 1e-3
+    assert inside.count_silent(activity) == 1
+
+
 def test_timescales_are_in_steps():
     network = ELMNetwork(network_config(dt=0.5, tau_min=1.0, tau_max=30.0), seed=0)
     assert inside.timescales(network)[0, [0, -1]] == pytest.approx([2, 60], rel=1e-4)

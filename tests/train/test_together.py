@@ -84,6 +84,9 @@ def test_a_replica_that_was_never_begun_is_begun_by_resuming(tmp_path, text_file
     run = RunDirectory(first)
     run.create(config, task.facts())  # and here comes the kill
     assert replicas_in(tmp_path / "all") == runs
+    begun, *others = report([str(tmp_path / "all")], inside=False)
+    assert begun.title == "Run seed-5"
+    assert all("Not begun: elmnet train --resume" in other.words[0] for other in others)
     with pytest.raises(RunError, match="already holds runs"):
         create_replicas(tmp_path / "all", config, 3)
 

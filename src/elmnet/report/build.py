@@ -37,7 +37,11 @@ def report(sources: Sequence[str], *, inside: bool = True) -> list[Section]:
             sections += of_run.sections(RunDirectory.open(path), inside=inside)
         elif replicas := replicas_in(path):
             for run in replicas:
-                sections += of_run.sections(RunDirectory.open(run), inside=inside)
+                if (run / "config.yaml").is_file():
+                    sections += of_run.sections(RunDirectory.open(run), inside=inside)
+                else:
+                    words = f"Not begun: elmnet train --resume {path} goes on with it."
+                    sections.append(Section(f"Run {run.name}", [words]))
         else:
             raise ConfigError(f"{source}: neither a run, nor a sweep, nor published:TASK")
     return sections

@@ -56,6 +56,11 @@ def record(network: ELMNetwork, x: Tensor, *, room: int = ROOM) -> Recording:
     )
 
 
+def count_silent(activity: Array) -> int:
+    """Units of activity (..., N) that are zero all the time, to a millionth."""
+    return int((np.abs(activity).reshape(-1, activity.shape[-1]).max(0) < 1e-6).sum())
+
+
 def participation_ratio(activity: Array) -> float:
     """Effective dimension of activity (..., N): (Σλ)²/Σλ², λ the eigenvalues of the covariance over all samples.
 

@@ -183,7 +183,7 @@ def _look(section: Section, network: ELMNetwork, task: Task, x: Tensor, y: Tenso
         section.figures.append(Figure("classes", "Input spikes and running class probabilities", words, draw))
     unit = int(np.argmax(seen.activity[0, : len(seen.memory)].var(0)) // network.config.layers[0].neuron.outputs)
     name = f"unit {unit}"
-    silent = int((seen.activity.mean((0, 1)) < 1e-6).sum())
+    silent = inside.count_silent(seen.activity)
     drawn = [
         ("raster", "Activity raster", "Activity of every unit over time; the most active units are on top.",
          bound(figures.activity_raster, seen.activity[0], *clock)),

@@ -9,7 +9,7 @@ from elmnet.errors import ConfigError, RunError, TheoryError
 from elmnet.theory.model import NATS
 from elmnet.theory.runs import Runs, table
 from elmnet.train.config import RunConfig
-from elmnet.train.identity import configuration_of, setting_of
+from elmnet.train.identity import configuration_of, name_of, setting_of
 from elmnet.train.run import RunDirectory
 
 MEASURES = {"bpc": ("bpc", 1.0), "loss": ("nats", NATS), "error": ("accuracy", 1.0)}
@@ -30,12 +30,13 @@ def read_runs(directory: Path, score: str | None = None) -> tuple[Runs, dict[str
     if not directory.is_dir():
         raise TheoryError(f"{directory} is not a directory of runs (or published:TASK)")
     skipped: dict[str, str] = {}
+    seen: dict[str, str] = {}
     rows = []
     for file in sorted(directory.rglob("config.yaml")):
         name = str(file.parent.relative_to(directory)) if file.parent != directory else directory.name
         try:
             run = RunDirectory.open(file.parent)
-            config, _ = run.read_config()
+            config, facts = run.read_config()
             result = run.read_result()
         except (RunError, ConfigError) as error:
             skipped[name] = str(error)
@@ -46,6 +47,8 @@ def read_runs(directory: Path, score: str | None = None) -> tuple[Runs, dict[str
             skipped[name] = f"a {config.model.kind}; the model is of ELM networks"
         elif len(config.model.layers) != 1:
             skipped[name] = f"{len(config.model.layers)} hidden layers; the model is of one"
+        elif (twin := seen.setdefault(name_of(config, facts.get("sha256")), name)) != name:
+            skipped[name] = f"the same run as {twin}"
         else:
             rows.append((name, config.model, config, result))
     if not rows:
@@ -68,7 +71,8 @@ def read_runs(directory: Path, score: str | None = None) -> tuple[Runs, dict[str
             for kind, (name, _) in MEASURES.items()
             if all(name in baseline[part] for baseline in floors)
         ]
-        raise TheoryError(f"these runs have no score {score!r}; they have {', '.join(known)}")
+        has = f"they have {', '.join(known)}" if known else f"the model is of {', '.join(MEASURES)}, which none has"
+        raise TheoryError(f"these runs have no score {score!r}; {has}")
 
     def value(scores: dict[str, float]) -> float:
         return 1 - scores[name] if measure == "error" else scores[name]

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elmnet.report.figures.style import BLUE, COLOURS, GREEN, GREY, ORANGE, axis, short, whole_numbers
-from elmnet.report.inside import Degrees, ReadoutNorms, participation_ratio, variance_spectrum
+from elmnet.report.inside import Degrees, ReadoutNorms, count_silent, participation_ratio, variance_spectrum
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,13 +44,12 @@ def activity_distribution(activity: Array, ax: "Axes | None" = None) -> "Axes":
     """Histogram over units of their mean activity (..., N)."""
     ax = axis(ax)
     means = activity.reshape(-1, activity.shape[-1]).mean(0)
-    silent = int((means < 1e-6).sum())
     counts, edges = np.histogram(means, 30)
     ax.stairs(counts, edges, color=BLUE, fill=True, alpha=0.6, label="units")
     ax.set_xlabel("mean activity of a unit")
     whole_numbers(ax)
     ax.set_ylabel("units (count)")
-    ax.set_title(f"How active units are; {silent} of {len(means)} silent")
+    ax.set_title(f"How active units are; {count_silent(activity)} of {len(means)} silent")
     return ax
 
 
