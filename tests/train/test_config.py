@@ -82,6 +82,15 @@ def test_bad_settings_are_refused_in_words(setting, words):
         compose("enwik8", settings=[setting])
 
 
+def test_a_longest_timescale_is_not_set_where_the_data_decide_it():
+    setting = "model.layers.0.neuron.tau_max=70"
+    with pytest.raises(ConfigError, match=r"tau_max=70: the data decide tau_max here; add --set options\.timescales=m"):
+        compose("sequence", settings=[setting])
+    chosen = compose("sequence", settings=[setting, "options.timescales=model"])
+    assert chosen.model.layers[0].neuron.tau_max == compose("enwik8", settings=[setting]).model.layers[0].neuron.tau_max
+    assert chosen.model.layers[0].neuron.tau_max == 70
+
+
 def test_paths_become_absolute_and_names_stay_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").touch()
