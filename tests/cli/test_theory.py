@@ -193,6 +193,18 @@ def test_fit_learned_runs_and_draw_them(capsys, taught, tmp_path):
     assert all(str(path) in out for path in pictures.iterdir())
 
 
+def test_runs_of_several_trainings_are_fitted_with_a_caution(capsys, taught):
+    assert read_runs(taught)[0].caution is None
+    assert "caution" not in run(capsys, "fit", taught, "--draws", 0)[1]
+    for name, (old, new) in {"d3": ("steps: 5\n", "steps: 7\n"), "d5": ("clip: 1.0\n", "clip: 0.5\n")}.items():
+        file = taught / name / "config.yaml"
+        assert old in file.read_text()
+        file.write_text(file.read_text().replace(old, new))
+    code, out, _ = run(capsys, "fit", taught, "--draws", 0)
+    assert code == 0
+    assert "caution: trained differently (5 to 7 steps, 2 training settings): the law is of one training" in out
+
+
 def test_a_plan_from_runs_is_trained_like_them(capsys, taught, tmp_path, text_file):
     file, theirs = tmp_path / "p.yaml", load_config(taught / "d5" / "config.yaml")
     command = ["plan", "--from", taught, "--hidden", "1500", "--fixed", "branches=4,synapses=3", "--out", file]

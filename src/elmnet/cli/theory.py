@@ -63,7 +63,7 @@ def fit(
 
 
 def runs_of(source: str, score: str | None) -> "tuple[Runs, dict[str, str]]":
-    """Runs of a directory or of `published:TASK`, and why others of it were left out."""
+    """Runs of a directory or of `published:TASK`, and why others of it were left out. Says what is doubtful of them."""
     from elmnet.theory.runs import published
 
     kind, _, task = source.partition(":")
@@ -71,7 +71,10 @@ def runs_of(source: str, score: str | None) -> "tuple[Runs, dict[str, str]]":
         return published(task, score), {}
     from elmnet.train.results import read_runs
 
-    return read_runs(Path(source), score)
+    runs, skipped = read_runs(Path(source), score)
+    if runs.caution is not None:
+        out.print(f"caution: {runs.caution}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+    return runs, skipped
 
 
 def _constants(settings: Sequence[str]) -> dict[str, float]:

@@ -36,6 +36,8 @@ class Runs:
     """A network of the kind that was run; the plan varies its hidden layer."""
     task: str | None
     """What they were trained on, where that is known."""
+    caution: str | None
+    """What makes a law of them all doubtful."""
     names: tuple[str, ...]
     configurations: tuple[str, ...]
     """Runs of one configuration differ in the seed alone."""
@@ -118,6 +120,7 @@ def table(
     configurations: Sequence[str] | None = None,
     network: NetworkConfig | None = None,
     task: str | None = None,
+    caution: str | None = None,
     source: str,
     score: str,
     H0: float,
@@ -132,6 +135,7 @@ def table(
         configurations: the same for runs that differ in the seed alone; None: those of equal networks.
         network: what a plan varies; None: the middle one of those wired most commonly.
         task: what the runs were trained on.
+        caution: what makes a law of them all doubtful.
         source: where they come from, for people.
         score: what was measured.
         H0: score of a network that knows nothing.
@@ -158,7 +162,7 @@ def table(
     arrays: dict[str, Any] = {name: np.asarray(column, float) for name, column in columns.items()}
     labels = names or [f"d_m {m}, N {cost.units}" for m, cost in zip(memory, costs, strict=True)]
     same = configurations or [str(one) for one in networks]
-    facts: dict[str, Any] = {"source": source, "score": score, "H0": H0, "unit": unit, "task": task}
+    facts: dict[str, Any] = {"source": source, "score": score, "H0": H0, "unit": unit, "task": task, "caution": caution}
     return Runs(
         **facts, network=network or _common(networks), names=tuple(labels), configurations=tuple(same), **arrays
     )

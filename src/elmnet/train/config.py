@@ -201,7 +201,7 @@ def amend(config: RunConfig, *, data: str | None = None, settings: Sequence[str]
     longest = [setting for setting in settings if setting.partition("=")[0].strip().endswith(".tau_max")]
     if longest and getattr(config.options, "timescales", "model") == "data":
         raise ConfigError(
-            f"--set {longest[0]}: the data decide tau_max here; add --set options.timescales=model to decide it yourself"
+            f"--set {longest[0]}: the data decide tau_max here; add --set options.timescales=model to decide it"
         )
     return config
 

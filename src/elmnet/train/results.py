@@ -84,12 +84,16 @@ def read_runs(directory: Path, score: str | None = None) -> tuple[Runs, dict[str
     protocols = len({setting_of(config) for _, _, config, _ in rows})
     if protocols > 1:
         trained += f", {protocols} training settings"
+    caution = None
+    if protocols > 1 or len(steps) > 1:
+        caution = f"trained differently ({trained}): the law is of one training, so fit runs of one alone"
     runs = table(
         [model for _, model, _, _ in rows],
         [value(result[split]) for _, _, _, result in rows],
         names=[name for name, _, _, _ in rows],
         configurations=[configuration_of(config) for _, _, config, _ in rows],
         task=task,
+        caution=caution,
         source=f"{directory} ({len(rows)} runs of {task} on {data}, {trained})",
         score=score,
         H0=ignorance,
