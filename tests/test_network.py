@@ -87,6 +87,41 @@ def test_streaming_sees_what_an_optimiser_did(fused):
         step_by_step(network, x)
 
 
+def test_streaming_sees_replaced_parameters():
+    """Also where the new one lies where an old one lay."""
+    network, x = ELMNetwork(network_config(units=64), seed=0), torch.randn(1, 1, 6)
+    for _ in range(30):
+        step_by_step(network, x)
+        for _ in range(2):
+            weights = network.layers[0].neurons.w_s
+            network.layers[0].neurons.w_s = nn.Parameter(torch.randn_like(weights))
+
+
+def test_what_a_step_returns_is_the_callers():
+    """Without a read-out the activity is both the output and part of the state."""
+    network, x = ELMNetwork(network_config(readout="none", outputs=5), seed=0), torch.randn(5, 1, 6)
+    ends = []
+    for spoil in (False, True):
+        state = None
+        with torch.no_grad():
+            for x_t in x:
+                out, state = network.step(x_t, state)
+                if spoil:
+                    out.zero_()
+        ends.append(state.layers[-1])
+    assert all(map(torch.equal, *ends))
+
+
+def test_looking_for_the_fast_path_draws_nothing():
+    network = ELMNetwork(network_config(layer={"input_dropout": 0.5}), seed=0)
+    outs = []
+    for _ in range(3):
+        torch.manual_seed(0)
+        with torch.no_grad():
+            outs.append(network.step(torch.ones(1, 6))[0])
+    assert torch.equal(outs[0], outs[1]) and torch.equal(outs[1], outs[2])
+
+
 def test_streaming_sees_other_modules_and_calls_hooks():
     network, other, x = (*(ELMNetwork(network_config(), seed=seed) for seed in (0, 1)), torch.randn(1, 4, 6))
     step_by_step(network, x)

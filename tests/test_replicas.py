@@ -85,6 +85,17 @@ def test_loaded_connectomes_are_heard():
     assert not any("connectome_" in name for name in ours.state_dict())
 
 
+def test_replaced_connectomes_are_heard():
+    """Also where the new one lies where an old one lay."""
+    together, x = Replicas(networks()), torch.randn(3, 1, 2, 6)
+    for seed in range(20):
+        for layer in (network.layers[0] for network in together.networks):
+            for _ in range(2):
+                layer.connectome = layer.connectome[torch.randperm(len(layer.connectome))].clone()
+        want = Replicas(list(together.networks))(x)[0]
+        assert torch.equal(together(x)[0], want), seed
+
+
 def _parameters(of):
     return [p for network in of for p in network.parameters()]
 
@@ -105,6 +116,12 @@ def test_networks_that_differ_are_refused():
         Replicas([*networks(1), *networks(1, units=4)])
     with pytest.raises(ShapeError, match="network 1 has another dtype"):
         Replicas([networks(1)[0], networks(1)[0].double()])
+    with pytest.raises(ShapeError, match="network 1 has another backend"):
+        Replicas([*networks(1), *networks(1, backend="auto")])
+    drops = [ELMNetwork(network_config(layer={"input_dropout": 0.5}), seed=seed) for seed in range(2)]
+    drops[0].eval()
+    with pytest.raises(ShapeError, match="some networks are in training mode, some in evaluation mode"):
+        Replicas(drops)(torch.zeros(2, 1, 1, 6))
     with pytest.raises(ShapeError, match="one batch for each of 3 networks"):
         Replicas(networks())(torch.zeros(2, 1, 1, 6))
 

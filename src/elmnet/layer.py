@@ -61,6 +61,13 @@ class ELMLayer(nn.Module):
             activity=weight.new_zeros(batch, n * c.outputs, dtype=exact),
         )
 
+    @property
+    def drops_out(self) -> bool:
+        """Whether `forward` would draw dropout masks now."""
+        layer, neuron = self.config, self.config.neuron
+        shares = (layer.input_dropout, layer.recurrent_dropout, neuron.synapse_dropout, neuron.memory_dropout)
+        return self.training and any(shares)
+
     def draw_masks(self, batch: int) -> Masks:
         """Fresh variational dropout masks from torch's default generator; none outside training."""
         if not self.training:

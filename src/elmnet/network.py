@@ -1,6 +1,7 @@
 """The ELM Network: a stack of layers, a read-out layer, an affine map."""
 
 from collections.abc import Sequence
+from operator import is_
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 from weakref import WeakKeyDictionary
@@ -70,7 +71,8 @@ class _Prepared(NamedTuple):
 
     parts: _Parts
     children: list[nn.Module]
-    key: Any  # of what it was prepared from
+    tensors: list[Tensor]  # what it was prepared from; held, so that nothing else can take their place in memory
+    key: Any  # of their contents and the circumstances
     stream: Stream | None
 
 
@@ -208,7 +210,7 @@ class ELMNetwork(Pretrained):
             self.check_layers("state", layers)
             x = x_t if x_t.is_floating_point() else self._dense(x_t.unsqueeze(1)).squeeze(1)
             h, new = stream.step(x, layers)
-            return (h if self.affine is None else self.affine(h)), NetworkState(new)
+            return (h.clone() if self.affine is None else self.affine(h)), NetworkState(new)  # h is part of the state
         out, state = self(x_t.unsqueeze(1), state)
         return out.squeeze(1), state
 
@@ -217,22 +219,22 @@ class ELMNetwork(Pretrained):
         prepared = _STREAMS.get(self)
         if prepared is None or prepared.parts.children() != prepared.children:
             parts = _Parts.of(self)
-            prepared = _Prepared(parts, parts.children(), None, None)
+            prepared = _Prepared(parts, parts.children(), [], None, None)
         tensors = [tensor for table in prepared.parts.tensors for tensor in table.values() if tensor is not None]
         if any(prepared.parts.hooks) or any(tensor.is_inference() for tensor in tensors):
             return None  # hooks want to be called, and nobody counts changes of inference tensors
         versions = [(tensor.data_ptr(), tensor._version) for tensor in tensors]
         key = (versions, _updates, self.training, torch.get_num_threads())
-        if key == prepared.key:
+        if key == prepared.key and all(map(is_, tensors, prepared.tensors)):
             return prepared.stream
         layers = self._elm_layers
         backends = {ops.select(m.backend, self.device, self.dtype, m.dynamics).stream for m in layers}
         prepare = backends.pop() if len(backends) == 1 else None
-        if prepare is None or any(mask is not None for masks in self.draw_masks(1) for mask in masks):
+        if prepare is None or any(layer.drops_out for layer in layers):
             stream = None
         else:
             stream = prepare(self.config.inputs, [(m.connectome, m.neurons(), m.dynamics) for m in layers])
-        _STREAMS[self] = prepared._replace(key=key, stream=stream)
+        _STREAMS[self] = prepared._replace(tensors=tensors, key=key, stream=stream)
         return stream
 
     def _dense(self, x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ clipping and checkpoints are theirs, as if they ran alone.
 """
 
 from collections.abc import Sequence
+from operator import is_
 from typing import Any, cast
 
 import torch
@@ -29,7 +30,8 @@ class Replicas(nn.Module):
     a layer has other sizes.
 
     Args:
-        networks: with equal configurations, dtypes and devices; kept, not copied.
+        networks: with equal configurations, dtypes, devices and demanded backends; kept, not copied. All must be in
+            training, or all in evaluation mode, where they have dropout.
     """
 
     def __init__(self, networks: Sequence[ELMNetwork]) -> None:
@@ -38,12 +40,12 @@ class Replicas(nn.Module):
             raise ShapeError("replicas: at least one network is needed")
         first = networks[0]
         for i, network in enumerate(networks):
-            for what in ("config", "dtype", "device"):
-                own, other = getattr(network, what), getattr(first, what)
+            for what in ("config", "dtype", "device", "backend"):
+                own, other = (_is(one, what) for one in (network, first))
                 if own != other:
                     raise ShapeError(f"replicas: network {i} has another {what} than network 0; they must be equal")
         self.networks = nn.ModuleList(networks)
-        self._connectomes: dict[int, tuple[list[tuple[int, int]], Tensor]] = {}
+        self._connectomes: dict[int, tuple[list[Tensor], list[tuple[int, int]], Tensor]] = {}
 
     def _layers(self) -> list[list[ELMLayer]]:
         """Layer by layer, those of all networks."""
@@ -97,6 +99,8 @@ class Replicas(nn.Module):
         seen: list[list[Signals]] = [[] for _ in networks]
         for place, layers in enumerate(self._layers()):
             first = layers[0]
+            if masks is None and len({layer.drops_out for layer in layers}) > 1:
+                raise ShapeError("replicas: some networks are in training mode, some in evaluation mode")
             weights = _together([layer.neurons() for layer in layers])
             before = [
                 layer.initial_state(batch) if states is None else layer.check_state(states[i].layers[place], batch)
@@ -131,9 +135,11 @@ class Replicas(nn.Module):
         if any(connectome.is_inference() for connectome in own):
             return _side_by_side(layers)  # nobody counts their changes
         key = [(connectome.data_ptr(), connectome._version) for connectome in own]
-        if place not in self._connectomes or self._connectomes[place][0] != key:
-            self._connectomes[place] = key, _side_by_side(layers)
-        return self._connectomes[place][1]
+        held, before, together = self._connectomes.get(place, ([], None, None))
+        if together is None or before != key or not all(map(is_, own, held)):
+            together = _side_by_side(layers)
+            self._connectomes[place] = own, key, together
+        return together
 
     @staticmethod
     def _affine(network: ELMNetwork, h: Tensor, lengths: Tensor | None) -> Tensor:
@@ -142,6 +148,13 @@ class Replicas(nn.Module):
             return h
         out = cast(Tensor, network.affine(h))
         return out if lengths is None else without_padding(out, lengths)
+
+
+def _is(network: ELMNetwork, what: str) -> Any:
+    """Something that must be equal of all networks."""
+    if what == "backend":
+        return [layer.backend for layer in cast(Sequence[ELMLayer], network.layers)]
+    return getattr(network, what)
 
 
 def _side_by_side(layers: Sequence[ELMLayer]) -> Tensor:

@@ -481,6 +481,11 @@ def test_second_and_forward_derivatives_are_refused_not_zero():
         torch.func.jvp(lambda x: layer(x)[0], (x.detach(),), (torch.ones_like(x),))
     with pytest.raises(BackendError, match=r"cannot be transformed by torch\.func; use backend='reference'"):
         torch.func.grad(lambda x: layer(x)[0].sum())(x.detach())
+    with pytest.raises(BackendError, match="cannot take many gradients at once"):
+        torch.autograd.functional.jacobian(lambda x: layer(x)[0][:, -1], x.detach(), vectorize=True)
+    masks = Masks(input=torch.ones(3, 5, requires_grad=True))
+    with pytest.raises(BackendError, match="no gradients of masks; use backend='reference'"):
+        layer(x, masks=masks)
 
 
 def test_streams_in_inference_mode():

@@ -19,8 +19,10 @@ from elmnet.tasks import Task, open_task
 from elmnet.train import loop, trainer
 from elmnet.train.checkpoint import list_checkpoints
 from elmnet.train.config import amend, compose
+from elmnet.train.journal import Journal
 from elmnet.train.progress import Reporter
 from elmnet.train.results import read_metrics
+from elmnet.train.run import RunDirectory
 
 
 @pytest.fixture
@@ -112,12 +114,53 @@ def test_mixed_precision_keeps_weights_and_scores_in_float32(tmp_path, sources):
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_save_first(tmp_path, sources, number):
-    path = tmp_path / "run"
-    chosen = [item for s in settings("enwik8", 100_000) for item in ("--set", s)]
+def test_mixed_precision_trains_an_lstm_in_float32(tmp_path, sources):
+    """torch's LSTM in bfloat16 does not run on every CPU."""
+    chosen = [s for s in settings("enwik8", 10) if not s.startswith("model.")]
+    config = compose("enwik8", data=sources["enwik8"], threads=1).with_model("lstm")
+    config = amend(config, settings=[*chosen, "model.width=12", "dtype=bf16-mixed", "options.streams=8"])
+    opened = open_task("enwik8", config.options, config.data)
+    config = config.replace(model=opened.fit_model(config.model))
+    result = loop.start(config, tmp_path / "run", opened, reporter=Reporter(quiet=True))
+    assert result["steps"] == 10
+
+
+def test_a_schedule_that_only_rises_is_said(tmp_path, sources, capsys):
+    config, opened = config_of("enwik8", sources["enwik8"], ["training.warmup=30"], steps=30)
+    loop.start(config, tmp_path / "run", opened, reporter=Reporter())
+    words = " ".join(capsys.readouterr().err.split())
+    assert "the learning rate only rises, over training.warmup=30 steps of 30" in words
+
+
+def test_a_full_disk_leaves_no_lock_behind(tmp_path, sources, monkeypatch):
+    """Not even while somebody keeps the error, as a notebook does."""
+    config, opened = config_of("enwik8", sources["enwik8"])
+
+    def fail(self):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(Journal, "close", fail)
+        with pytest.raises(OSError, match="No space left") as kept:
+            loop.start(config, tmp_path / "run", opened, reporter=Reporter(quiet=True))
+    RunDirectory(tmp_path / "run").lock().release()
+    del kept
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_signals_save_first(tmp_path, sources, name):
+    """In the middle of a turn, which would not end by itself."""
+    path, number = tmp_path / "run", getattr(signal, name, None)
+    if number is None:
+        pytest.skip(f"this system has no {name}")
+    wanted = [*settings("enwik8", 100_000), "training.eval_every=100000"]
+    chosen = [item for s in wanted for item in ("--set", s)]
     command = [sys.executable, "-m", "elmnet", "train", "enwik8", "--data", sources["enwik8"], "--out", str(path)]
-    process = subprocess.Popen([*command, *chosen], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    ignored = signal.signal(number, signal.SIG_DFL)  # by nohup, perhaps, which the run would inherit
+    try:
+        process = subprocess.Popen([*command, *chosen], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(number, ignored)
     while process.poll() is None and lines(path) < 5:
         time.sleep(0.02)
     process.send_signal(number)

@@ -41,6 +41,23 @@ def test_population_activity_pushes_silent_spikes_half():
     assert activity.grad.flatten().tolist() == [0.125, 0.25, 0.0, 0.25]
 
 
+def test_penalties_do_not_count_padding():
+    """A sequence's share does not depend on how long the others of its batch are."""
+    mlp, activity = torch.randn(3, 10, 4, 2), torch.randn(3, 10, 4)
+    padded = [torch.cat([signal, torch.zeros(3, 90, *signal.shape[2:])], 1) for signal in (mlp, activity)]
+    lengths = torch.tensor([10, 10, 10])
+    for penalty, alone, beside in zip(
+        (objective.mlp_magnitude, objective.population_activity), (mlp, activity), padded, strict=True
+    ):
+        assert penalty(beside, lengths) == pytest.approx(penalty(alone).item(), rel=1e-5)
+        assert penalty(alone, lengths) == pytest.approx(penalty(alone).item(), rel=1e-5)
+        assert penalty(beside) < penalty(alone)
+    short = torch.cat([activity[:1, :5], torch.zeros(1, 5, 4)], 1)
+    both = objective.population_activity(torch.cat([short, activity[1:2]]), torch.tensor([5, 10]))
+    each = [objective.population_activity(part).item() for part in (activity[:1, :5], activity[1:2])]
+    assert both == pytest.approx(sum(each) / 2, rel=1e-5)
+
+
 def test_only_needed_signals_are_monitored():
     assert objective.monitored(CONFIG) == ("mlp",)
     assert objective.monitored(CONFIG.replace(mlp_penalty=0)) == ()

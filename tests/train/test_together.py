@@ -1,6 +1,7 @@
 """Runs trained step by step together end as each would alone; to the byte when they are interrupted and continued."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -89,6 +90,33 @@ def test_a_replica_that_was_never_begun_is_begun_by_resuming(tmp_path, text_file
     assert all("Not begun: elmnet train --resume" in other.words[0] for other in others)
     with pytest.raises(RunError, match="already holds runs"):
         create_replicas(tmp_path / "all", config, 3)
+
+
+def test_one_that_has_diverged_does_not_hold_the_others_back(tmp_path, text_file):
+    """Stopped twice after it, with too few checkpoints to have forgotten the beginning, which it still holds."""
+    seen: list[int] = []
+
+    class Stop(Reporter):
+        stops = (12, 20)
+
+        def named(self, name, *, first):
+            return self
+
+        def step(self, step, *rest):
+            seen.append(step)
+            if step in self.stops and seen.count(step) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    extra = ["training.eval_every=1000", "training.warmup=0"]
+    runs = {tmp_path / f"seed-{seed}": config_of("enwik8", text_file, extra, seed=seed)[0] for seed in range(2)}
+    bad, _ = config_of("enwik8", text_file, [*extra, "training.learning_rate=1e30"], seed=2)
+    for _ in range(2):
+        with pytest.raises(loop.Interrupted):
+            loop.together({tmp_path / "bad": bad, **runs}, reporter=Stop(quiet=True))
+    assert seen.count(20) == 2 and max(map(seen.count, range(2, 21))) == 2, "steps were taken twice"
+    ends = loop.together({tmp_path / "bad": bad, **runs}, reporter=QUIET)
+    assert isinstance(ends[tmp_path / "bad"], DivergedError)
+    assert all(ends[path]["steps"] == 30 for path in runs)
 
 
 def test_one_that_diverges_leaves_the_others_alone(tmp_path, text_file):

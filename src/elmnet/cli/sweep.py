@@ -104,7 +104,8 @@ def run(
                 for words in execute.lacks(client, wanted) if scheduler else ():
                     progress.console.print(words, style="yellow", highlight=False, markup=False, soft_wrap=True)
                 ended = execute.on_cluster(client, todo, note, wanted, replicas=replicas)
-    words = ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items())) or "nothing to do"
+    words = ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items()))
+    words = words or ("nothing to do" if not todo else "no trial has ended")
     out.print(f"{sweep.path}: {words}", highlight=False, markup=False, soft_wrap=True)
     if not ended:
         out.print("stopped; run the same command to go on", highlight=False)

@@ -1,6 +1,7 @@
 """What the compiled backends' operators take, in the order of their signatures: tensors first, then numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -88,7 +89,7 @@ def operands(
     """The arguments of `elmnet.ops.Recurrence` as an operator takes them; `dtype` is that of state and decay.
 
     Raises:
-        BackendError: forward-mode derivatives are wanted, or a transform of `torch.func`.
+        BackendError: forward-mode derivatives are wanted, or a transform of `torch.func`, or gradients of masks.
     """
     *hidden, (weight2, bias2) = weights.mlp
     weight1, bias1 = hidden[0] if hidden else (None, None)
@@ -120,6 +121,8 @@ def operands(
             raise BackendError(f"compiled backends have no forward-mode derivatives; {INSTEAD}")
         if torch._C._are_functorch_transforms_active():
             raise BackendError(f"compiled backends cannot be transformed by torch.func; {INSTEAD}")
+        if torch.is_grad_enabled() and any(mask is not None and mask.requires_grad for mask in masks):
+            raise BackendError(f"compiled backends have no gradients of masks; {INSTEAD}")
     numbers = Numbers(
         dynamics.branch_decay,
         dynamics.highpass_decay,
@@ -203,6 +206,21 @@ def refuse_lengths(lengths: Tensor, steps: int) -> None:
         return  # the operators ask again
     if not bool(((lengths >= 1) & (lengths <= steps)).all()):
         raise ShapeError(f"lengths must lie in 1..{steps}, got {lengths.tolist()}")
+
+
+@contextmanager
+def one_gradient() -> Iterator[None]:
+    """Around the call of an operator of the way back.
+
+    Raises:
+        BackendError: many gradients are wanted at once, as by `torch.autograd.functional.jacobian(vectorize=True)`.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "Batching rule" not in str(error):
+            raise
+        raise BackendError(f"compiled backends cannot take many gradients at once (vectorised); {INSTEAD}") from error
 
 
 def no_second_derivatives(ctx: object, *grads: object) -> None:

@@ -25,7 +25,7 @@ from elmnet.train.trainer import Trainer
 __all__ = ["Interrupted", "Lockstep", "resume", "start", "together"]
 
 Result = dict[str, Any]
-_GO, _SAVE = 0, 1  # what processes agree on after a step; larger: the signal that stops them
+_GO, _SAVE = 0, 1  # what processes agree on after a step; larger: how much is the signal that stops them
 
 
 def start(
@@ -134,7 +134,8 @@ def together(
         _require_equal(trainers[0], trainers[-1])
     while trainers:
         steps = {trainer: trainer.intact() for trainer in trainers}
-        at = max(set().union(*steps.values()), key=lambda step: (sum(step in own for own in steps.values()), step))
+        deciding = [steps[t] for t in trainers if not t.run.diverged_file.exists()] or list(steps.values())
+        at = max(set().union(*deciding), key=lambda step: (sum(step in own for own in deciding), step))
         here = [trainer for trainer in trainers if at in steps[trainer]]
         trainers = [trainer for trainer in trainers if at not in steps[trainer]]  # left behind long ago
         try:
@@ -234,7 +235,8 @@ class Lockstep:
     def _save_or_stop(self) -> None:
         """As the first process's clock says, or any process's signal."""
         due = self.team.first and any(trainer.saving_is_due for trainer in self.trainers)
-        agreed = self.team.most(self.stop.asked or (_SAVE if due else _GO))
+        signal = self.stop.asked
+        agreed = self.team.most(_SAVE + signal if signal else (_SAVE if due else _GO))
         if agreed > _SAVE:
             raise StopRequested
         if agreed == _SAVE:
@@ -252,6 +254,7 @@ class Lockstep:
                 if self.company == 1:
                     raise
                 trainer.reporter.warn(str(reason))
+                trainer.run.diverged_file.write_text(f"{reason}\n")
                 self._diverged[trainer] = reason
                 self.trainers.remove(trainer)
                 self._pull = None

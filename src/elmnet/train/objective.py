@@ -19,17 +19,34 @@ def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0)
     return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
 
 
-def mlp_magnitude(mlp: Tensor) -> Tensor:
-    """Mean over units (and samples) of (mean over time and memory of |MLP output|)²; mlp (B, T, N, d_m)."""
-    return mlp.abs().mean((1, 3)).square().mean()
+def mlp_magnitude(mlp: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """Mean over units (and samples) of (mean over time and memory of |MLP output|)².
+
+    Args:
+        mlp: (B, T, N, d_m), zero past a sequence's length.
+        lengths: (B,) steps over which each sequence's mean goes; None: all T.
+    """
+    size = mlp.abs()
+    means = size.mean((1, 3)) if lengths is None else _over_time(size.mean(3), lengths)
+    return means.square().mean()
 
 
-def population_activity(activity: Tensor) -> Tensor:
-    """Mean of ReLU(activity); activity (B, T, N).
+def population_activity(activity: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """Mean of ReLU(activity) over each sequence's steps, then over sequences and units.
 
     The gradient at exactly 0 is ½, as in the published code (JAX's maximum), which matters for silent spiking units.
+
+    Args:
+        activity: (B, T, N), zero past a sequence's length.
+        lengths: as for `mlp_magnitude`.
     """
-    return torch.maximum(activity, torch.zeros_like(activity)).mean()
+    positive = torch.maximum(activity, torch.zeros_like(activity))
+    return positive.mean() if lengths is None else _over_time(positive, lengths).mean()
+
+
+def _over_time(signal: Tensor, lengths: Tensor) -> Tensor:
+    """Mean of (B, T, N) over each sequence's own steps; (B, N)."""
+    return signal.sum(1) / lengths.to(signal.device).unsqueeze(1)
 
 
 def monitored(config: TrainConfig) -> tuple[Signal, ...]:
@@ -42,13 +59,13 @@ def monitored(config: TrainConfig) -> tuple[Signal, ...]:
     return tuple(signals)
 
 
-def penalty(signals: dict[Signal, Tensor], config: TrainConfig) -> Tensor | float:
-    """Weighted regularisers of the first layer."""
+def penalty(signals: dict[Signal, Tensor], config: TrainConfig, lengths: Tensor | None = None) -> Tensor | float:
+    """Weighted regularisers of the first layer, of sequences (B,) of these lengths."""
     total: Any = 0.0
     if config.mlp_penalty:
-        total = total + config.mlp_penalty * mlp_magnitude(signals["mlp"])
+        total = total + config.mlp_penalty * mlp_magnitude(signals["mlp"], lengths)
     if config.activity_penalty:
-        total = total + config.activity_penalty * population_activity(signals["activity"])
+        total = total + config.activity_penalty * population_activity(signals["activity"], lengths)
     return total  # type: ignore[no-any-return]
 
 

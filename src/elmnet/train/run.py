@@ -42,6 +42,8 @@ class RunDirectory:
         self.config_file = self.path / "config.yaml"
         self.metrics_file = self.path / "metrics.jsonl"
         self.result_file = self.path / "result.json"
+        self.diverged_file = self.path / "diverged.txt"
+        """Why it was left behind by those it was trained together with; until its next checkpoint."""
 
     def create(self, config: RunConfig, facts: Mapping[str, Any]) -> None:
         """Write the directory of a new run; who creates one holds its lock.

@@ -120,9 +120,11 @@ class Trainer:
         try:
             yield
         finally:
-            self.journal.close()
-            if lock is not None:
-                lock.release()
+            try:
+                self.journal.close()
+            finally:  # a full disk lets nothing be closed
+                if lock is not None:
+                    lock.release()
 
     def intact(self) -> set[int]:
         """Steps with an undamaged checkpoint; step 0 is one as long as none was pruned."""
@@ -168,6 +170,10 @@ class Trainer:
             f"{self.task.name} on {self.task.data_name}: {kind}, {price.units} units{unit}, "
             f"P {price.parameters:,}; backend {backend}, {self.config.threads} threads{team}"
         )
+        settings = self.config.training
+        if settings.steps <= settings.warmup:
+            words = f"the learning rate only rises, over training.warmup={settings.warmup} steps of {settings.steps}"
+            self.reporter.note(f"{words}: it will not fall to 0 at the end")
         if self.step:
             self.reporter.note(f"continuing at step {self.step} of {self.config.training.steps}")
 
@@ -237,7 +243,7 @@ class Trainer:
         """What to minimise, and the task's own part of it."""
         out = out.to(self.network.dtype)  # of lower precision under autocast
         error = self.task.loss(out, given.y, self.config.training.label_smoothing) * given.share
-        return error + penalty(signals, self.config.training), error
+        return error + penalty(signals, self.config.training, given.lengths), error
 
     def learn(self, given: Given, pulled: Pulled) -> None:
         """Change the weights, once there are gradients.
@@ -376,6 +382,7 @@ class Trainer:
                 training = pack(self.network, self.optimizer, state)
             checkpoint = Checkpoint(self.network.state_dict(), training, own | self.journal.numbers())
             path = save_checkpoint(self.run.checkpoints, self.step, checkpoint, keep=self.config.training.keep)
+            self.run.diverged_file.unlink(missing_ok=True)
         self._saved = time.monotonic()
         return path
 

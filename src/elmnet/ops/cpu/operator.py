@@ -19,6 +19,7 @@ from elmnet.ops.operands import (
     Inputs,
     Numbers,
     no_second_derivatives,
+    one_gradient,
     refuse_lengths,
     refuse_sizes,
     refuse_sources,
@@ -309,9 +310,10 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> N
 def _differentiate(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
     *inputs, out, tape = ctx.saved_tensors
     wanted = list(ctx.needs_input_grad[: len(DIFFERENTIABLE)])
-    result = torch.ops.elmnet.cpu_recurrence_backward(
-        *inputs, *ctx.numbers, out, tape, [*grads[:5], *grads[6:]], wanted
-    )
+    with one_gradient():
+        result = torch.ops.elmnet.cpu_recurrence_backward(
+            *inputs, *ctx.numbers, out, tape, [*grads[:5], *grads[6:]], wanted
+        )
     found = [grad if want else None for grad, want in zip(result, wanted, strict=True)]
     return (*found, *[None] * (COUNT - len(found) + len(ctx.numbers)))
 

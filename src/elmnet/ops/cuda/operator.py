@@ -21,6 +21,7 @@ from elmnet.ops.operands import (
     Inputs,
     Numbers,
     no_second_derivatives,
+    one_gradient,
     refuse_sizes,
 )
 
@@ -132,9 +133,10 @@ def _differentiate(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
     inputs, out, tape = ctx.saved_tensors[:COUNT], ctx.saved_tensors[COUNT], ctx.saved_tensors[COUNT + 1 :]
     wanted = list(ctx.needs_input_grad[: len(DIFFERENTIABLE)])
     over_time = dict(zip(TAPE, grads[_STATE:], strict=True))
-    result = torch.ops.elmnet.cuda_recurrence_backward(
-        *inputs, *ctx.numbers, out, list(tape), [*grads[:_STATE], *(over_time[name] for name in SEEN)], wanted
-    )
+    with one_gradient():
+        result = torch.ops.elmnet.cuda_recurrence_backward(
+            *inputs, *ctx.numbers, out, list(tape), [*grads[:_STATE], *(over_time[name] for name in SEEN)], wanted
+        )
     found = [grad if want else None for grad, want in zip(result, wanted, strict=True)]
     return (*found, *[None] * (COUNT - len(found) + len(ctx.numbers)))
 
