@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("sklearn", reason="needs scikit-learn (extra `estimators`)")
 
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -69,6 +70,30 @@ def test_sequences_of_different_lengths_are_classified():
     assert np.array_equal(model.predict(new), model.classes_[probability.argmax(1)])
     one_by_one = [model.predict_proba([sequence])[0] for sequence in new[:5]]
     assert np.allclose(one_by_one, probability[:5], atol=1e-6)
+
+
+def test_a_failed_refit_tells_nothing_of_the_old_network():
+    X, y = np.random.default_rng(0).standard_normal((20, 5, 2)), np.array(["up", "down"] * 10)
+    model = ELMClassifier(units=4, memory=2, steps=2, random_state=0).fit(X, y)
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        model.fit(X, np.array(["cat", "dog"]))
+    with pytest.raises(NotFittedError):
+        model.predict(X)
+
+
+def test_dimensions_are_those_of_the_fit():
+    X, y = np.random.default_rng(0).standard_normal((20, 5, 1)), np.array([0, 1] * 10)
+    model = ELMClassifier(units=4, memory=2, steps=2, random_state=0).fit(X, y)
+    with pytest.raises(ValueError, match=r"X is \(n, T\), but ELMClassifier was fitted to \(n, T, channels\)"):
+        model.predict(X[0])
+
+
+def test_units_are_the_width_of_another_model_and_strings_are_no_truth():
+    X, y = np.random.default_rng(0).standard_normal((20, 5, 2)), np.array([0, 1] * 10)
+    model = ELMClassifier(units=6, model="gru", steps=2, random_state=0).fit(X, y)
+    assert model.config_.model.width == 6
+    with pytest.raises(ValueError, match="standardise must be True or False, got 'false'"):
+        ELMClassifier(standardise="false").fit(X, y)
 
 
 def test_columns_of_a_table_keep_their_order():

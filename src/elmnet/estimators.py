@@ -28,6 +28,7 @@ except ImportError as missing:
 import torch
 
 from elmnet import models
+from elmnet.baselines.config import BaselineConfig
 from elmnet.data.sequences import PARTS, Sequences, checked
 from elmnet.errors import DataError
 from elmnet.tasks.sequence import Sequence
@@ -44,7 +45,7 @@ class _ELM(BaseEstimator):  # type: ignore[misc]
     """
 
     Args:
-        units: N, hidden units.
+        units: N, hidden units; of another model its width.
         memory: d_m, memory units of each (ELM neurons alone).
         model: `elm`, or another of `elmnet.models.KINDS`.
         budget: P, trainable parameters: as many units as fit, instead of `units`; None: `units` as they are.
@@ -95,6 +96,9 @@ class _ELM(BaseEstimator):  # type: ignore[misc]
             ValueError: X or y does not have the shape or values it needs.
             ConfigError: a parameter makes no sense.
         """
+        self.__dict__.pop("network_", None)  # what is told from here on is not of the old one
+        if not isinstance(self.standardise, bool | np.bool_):
+            raise ValueError(f"standardise must be True or False, got {self.standardise!r}")
         if y is None:
             raise ValueError("this estimator requires y to be passed, but the target y is None")
         x, lengths = self._sequences(X, fitting=True)
@@ -117,6 +121,8 @@ class _ELM(BaseEstimator):  # type: ignore[misc]
         task = Sequence(config.options, data, seed=seed, parts=parts)  # type: ignore[arg-type]
         if self.model != "elm":
             config = config.with_model(self.model)
+        if isinstance(config.model, BaselineConfig):
+            config = config.replace(model=config.model.replace(width=self.units))
         model = task.fit_model(config.model)
         model = model if self.budget is None else models.spend(model, self.budget)
         self.config_ = config.replace(model=model)
@@ -134,7 +140,7 @@ class _ELM(BaseEstimator):  # type: ignore[misc]
             "model.layers.0.units": self.units,
             "model.layers.0.neuron.memory": self.memory,
             "options.batch": self.batch_size,
-            "options.standardise": str(bool(self.standardise)).lower(),
+            "options.standardise": str(self.standardise).lower(),
             "training.steps": self.steps,
             "training.warmup": self.steps // 10,
             "training.learning_rate": self.learning_rate,
@@ -167,6 +173,7 @@ class _ELM(BaseEstimator):  # type: ignore[misc]
         """X as (n, T, channels) and lengths; remembers, or checks, how many features there are and their names."""
         validate_data(self, X, "no_validation", reset=fitting, skip_check_array=True, ensure_2d=False)
         ragged = isinstance(X, list | tuple) and len(X) > 0 and all(np.ndim(one) == 2 for one in X)
+        flat = False
         if ragged:
             x, lengths, features = _padded(X)
         else:
@@ -176,8 +183,12 @@ class _ELM(BaseEstimator):  # type: ignore[misc]
             if table.ndim > 3:
                 raise ValueError(f"X must have at most 3 dimensions (n, T, channels), got {table.ndim}")
             x, lengths, features = table.reshape(*table.shape[:2], -1), None, table.shape[-1]
+            flat = table.ndim == 2
         if fitting:
-            self.n_features_in_ = features
+            self.n_features_in_, self._flat_x = features, flat
+        elif flat != self._flat_x:
+            shapes = ("(n, T, channels)", "(n, T)")
+            raise ValueError(f"X is {shapes[flat]}, but {type(self).__name__} was fitted to {shapes[not flat]}")
         elif features != self.n_features_in_:
             words = f"X has {features} features, but {type(self).__name__} is expecting {self.n_features_in_} features"
             raise ValueError(f"{words} as input")

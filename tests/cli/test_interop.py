@@ -58,6 +58,17 @@ def test_what_a_format_cannot_do_is_said(capsys, tmp_path, saved, arguments, wor
     assert not (tmp_path / "x").exists()
 
 
+def test_two_networks_do_not_share_a_configuration(capsys, tmp_path, saved):
+    """An .eqx file is read by the model_config.json beside it."""
+    assert run(capsys, "export", saved, "--out", tmp_path / "a.eqx", "--format", "eqx")[0] == 0
+    assert run(capsys, "export", saved, "--out", tmp_path / "b.eqx", "--format", "eqx")[0] == 0
+    other = ELMNetwork(network_config(units=9), seed=0)
+    other.save_pretrained(tmp_path / "other")
+    code, _, err = run(capsys, "export", tmp_path / "other", "--out", tmp_path / "c.eqx", "--format", "eqx")
+    assert code == 1 and "describes another network, that of" in " ".join(err.split())
+    assert not (tmp_path / "c.eqx").exists()
+
+
 def test_export_of_nothing_is_refused(capsys, tmp_path):
     code, _, err = run(capsys, "export", tmp_path, "--out", tmp_path / "x.onnx")
     assert code == 1
@@ -68,12 +79,13 @@ def test_export_of_nothing_is_refused(capsys, tmp_path):
 def test_an_export_that_computes_something_else_is_not_kept(monkeypatch, capsys, tmp_path, saved, difference):
     from elmnet.interop import graphs
 
-    monkeypatch.setattr(graphs, "export_onnx", lambda network, path, sequence: path.write_bytes(b"a graph"))
-    monkeypatch.setattr(graphs, "check_onnx", lambda network, path: difference)
+    monkeypatch.setattr(graphs, "export_onnx", lambda network, path, **_: path.write_bytes(b"a graph"))
+    monkeypatch.setattr(graphs, "check_onnx", lambda network, path, **_: difference)
+    (tmp_path / "net.onnx").write_bytes(b"an older one")
     code, _, err = run(capsys, "export", saved, "--out", tmp_path / "net.onnx")
     assert code == 1
-    assert f"differed from elmnet by {difference:.1e} in ONNX Runtime; it was deleted" in err
-    assert not (tmp_path / "net.onnx").exists()
+    assert f"differed from elmnet by {difference:.1e} in ONNX Runtime; not written" in err
+    assert [file.read_bytes() for file in tmp_path.glob("*net.onnx*")] == [b"an older one"]
 
 
 @pytest.mark.parametrize("form", ["onnx", "torch-export", "eqx"])

@@ -142,6 +142,29 @@ def test_tables_that_make_no_sense_are_refused_in_words(tmp_path, select, words)
         load_sequences(parquet(tmp_path / "bad.parquet", select))
 
 
+def test_places_and_steps_are_what_the_file_calls_them(tmp_path):
+    path = tmp_path / "lr=3" / "t.parquet"  # a folder's name is no channel
+    path.parent.mkdir()
+    rows = "10 * (i // 4 + 1) AS sequence, 100 * (i % 4) AS step, {x} AS a, i // 4 AS target FROM range(12) t(i)"
+    parquet(path, rows.format(x="i * 1.0::DOUBLE"))
+    read = load_sequences(str(path))
+    assert read.channels == ("a",)
+    assert read.steps.tolist() == [[0, 100, 200, 300]] * 3
+    parquet(path, rows.format(x="CASE WHEN i = 6 THEN 'nan'::DOUBLE ELSE i END"))
+    with pytest.raises(DataError, match="sequence 20, step 200, a: nan"):
+        load_sequences(str(path))
+
+
+def test_bytes_are_texts(tmp_path):
+    np.savez(tmp_path / "d.npz", x=np.zeros((2, 3, 1)), y=np.array([b"no", b"yes"]))
+    assert load_sequences(str(tmp_path / "d.npz")).y.tolist() == ["no", "yes"]
+    parquet(tmp_path / "d.parquet", "i AS sequence, 0 AS step, 1.0 AS a, 'x'::BLOB AS target FROM range(3) t(i)")
+    assert load_sequences(str(tmp_path / "d.parquet")).y.tolist() == ["x"] * 3
+    np.savez(tmp_path / "bad.npz", x=np.zeros((1, 3, 1)), y=np.array([b"\xff"]))
+    with pytest.raises(DataError, match="bytes that are no text"):
+        load_sequences(str(tmp_path / "bad.npz"))
+
+
 def test_an_index_of_pandas_is_no_channel(tmp_path):
     """Sorted by target before it was written, it would give the target away."""
     path = parquet(tmp_path / "t.parquet", f'{ROWS}, 7 AS target, 5 AS "__index_level_0__" {RANGES}')

@@ -10,7 +10,7 @@ import torch
 from conftest import run
 
 from elmnet.data.sequences import checked
-from elmnet.errors import DataError
+from elmnet.errors import ConfigError, DataError
 from elmnet.tasks.sequence import NOWHERE, Sequence, SequenceOptions
 from elmnet.train.predict import Predictions, write
 
@@ -104,7 +104,7 @@ def test_the_longest_timescale_is_the_median_length():
     one = task()
     length = float(np.median(one.data.lengths[one.parts["train"]]))
     assert one.fit_model(PRESETS["tiny"]["model"]).layers[0].neuron.tau_max == length
-    assert f"tau_max: {length:g} steps, the median length" in " ".join(one.notes())
+    assert f"tau_max of ELM neurons with several memory units: {length:g} steps, the median" in " ".join(one.notes())
     kept = task(options={"timescales": "model"}).fit_model(PRESETS["tiny"]["model"])
     assert kept.layers[0].neuron.tau_max == 100.0
 
@@ -248,6 +248,91 @@ def test_r2_of_values_far_from_zero():
     assert far["training mean"]["test"]["r2"] == pytest.approx(near["training mean"]["test"]["r2"], rel=1e-4)
 
 
+def test_channels_and_values_are_known_by_their_names():
+    """In whatever order another file has them; other names are refused, and arrays have none."""
+    data = waves(classes=False)
+    y = np.stack([data["y"], -5 * data["y"]], 1)
+    names = {"channels": ["left", "right"], "value_names": ["speed", "drift"]}
+    facts = Sequence(SequenceOptions(), checked(**{**data, "y": y}, **names), seed=0).facts()
+    assert (facts["channels"], facts["values"]) == (["left", "right"], ["speed", "drift"])
+
+    def opened(columns, **given):
+        turned = {**data, "x": data["x"][:, :, columns], "y": y[:, columns]}
+        return Sequence(SequenceOptions(), checked(**turned, **given), seed=0, facts=facts)
+
+    pool = np.arange(5)
+    same = opened([0, 1], **names)
+    swapped = opened([1, 0], channels=["right", "left"], value_names=["drift", "speed"])
+    for one in (swapped, opened([0, 1])):
+        assert torch.equal(one.inputs_of(pool)[0], same.inputs_of(pool)[0])
+        assert np.array_equal(one._y, same._y, equal_nan=True)
+    with pytest.raises(DataError, match="has no channel 'right', which the model was trained on; it has left, up"):
+        opened([0, 1], channels=["left", "up"])
+    with pytest.raises(DataError, match="has no value 'drift'"):
+        opened([0, 1], channels=["left", "right"], value_names=["speed", "spin"])
+
+
+def test_small_changes_of_large_numbers_are_seen():
+    """Float32 has no seconds since 1970, nor the smallest numbers."""
+    data = waves()
+    plain = Sequence(SequenceOptions(), checked(**data), seed=0)
+    assert plain.data.x.dtype == np.float32
+    for change in (lambda x: x + 1.7e9, lambda x: x * 1e-46):
+        far = Sequence(SequenceOptions(), checked(**{**data, "x": change(data["x"].astype(float))}), seed=0)
+        got, want = (one.inputs_of(one.parts["train"])[0] for one in (far, plain))
+        assert got.dtype == torch.float32
+        inside = np.arange(got.shape[1]) < far.data.lengths[far.parts["train"], None]
+        assert got[inside] == pytest.approx(want[inside].numpy(), abs=1e-3)
+
+
+def test_a_file_that_has_grown_is_not_scored_as_if_it_had_not(trained, capsys, tmp_path):
+    """Its test part would be drawn anew, and hold what was learned."""
+    np.savez(tmp_path / "grow.npz", **waves(count=40))
+    command = ["train", "sequence", "--data", tmp_path / "grow.npz", "--out", tmp_path / "run", "-q", *SMALL]
+    assert run(capsys, *command, "--steps", 2)[0] == 0
+    np.savez(tmp_path / "grow.npz", **waves(count=50))
+    code, _, err = run(capsys, "eval", tmp_path / "run")
+    assert code == 1 and "grow.npz has changed since" in " ".join(err.split())
+    assert run(capsys, "eval", tmp_path / "run", "--split", "all")[0] == 0
+    assert run(capsys, "eval", tmp_path / "run", "--data", tmp_path / "grow.npz")[0] == 0
+
+
+def test_columns_that_differ_in_case_alone_are_not_renamed(tmp_path):
+    told = Predictions(np.arange(2), np.ones(2, int), False, np.array(["A", "a"]), np.eye(2))
+    with pytest.raises(ConfigError, match=r"p\.A, p\.a differ in case alone"):
+        write(told, tmp_path / "p.parquet")
+    write(told, tmp_path / "p.csv")
+    assert [row["prediction"] for row in table_of(tmp_path / "p.csv")] == ["A", "a"]
+
+
+def test_options_of_classes_are_refused_for_values():
+    with pytest.raises(DataError, match=r"options\.class_weights=balanced is of classes"):
+        Sequence(SequenceOptions(class_weights="balanced"), checked(**waves(classes=False)), seed=0)
+
+
+@pytest.mark.parametrize("kind", ["values", "classes"])
+def test_an_exported_graph_speaks_the_data_s_units(trained, capsys, tmp_path, kind):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs ONNX Runtime (extra `interop`)")
+    pytest.importorskip("onnxscript", reason="needs onnxscript (extra `interop`)")
+    data = waves(count=1, seed=3)
+    np.savez(tmp_path / "one.npz", x=data["x"], lengths=data["lengths"])
+    assert run(capsys, "export", trained / kind, "--out", tmp_path / "g.onnx", "--sequence")[0] == 0
+    assert run(capsys, "predict", trained / kind, "--data", tmp_path / "one.npz", "--out", tmp_path / "p.csv")[0] == 0
+    session = onnxruntime.InferenceSession(str(tmp_path / "g.onnx"), providers=["CPUExecutionProvider"])
+    given = {one.name: np.zeros([1, *one.shape[1:]], np.float32) for one in session.get_inputs()[1:]}
+    x = data["x"][:, : data["lengths"][0]].astype(np.float32)
+    out = session.run(["out"], {"x": x, **given})[0][0, -1]
+    (told,) = table_of(tmp_path / "p.csv")
+    about = session.get_modelmeta().custom_metadata_map
+    if kind == "values":
+        assert out[0] == pytest.approx(float(told["prediction"]), rel=1e-3, abs=1e-4)
+    else:
+        shares = np.exp(out) / np.exp(out).sum()
+        assert json.loads(about["elmnet.classes"]) == ["down", "up"]
+        assert shares == pytest.approx([float(told["p.down"]), float(told["p.up"])], abs=1e-4)
+    assert "in the units of the data" in about["elmnet.units"]
+
+
 def test_values_are_told_in_the_data_s_unit(trained, capsys):
     data = waves(count=30, seed=6, classes=False)
     np.savez(trained / "v.npz", x=data["x"], lengths=data["lengths"])
@@ -277,7 +362,7 @@ def test_other_data_are_scored_with_the_run_s_own_standardisation(trained, capsy
         assert float(alone[column]) == pytest.approx(float(together[column]), abs=1e-5)
     np.savez(trained / "sideways.npz", **{**data, "y": np.where(data["y"] == "up", "up", "sideways")})
     code, _, err = run(capsys, "eval", trained / "classes", "--data", trained / "sideways.npz", "--split", "all")
-    assert code == 1 and "has class sideways, which the model does not know: down, up" in " ".join(err.split())
+    assert code == 1 and "has class 'sideways', which the model does not know: 'down', 'up'" in " ".join(err.split())
     np.savez(trained / "three.npz", x=np.zeros((3, 4, 3)))
     code, _, err = run(
         capsys, "predict", trained / "classes", "--data", trained / "three.npz", "--out", trained / "x.csv"

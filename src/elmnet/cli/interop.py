@@ -10,7 +10,7 @@ from elmnet.cli.output import out
 from elmnet.errors import CheckpointError, ConfigError
 
 TOLERANCE = 1e-4
-"""Largest difference of an exported network's outputs, float32, that passes."""
+"""Largest difference of an exported network's outputs in float32, relative where they exceed 1, that passes."""
 
 
 class Format(StrEnum):
@@ -53,36 +53,47 @@ def export(
         raise ConfigError("--steps goes with --format torch-export --sequence")
     if sequence and format_ is Format.eqx:
         raise ConfigError("an .eqx file holds weights, no graph: leave out --sequence")
-    network = _network(source)
+    network, facts = _network(source)
     note = ""
     if format_ is Format.onnx:
-        from elmnet.interop.graphs import check_onnx, export_onnx
+        from elmnet.interop.graphs import Standard, check_onnx, export_onnx
 
-        export_onnx(network, path, sequence=sequence)
-        difference = check_onnx(network, path)
-        if not difference < TOLERANCE:
-            path.unlink(missing_ok=True)
-            raise CheckpointError(f"{path} differed from elmnet by {difference:.1e} in ONNX Runtime; it was deleted")
+        standard, aside = Standard.of(facts), path.with_name(f".{path.name}.tmp")
+        try:
+            export_onnx(network, aside, sequence=sequence, standard=standard)
+            difference = check_onnx(network, aside, standard=standard)
+            if not difference < TOLERANCE:
+                raise CheckpointError(f"{path} differed from elmnet by {difference:.1e} in ONNX Runtime; not written")
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
         note = f", differs from elmnet by at most {difference:.1e} in ONNX Runtime (20 random steps)"
     elif format_ is Format.torch_export:
-        from elmnet.interop.graphs import export_torch
+        from elmnet.interop.graphs import Standard, export_torch
 
-        export_torch(network, path, steps=steps)
+        export_torch(network, path, steps=steps, standard=Standard.of(facts))
     else:
         from elmnet.interop.equinox import write_network
 
         write_network(network, path)
         note = f" and {path.with_name('model_config.json')}"
+        if "target_scale" in facts:
+            note += "; it takes and gives standardised numbers: mean and scale stand in the run's config.yaml"
     out.print(f"{path}{note}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _network(source: Path) -> Any:
-    """A run's best network, or the one saved in a directory."""
+    """A run's best network and the facts of its data, or the one saved in a directory and none."""
     from elmnet import models
     from elmnet.network import ELMNetwork
     from elmnet.train.run import RunDirectory
 
-    network = RunDirectory.open(source).best_network() if (source / "config.yaml").is_file() else models.load(source)
+    facts: dict[str, Any] = {}
+    if (source / "config.yaml").is_file():
+        run = RunDirectory.open(source)
+        (_, facts), network = run.read_config(), run.best_network()
+    else:
+        network = models.load(source)
     if not isinstance(network, ELMNetwork):
         raise ConfigError(f"{source} holds a {models.kind_of(network.config)}; only ELM networks can be exported")
-    return network
+    return network, facts

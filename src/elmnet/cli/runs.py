@@ -193,6 +193,8 @@ def evaluate_(
     from elmnet.train.progress import Reporter
 
     network, task, precision = _open_run(run, data)
+    if data is None and split != "all":
+        _require_the_same(run, task)
     if split is None:
         undivided = data is not None and isinstance(task, Sequence) and task.data.split is None
         split = "all" if undivided else "test"
@@ -206,6 +208,21 @@ def evaluate_(
     else:
         words = f"{split} of {task.data_name}: {in_words(scores)}"
         out.print(words, highlight=False, markup=False, soft_wrap=True)
+
+
+def _require_the_same(path: Path, task: Any) -> None:
+    """Refuse data that have changed since the training: their parts may be others, a test part of what was learned."""
+    from elmnet.errors import RunError
+    from elmnet.tasks.sequence import Sequence
+    from elmnet.train.run import RunDirectory, hashes
+
+    _, facts = RunDirectory.open(path).read_config()
+    now = {"sha256": task.data.sha256} if isinstance(task, Sequence) else task.facts()
+    if hashes(now) != hashes(facts):
+        raise RunError(
+            f"{task.data_name} has changed since {path} was trained on it: its test part may hold what was learned; "
+            "score other data with --data FILE, or, where the task allows that, all of it with --split all"
+        )
 
 
 def _open_run(path: Path, data: str | None = None, *, targets: bool = True) -> Any:

@@ -11,8 +11,8 @@ shape of `y`; in a table, a target that never changes within a sequence is the s
 
 import hashlib
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from elmnet.files import BAD_ARCHIVE, sha256
 PARTS = ("train", "valid", "test")
 Array = NDArray[Any]
 Per = Literal["auto", "sequence", "step"]
+_UNNAMED = re.compile(r"channel \d+$")  # what channels of arrays are called
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__$")  # a column that pandas writes unasked
 
 
@@ -34,7 +35,7 @@ class Sequences:
 
     name: str
     sha256: str
-    x: NDArray[np.float32]  # (n, T, channels), zeros past a sequence's length
+    x: NDArray[Any]  # (n, T, channels), zeros past a sequence's length; float64 where float32 would lose what varies
     lengths: NDArray[np.int64]  # (n,)
     y: Array | None  # classes (n,) or (n, T); values (n, k) or (n, T, k), NaN past a sequence's length
     per_step: bool
@@ -42,10 +43,48 @@ class Sequences:
     """Whether targets are classes, not values."""
     ids: Array  # (n,), what the file calls them
     channels: tuple[str, ...]
+    values: tuple[str, ...] = ()
+    """Names of the values to tell, where the file has several."""
+    steps: Array | None = None  # (n, T), what the file calls them
     split: NDArray[np.str_] | None = None
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def place(self, i: int, t: int | None = None) -> str:
+        """A sequence, or a step of it, as the file calls it."""
+        return _place(self.ids, self.steps, i, t)
+
+    def arranged(self, channels: Sequence[str], values: Sequence[str]) -> "Sequences":
+        """The same with channels and values in the order of these names, if both have names.
+
+        Raises:
+            DataError: the names are others.
+        """
+        x = self.x[:, :, _order(self.name, "channel", self.channels, channels)]
+        if self.y is None or self.classes:
+            return replace(self, x=x, channels=tuple(channels))
+        y = self.y[..., _order(self.name, "value", self.values, values)]
+        return replace(self, x=x, y=y, channels=tuple(channels), values=tuple(values))
+
+
+def _order(file: str, what: str, own: Sequence[str], wanted: Sequence[str]) -> Any:
+    """Where each wanted name is; as it is where one side has no names, or another number."""
+    named = [names and not _UNNAMED.match(names[0]) for names in (own, wanted)]
+    if not all(named) or tuple(own) == tuple(wanted):
+        return slice(None)
+    for name in wanted:
+        if name not in own:
+            raise DataError(f"{file}: has no {what} {name!r}, which the model was trained on; it has {', '.join(own)}")
+    for name in own:
+        if name not in wanted:
+            raise DataError(f"{file}: the model was not trained on its {what} {name!r}, but on {', '.join(wanted)}")
+    return [list(own).index(name) for name in wanted]
+
+
+def _place(ids: Array, steps: Array | None, i: int, t: int | None = None) -> str:
+    where = "" if t is None else f", step {t if steps is None else steps[i, t]}"
+    return f"sequence {ids[i]}{where}"
 
 
 def load_sequences(source: str, per: Per = "auto", *, values: bool = False, targets: bool = True) -> Sequences:
@@ -96,7 +135,7 @@ def _parquet(path: Path, targets: bool) -> dict[str, Any]:
     quoted = str(path).replace("'", "''")
     try:
         with duckdb.connect() as connection:
-            connection.execute(f"CREATE TABLE rows AS FROM read_parquet('{quoted}')")
+            connection.execute(f"CREATE TABLE rows AS FROM read_parquet('{quoted}', hive_partitioning = false)")
             connection.execute("SET enable_external_access = false")  # from here on the file's own words are read
             columns = {name: kind for name, kind, *_ in connection.execute("DESCRIBE rows").fetchall()}
             missing = [name for name in ("sequence", "step") if name not in columns]
@@ -142,7 +181,8 @@ def _from_table(path: Path, table: dict[str, Array]) -> dict[str, Any]:
         return full
 
     split = table.pop("split", None)
-    y = [_plain(table.pop(name)) for name in list(table) if _is_target(name)]
+    targets = [name for name in table if _is_target(name)]
+    y = [_plain(table.pop(name)) for name in targets]
     bad = [name for name, column in table.items() if column.dtype.kind not in "iufb"]
     if bad or not table:
         words = (
@@ -150,32 +190,46 @@ def _from_table(path: Path, table: dict[str, Array]) -> dict[str, Any]:
         )
         raise DataError(f"{path}: {words}; every column but sequence, step, target and split is a channel")
     found: dict[str, Any] = {
+        "steps": padded(step),
         "x": np.stack([padded(column.astype(np.float64)) for column in table.values()], 2),
         "lengths": lengths,
         "ids": ids,
         "channels": tuple(table),
     }
     if split is not None:
-        found["split"] = _of_sequence(path, padded(_plain(split)), lengths, "split")
+        found["split"] = _of_sequence(path, padded(_plain(split)), lengths, ids, "split")
     if y:
         if len(y) > 1 and any(column.dtype.kind != "f" for column in y):
             raise DataError(f"{path}: several target columns must all hold values, not classes")
         found["y"] = padded(y[0]) if len(y) == 1 else np.stack([padded(column) for column in y], 2)
         found["constant"] = True
+        found["value_names"] = [name.removeprefix("target.") for name in targets] if len(y) > 1 else ()
     return found
 
 
-def _of_sequence(path: Path, padded: Array, lengths: Array, name: str) -> Array:
+def _of_sequence(path: Path, padded: Array, lengths: Array, ids: Array, name: str) -> Array:
     """What a column says of whole sequences."""
     first = padded[:, 0]
     differs = (padded != first[:, None]) & (np.arange(padded.shape[1]) < lengths[:, None])
     if differs.any():
-        raise DataError(f"{path}: column {name!r} changes within sequence {int(np.flatnonzero(differs.any(1))[0])}")
+        i = int(np.flatnonzero(differs.any(1))[0])
+        raise DataError(f"{path}: column {name!r} changes within sequence {ids[i]}")
     return first
 
 
 def _plain(column: Array) -> Array:
-    """A column without Python objects: texts as numpy strings."""
+    """A column without Python objects: texts as numpy strings, bytes as the text they are.
+
+    Raises:
+        DataError: they are none.
+    """
+    if column.dtype.kind == "O" and any(isinstance(one, bytes | bytearray) for one in column.flat):
+        column = np.array([bytes(one) for one in column.flat]).reshape(column.shape)
+    if column.dtype.kind == "S":
+        try:
+            return np.char.decode(column, "utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"bytes that are no text ({error}); use texts or whole numbers") from None
     return column.astype(np.str_) if column.dtype.kind == "O" else column
 
 
@@ -190,6 +244,8 @@ def checked(
     per: Per = "auto",
     ids: Array | None = None,
     channels: Sequence[str] = (),
+    value_names: Sequence[str] = (),
+    steps: Array | None = None,
     constant: bool = False,
     values: bool = False,
 ) -> Sequences:
@@ -203,32 +259,40 @@ def checked(
     x = x[:, :, None] if x.ndim == 2 else x
     if x.ndim != 3 or 0 in x.shape:
         raise DataError(f"{name}: x must be (n, T, channels) or (n, T), none of them 0, got {x.shape}")
-    n, steps, width = x.shape
-    lengths = _lengths(lengths, n, steps, name)
-    inside = np.arange(steps) < lengths[:, None]
+    n, longest, width = x.shape
+    lengths = _lengths(lengths, n, longest, name)
+    inside = np.arange(longest) < lengths[:, None]
+    ids = np.arange(n) if ids is None else ids
     channels = tuple(channels) or tuple(f"channel {i}" for i in range(width))
     bad = np.argwhere(~np.isfinite(x) & inside[:, :, None])
     if len(bad):
         i, t, c = bad[0]
-        words = f"{name}: sequence {i}, step {t}, {channels[c]}: {x[i, t, c]} (in all {len(bad)} numbers not finite)"
-        raise DataError(f"{words}; fill or remove them first")
-    with np.errstate(over="ignore"):
-        x = np.where(inside[:, :, None], x, 0).astype(np.float32)
-    if not np.isfinite(x).all():
-        raise DataError(f"{name}: x holds numbers too large for float32")
+        words = f"{name}: {_place(ids, steps, i, t)}, {channels[c]}: {x[i, t, c]}"
+        raise DataError(f"{words} (in all {len(bad)} numbers not finite); fill or remove them first")
+    x = _narrow(np.where(inside[:, :, None], x, 0), inside, name)
     per_step = classes = False
     if y is not None:
-        y = np.asarray(y)
+        y = _plain(np.asarray(y))
         y = y.astype(np.float64) if values and y.dtype.kind in "iub" else y
-        y, per_step, classes = _targets(y, inside, per, constant, name)
+        y, per_step, classes = _targets(y, inside, per, constant, name, lambda i, t: _place(ids, steps, i, t))
     if split is not None:
-        split = np.asarray(split)
+        split = _plain(np.asarray(split))
         if split.shape != (n,) or not np.isin(split, PARTS).all():
             raise DataError(f"{name}: split must be {n} of train, valid, test, got {split.shape} of {set(split.flat)}")
         split = split.astype(np.str_)
     digest = digest or hashlib.sha256(x.tobytes() + (b"" if y is None else y.tobytes())).hexdigest()
-    ids = np.arange(n) if ids is None else ids
-    return Sequences(name, digest, x, lengths, y, per_step, classes, ids, channels, split)
+    names = tuple(value_names)
+    return Sequences(name, digest, x, lengths, y, per_step, classes, ids, channels, names, steps, split)
+
+
+def _narrow(x: NDArray[np.float64], inside: Array, name: str) -> NDArray[Any]:
+    """In float32, unless that would round away what varies: a small change of a large number, as of times."""
+    with np.errstate(over="ignore", under="ignore"):
+        narrow = x.astype(np.float32)
+    if not np.isfinite(narrow).all():
+        raise DataError(f"{name}: x holds numbers too large for float32")
+    lost, varies = np.abs(narrow - x).max((0, 1)), x[inside].std(0)
+    return narrow if (lost <= 1e-4 * varies).all() else x
 
 
 def _numbers(values: Any, what: str) -> NDArray[np.float64]:
@@ -249,7 +313,9 @@ def _lengths(lengths: Array | None, n: int, steps: int, name: str) -> NDArray[np
     return lengths.astype(np.int64)
 
 
-def _targets(y: Array, inside: Array, per: Per, constant: bool, name: str) -> tuple[Array, bool, bool]:
+def _targets(
+    y: Array, inside: Array, per: Per, constant: bool, name: str, place: Callable[[int, int | None], str]
+) -> tuple[Array, bool, bool]:
     """Targets, whether each step has its own, whether they are classes."""
     n, steps = inside.shape
     if y.dtype.kind not in "iufbUS":
@@ -276,8 +342,8 @@ def _targets(y: Array, inside: Array, per: Per, constant: bool, name: str) -> tu
         y = y.astype(np.float64).reshape(*(y.shape[:2] if per_step else y.shape[:1]), -1)
         bad = ~np.isfinite(y).all(-1) & (inside if per_step else True)
         if bad.any():
-            i = np.argwhere(bad)[0]
-            where = f"sequence {i[0]}" + (f", step {i[1]}" if per_step else "")
+            i, *t = np.argwhere(bad)[0]
+            where = place(i, t[0] if per_step else None)
             raise DataError(f"{name}: the target of {where} is not finite ({int(bad.sum())} in all)")
         y = np.where(inside[:, :, None], y, np.nan) if per_step else y
     return y, per_step, classes

@@ -108,9 +108,13 @@ def write_network(network: ELMNetwork, path: Path) -> None:
     """Write what `read_network` and the authors' code read: the leaves, and `model_config.json` beside them.
 
     Raises:
-        CheckpointError: their network cannot express this one.
+        CheckpointError: their network cannot express this one, or the folder holds another one.
     """
     config = settings_of(network.config)
+    beside = path.with_name("model_config.json")
+    others = [file.name for file in path.parent.glob("*.eqx") if file.name != path.name]
+    if others and beside.exists() and beside.read_text() != _text(config):
+        raise CheckpointError(f"{beside} describes another network, that of {others[0]}; write into another folder")
     state = network.state_dict()
     for i in range(len(network.config.stack)):
         if bool((state[f"layers.{i}.connectome"] < 0).any()):
@@ -118,7 +122,11 @@ def write_network(network: ELMNetwork, path: Path) -> None:
     names, leaves = _names(network.config), leaves_of(network.config)
     arrays = {name: _float32(state[names[name]]).reshape(shape).cpu().numpy() for name, (shape, _) in leaves.items()}
     write_atomic(path, write_leaves(arrays))
-    write_atomic(path.with_name("model_config.json"), json.dumps(config, indent=4) + "\n")
+    write_atomic(beside, _text(config))
+
+
+def _text(config: dict[str, Any]) -> str:
+    return json.dumps(config, indent=4) + "\n"
 
 
 def _float32(tensor: Tensor) -> Tensor:

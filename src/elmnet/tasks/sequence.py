@@ -67,6 +67,8 @@ class Sequence(Task):
         facts: Mapping[str, Any] | None = None,
         parts: Mapping[str, NDArray[np.int64]] | None = None,
     ) -> None:
+        if facts is not None:
+            data = data.arranged(facts["channels"], facts.get("values", ()))  # runs before 0.1 have no names of values
         self.options, self.data, self.seed, self.data_name = options, data, seed, data.name
         self.parts: dict[str, NDArray[np.int64]] = {"all": np.arange(len(data))}
         self._ragged = bool((data.lengths != self.steps).any())
@@ -82,7 +84,7 @@ class Sequence(Task):
             raise DataError(f"{data.name}: has {data.x.shape[2]} channels, the model was trained on {self.inputs}")
         if self.classes is None:
             self.metric, self.criterion = "rmse", "squared_error"
-        self.mean, self.scale = (np.array(facts[name], dtype=np.float32) for name in ("mean", "scale"))
+        self.mean, self.scale = (np.array(facts[name], dtype=data.x.dtype) for name in ("mean", "scale"))
         self.target_mean, self.target_scale = (np.array(facts[f"target_{name}"]) for name in ("mean", "scale"))
         if data.y is not None:
             if len(self.parts) == 1:
@@ -106,6 +108,10 @@ class Sequence(Task):
             classes = np.unique(data.y[everywhere] if data.per_step else data.y).tolist()
             if len(classes) < 2:
                 raise DataError(f"{data.name}: all targets are {classes[0]!r}; there is nothing to tell apart")
+        elif self.options.class_weights != "none":
+            raise DataError(
+                f"{data.name}: holds values; options.class_weights={self.options.class_weights} is of classes"
+            )
         else:
             y = data.y[train][inside] if data.per_step else data.y[train]
             target_mean, target_scale = _moments(y, self.options.standardise)
@@ -114,6 +120,7 @@ class Sequence(Task):
             "sha256": {data.name: data.sha256},
             "sequences": {part: len(self.parts[part]) for part in PARTS},
             "channels": list(data.channels),
+            "values": list(data.values),
             "median_length": float(np.median(data.lengths[train])),
             "per_step": data.per_step,
             "classes": classes,
@@ -141,8 +148,9 @@ class Sequence(Task):
         known = np.isin(y, self.classes) | ~counts
         if not known.all():
             i, t = np.argwhere(~known)[0]
-            few = ", ".join(map(str, self.classes[:20]))
-            raise DataError(f"{data.name}: sequence {i} has class {y[i, t]!s}, which the model does not know: {few}")
+            few = ", ".join(map(repr, self.classes[:20].tolist()))
+            words = f"{data.place(i)} has class {y[i, t].item()!r}, which the model does not know: {few}"
+            raise DataError(f"{data.name}: {words}")
         return np.where(counts, np.searchsorted(self.classes, np.where(counts, y, self.classes[0])), NOWHERE)
 
     def _count_classes(self) -> None:
@@ -194,7 +202,7 @@ class Sequence(Task):
             words.append(f"{whose} are standardised by the training part; the run keeps the numbers")
         if self.options.timescales == "data":
             words.append(
-                f"longest timescale of ELM neurons, tau_max: {facts['median_length']:g} steps, the median length"
+                f"tau_max of ELM neurons with several memory units: {facts['median_length']:g} steps, the median length"
             )
         return words
 

@@ -18,7 +18,7 @@ from elmnet.train.config import RunConfig
 from elmnet.train.objective import monitored
 from elmnet.train.parallel import Team
 from elmnet.train.progress import Reporter
-from elmnet.train.run import RunDirectory, keeps_to_itself
+from elmnet.train.run import RunDirectory, hashes, keeps_to_itself
 from elmnet.train.signals import Interrupted, StopRequested, StopSignals
 from elmnet.train.trainer import Trainer
 
@@ -166,18 +166,12 @@ def _require_equal(first: Trainer, other: Trainer) -> None:
 def _open_again(run: RunDirectory, config: RunConfig, facts: dict[str, Any], data: str | None) -> Task:
     """The task of a run that was begun, if its data is still the same."""
     task = open_task(config.task, config.options, data or config.data, seed=config.seed)
-    if _hashes(task.facts()) != _hashes(facts):
+    if hashes(task.facts()) != hashes(facts):
         raise RunError(
             f"{data or config.data} is not the data this run was trained on (hashes differ from {run.config_file}); "
             "name the original with --data"
         )
     return task
-
-
-def _hashes(facts: dict[str, Any]) -> list[str]:
-    """Of the data's contents; files may have been renamed."""
-    found = facts.get("sha256")
-    return list(found.values()) if isinstance(found, dict) else [str(found)]
 
 
 class Lockstep:

@@ -24,6 +24,8 @@ class Predictions(NamedTuple):
     per_step: bool
     classes: NDArray[Any] | None
     values: NDArray[np.float64]  # (n, k) or (n, T, k): probabilities of classes, or values; NaN past a length
+    names: tuple[str, ...] = ()  # of the values; (): numbers
+    steps: NDArray[Any] | None = None  # (n, T), what the file calls them; None: numbers from 0
 
     @property
     def answer(self) -> NDArray[Any]:
@@ -54,7 +56,8 @@ def predict(network: Network, task: Sequence) -> Predictions:
             values[pool, : told.shape[1]] = told
         else:
             values[pool] = told[np.arange(len(pool)), lengths.numpy() - 1]
-    return Predictions(data.ids, data.lengths, task.per_step, task.classes, values)
+    names = tuple(task.facts().get("values", ()))
+    return Predictions(data.ids, data.lengths, task.per_step, task.classes, values, names, data.steps)
 
 
 def require_ending(path: Path) -> None:
@@ -93,17 +96,21 @@ def _table(told: Predictions) -> dict[str, NDArray[Any]]:
     if told.per_step:
         inside = np.arange(values.shape[1]) < told.lengths[:, None]
         sequence, step = np.nonzero(inside)
-        key = {"sequence": told.ids[sequence], "step": step}
+        key = {"sequence": told.ids[sequence], "step": step if told.steps is None else told.steps[inside]}
         answer, values = answer[inside], values[inside]
     else:
         key = {"sequence": told.ids}
     if told.classes is not None:
         return {**key, "prediction": answer, **{f"p.{name}": values[:, i] for i, name in enumerate(told.classes)}}
     count = values.shape[-1]
-    return {**key, **{"prediction" if count == 1 else f"prediction.{i}": values[:, i] for i in range(count)}}
+    names = ["prediction"] if count == 1 else [f"prediction.{name}" for name in told.names or range(count)]
+    return {**key, **{name: values[:, i] for i, name in enumerate(names)}}
 
 
 def _csv(table: dict[str, NDArray[Any]]) -> str:
+    table = {  # times as people write them, not as a number of nanoseconds
+        name: column.astype("datetime64[us]") if column.dtype.kind == "M" else column for name, column in table.items()
+    }
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(table)
@@ -116,6 +123,10 @@ def _parquet(table: dict[str, NDArray[Any]]) -> bytes:
         import duckdb
     except ImportError:
         raise ConfigError("Parquet needs DuckDB: pip install 'elmnet[sweep]'; or --out FILE.csv") from None
+    names = [name.lower() for name in table]
+    if len(set(names)) < len(names):
+        twice = ", ".join(name for name in table if names.count(name.lower()) > 1)
+        raise ConfigError(f"columns {twice} differ in case alone, which DuckDB takes for equal; use --out FILE.csv")
     with tempfile.TemporaryDirectory() as place:
         aside = Path(place) / "rows.parquet"
         texts = {name: column.astype(object) for name, column in table.items() if column.dtype.kind == "U"}

@@ -166,6 +166,12 @@ def _planned_seeds(directory: Path) -> list[int]:
         return []
 
 
+def hashes(facts: Mapping[str, Any]) -> list[str]:
+    """Of the contents of the data that facts tell of; files may have been renamed."""
+    found = facts.get("sha256")
+    return list(found.values()) if isinstance(found, dict) else [str(found)]
+
+
 def keeps_to_itself(config: RunConfig) -> str | None:
     """Why a run's model cannot be trained together with others; None: it can."""
     if isinstance(config.model, NetworkConfig):

@@ -84,6 +84,8 @@ class Trainer:
         cuda_graph: bool = False,
     ) -> None:
         self.run, self.config, self.task, self.reporter = run, config, task, reporter
+        if config.training.label_smoothing and task.criterion != "cross_entropy":
+            raise ConfigError(f"training.label_smoothing is of classes; what {task.name} minimises here is no entropy")
         self.stop = stop or StopSignals()
         self.team = team or Team()
         if self.team.size > 1:
