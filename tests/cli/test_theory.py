@@ -142,7 +142,8 @@ def test_plan(capsys, tmp_path):
     config = load_config(file)
     assert budget.parameters(config.model) == chosen["P"]
     assert config.task == "enwik8"
-    assert yaml.safe_load(file.read_text())["preset"] == "paper"
+    assert (config.preset, config.data) == ("paper", "official")  # what it has learned from
+    assert f"train it on official data, preset paper, 300,000 steps: elmnet train --config {file}" in out
 
 
 def test_a_plan_can_be_trained(capsys, tmp_path, text_file):

@@ -35,6 +35,7 @@ def list_() -> None:
     )
     table.add_row("neuronio", "PATH", "a folder of published simulation files, or one file", "")
     table.add_row("shd, shd-adding", "PATH", "a directory with *train*.h5 and *test*.h5 in SHD's layout", "")
+    table.add_row("sequence", "PATH", "an .npz or .parquet file of your own sequences (docs/own-data.md)", "")
     out.print(table)
 
 
@@ -55,7 +56,7 @@ def get(
 
 
 def info(
-    task: Annotated[str, typer.Argument(help="enwik8, shd-adding, shd or neuronio", metavar="TASK")],
+    task: Annotated[str, typer.Argument(help="enwik8, shd-adding, shd, neuronio or sequence", metavar="TASK")],
     source: Annotated[str | None, typer.Argument(help="data source; default: the task's own")] = None,
 ) -> None:
     """Read and check a source as a task would, and say what it holds."""

@@ -36,7 +36,7 @@ def plan(
     flops: Annotated[float | None, typer.Option(help="instead: forward FLOPs per time step")] = None,
     file_bytes: Annotated[float | None, typer.Option("--bytes", help="instead: bytes of the saved network")] = None,
     memory: Annotated[
-        float | None, typer.Option(help="instead: estimated bytes while training (--batch, --steps)")
+        float | None, typer.Option(help="instead: bytes while training, estimated (not d_m; see --batch, --steps)")
     ] = None,
     latency: Annotated[
         float | None, typer.Option("--latency-us", help="instead: microseconds per streamed step, measured here")
@@ -306,7 +306,7 @@ def _training(
     from elmnet.train.results import config_of
 
     if source is None or known is None or source.startswith("published:"):
-        return compose(task, preset=preset or "paper"), ""
+        return compose(task, preset=preset or "paper", data=None if known is None else "official"), ""
     name = known.runs.nearest(float(known.runs.hidden.max()) if hidden is None else hidden)
     config = config_of(Path(source), name)
     return (config, name) if preset is None else (compose(task, preset=preset, data=config.data), "")
@@ -342,5 +342,10 @@ def _write_run(task: str, preset: str | None, source: str | None, known: "Fit | 
     else:
         config = config.replace(model=one.network)
     write_atomic(path, yaml.safe_dump(config.to_dict(), sort_keys=False, width=120))
-    like = f" like {name}, {config.training.steps:,} steps" if name else ""
-    out.print(f"train it{like}: elmnet train --config {path}", highlight=False, markup=False, soft_wrap=True)
+    like = f"like {name}" if name else f"on {config.data} data, preset {config.preset}"
+    out.print(
+        f"train it {like}, {config.training.steps:,} steps: elmnet train --config {path}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )

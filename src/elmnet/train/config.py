@@ -30,7 +30,7 @@ class TrainConfig(Config):
     """Largest global norm of the gradient."""
     label_smoothing: float = 0.0
     mlp_penalty: float = 0.0
-    """Weight of mean over units of (mean over time and memory of |MLP output|)², on the first layer."""
+    """Weight of the mean over units of (mean over time and memory of the MLP output's size)², on the first layer."""
     activity_penalty: float = 0.0
     """Weight of mean ReLU(activity), on the first layer."""
     reset_from: float = 1.0
