@@ -1,0 +1,111 @@
+"""What a law fitted to tables of earlier runs foretells of other networks, beside what was found in training them.
+
+    cd docs/results
+    python ../../benchmarks/foretold.py --data TEXT enwik8-{sweep,axes,chosen-synapses}.csv --new enwik8-pareto.csv
+
+Tables are those of `elmnet sweep collect --out FILE.csv`; the text gives the networks' read-out and the score of a
+guess by frequency. `--figure FILE` draws all runs and the law fitted to all of them.
+"""
+
+import argparse
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from elmnet import budget
+from elmnet.config import NetworkConfig
+from elmnet.report import figures
+from elmnet.tasks import open_task
+from elmnet.theory import Runs, fit, table
+from elmnet.theory.planner import Prediction, predict
+from elmnet.train.config import compose
+
+
+class Row(NamedTuple):
+    """A finished run of a table."""
+
+    network: NetworkConfig
+    configuration: str
+    score: float
+
+
+def rows_of(files: Sequence[Path], start: NetworkConfig, steps: int) -> list[Row]:
+    """Every finished run of so many steps in these tables, once; networks rebuilt, and checked by their counts."""
+    found: dict[str, Row] = {}
+    for line in (line for file in files for line in csv.DictReader(file.open())):
+        if line["state"] != "done" or int(line["steps"]) != steps:
+            continue
+        sizes = {"units": "N", "memory": "d_m", "branches": "d_tree", "synapses": "d_s"}
+        network = start.with_hidden(**{name: int(line[column]) for name, column in sizes.items()})
+        if budget.parameters(network) != int(line["P"]):
+            raise SystemExit(f"trial {line['trial']}: has {line['P']} parameters, rebuilt {budget.parameters(network)}")
+        found[line["trial"]] = Row(network, line["configuration"], float(line["valid_bpc"]))
+    return list(found.values())
+
+
+def as_runs(rows: Sequence[Row], H0: float, source: str) -> Runs:
+    """Rows as a fit takes them."""
+    return table(
+        [row.network for row in rows],
+        [row.score for row in rows],
+        configurations=[row.configuration for row in rows],
+        task="enwik8",
+        source=source,
+        score="valid_bpc",
+        H0=H0,
+        unit=1.0,
+    )
+
+
+def markdown(predictions: Sequence[Prediction], found: Sequence[float]) -> list[str]:
+    """A line for every network."""
+    lines = ["| P' | N | d_m | branches × synapses | foretold | found | |", "|--:|--:|--:|--:|---|--:|---|"]
+    for one, score in zip(predictions, found, strict=True):
+        layer, cost = one.network.layers[0], budget.cost(one.network)
+        low, high = one.interval or (np.nan, np.nan)
+        place = "" if low <= score <= high else f"{1000 * (score - (high if score > high else low)):+.0f} mbpc"
+        shape = f"{layer.neuron.branches} × {layer.neuron.synapses}"
+        words = (f"{cost.hidden:,}", f"{layer.units:,}", f"{layer.neuron.memory}", shape)
+        lines.append(f"| {' | '.join(words)} | {one.loss:.3f} ({low:.3f} … {high:.3f}) | {score:.3f} | {place} |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tables", nargs="+", type=Path, help="to learn from")
+    parser.add_argument("--new", type=Path, required=True, help="the other networks")
+    parser.add_argument("--data", required=True, help="the text they were trained on")
+    parser.add_argument("--steps", type=int, default=4000, help="training steps of the runs that count")
+    parser.add_argument("--figure", type=Path, help="an .svg file")
+    arguments = parser.parse_args()
+    config = compose("enwik8", preset="small", data=arguments.data)
+    task = open_task("enwik8", config.options, config.data)
+    start = task.fit_model(config.model)
+    H0 = max(one["valid"]["bpc"] for one in task.baselines().values())
+    earlier, new = (rows_of(files, start, arguments.steps) for files in (arguments.tables, [arguments.new]))
+    known = fit(as_runs(earlier, H0, f"{len(earlier)} earlier runs"))
+    new.sort(key=lambda row: (round(np.log(budget.cost(row.network).hidden), 1), row.network.layers[0].neuron.memory))
+    predictions, found = predict(known, [row.network for row in new]), [row.score for row in new]
+    off = 1000 * (np.array(found) - [one.loss for one in predictions])
+    inside = sum(
+        one.interval[0] <= score <= one.interval[1]
+        for one, score in zip(predictions, found, strict=True)
+        if one.interval
+    )
+    print("\n".join(markdown(predictions, found)))
+    print(f"\n{len(known.runs)} runs fitted, standard deviation of a run {1000 * known.sd:.0f} mbpc")
+    print(
+        f"{len(new)} new ones, {inside} within 95 % of the law; off by {off.mean():+.0f} mbpc on average, "
+        f"{np.sqrt((off**2).mean()):.0f} rms"
+    )
+    both = fit(as_runs([*earlier, *new], H0, f"{len(earlier)} earlier runs and {len(new)} new ones"))
+    print("fitted to all:", {name: round(float(getattr(both.law, name)), 3) for name in both.free})
+    if arguments.figure:
+        arguments.figure.write_text(figures.svg(lambda: figures.front(both)))
+
+
+if __name__ == "__main__":
+    main()
