@@ -35,7 +35,7 @@ class Row(NamedTuple):
 def rows_of(files: Sequence[Path], start: NetworkConfig, steps: int) -> list[Row]:
     """Every finished run of so many steps in these tables, once; networks rebuilt, and checked by their counts."""
     found: dict[str, Row] = {}
-    for line in (line for file in files for line in csv.DictReader(file.open())):
+    for line in (line for file in files for line in csv.DictReader(file.read_text().splitlines())):
         if line["state"] != "done" or int(line["steps"]) != steps:
             continue
         sizes = {"units": "N", "memory": "d_m", "branches": "d_tree", "synapses": "d_s"}
