@@ -48,11 +48,12 @@ def params(
     if batch < 1 or steps < 1:
         raise ConfigError(f"--batch and --steps must be at least 1, got {batch} and {steps}")
     knobs = {"units": neurons, "memory": memory, "branches": branches, "synapses": synapses}
-    chosen = {name: _integers(text, "neurons" if name == "units" else name) for name, text in knobs.items() if text}
+    options = {"units": "neurons"} | {name: name for name in ("memory", "branches", "synapses")}
+    chosen = {name: _integers(text, options[name]) for name, text in knobs.items() if text is not None}
     budgets: list[int | None] = list(_integers(budget, "budget")) if budget else [None]
     decided = ("units", "memory", "branches") if recipe else (vary,)
     if budget and any(name in chosen for name in decided):
-        words = ", ".join("--neurons" if name == "units" else f"--{name}" for name in decided)
+        words = ", ".join(f"--{options[name]}" for name in decided)
         raise ConfigError(f"--budget decides what {words} would; leave them out, or choose another --vary")
     rows = []
     for limit, values in product(budgets, product(*chosen.values())):
