@@ -20,6 +20,7 @@ from elmnet.config import NetworkConfig
 from elmnet.report import figures
 from elmnet.tasks import open_task
 from elmnet.theory import Runs, fit, table
+from elmnet.theory.front import read_front
 from elmnet.theory.planner import Prediction, predict
 from elmnet.train.config import compose
 
@@ -103,6 +104,12 @@ def main() -> None:
     )
     both = fit(as_runs([*earlier, *new], H0, f"{len(earlier)} earlier runs and {len(new)} new ones"))
     print("fitted to all:", {name: round(float(getattr(both.law, name)), 3) for name in both.free})
+    front = read_front(both.runs.hidden, both.runs.y, both.sd)
+    law, (low, high) = front.law, front.alpha or (np.nan, np.nan)
+    print(
+        f"front, without the model: {int(front.near.sum())} runs, P' {law.P_min:,.0f} to {law.P_max:,.0f}: "
+        f"L_inf {law.L_inf:.3f}, exponent {law.alpha:.2f} ({low:.2f} … {high:.2f})"
+    )
     if arguments.figure:
         arguments.figure.write_text(figures.svg(lambda: figures.front(both)))
 
