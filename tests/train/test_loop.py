@@ -136,7 +136,10 @@ def test_a_full_disk_leaves_no_lock_behind(tmp_path, sources, monkeypatch):
     """Not even while somebody keeps the error, as a notebook does."""
     config, opened = config_of("enwik8", sources["enwik8"])
 
+    close = Journal.close
+
     def fail(self):
+        close(self)
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as full:
