@@ -66,13 +66,30 @@ class _Parts(NamedTuple):
         return [module for table in self.modules for module in table.values()]
 
 
+class Remembered(NamedTuple):
+    """Tensors as they were when something was made of them. Who holds them keeps others from taking their place in
+    memory; what changes them behind autograd's back (`tensor.data`) is not seen."""
+
+    tensors: list[Tensor]
+    versions: list[tuple[int, int]]
+
+    @classmethod
+    def of(cls, tensors: list[Tensor]) -> "Remembered":
+        """These, now."""
+        return cls(tensors, [(tensor.data_ptr(), tensor._version) for tensor in tensors])
+
+    def equals(self, now: "Remembered") -> bool:
+        """Whether they are the same tensors, unchanged."""
+        return self.versions == now.versions and all(map(is_, self.tensors, now.tensors))
+
+
 class _Prepared(NamedTuple):
     """A network prepared for single steps."""
 
     parts: _Parts
     children: list[nn.Module]
-    tensors: list[Tensor]  # what it was prepared from; held, so that nothing else can take their place in memory
-    key: Any  # of their contents and the circumstances
+    made_of: Remembered
+    key: Any  # of the circumstances
     stream: Stream | None
 
 
@@ -219,13 +236,12 @@ class ELMNetwork(Pretrained):
         prepared = _STREAMS.get(self)
         if prepared is None or prepared.parts.children() != prepared.children:
             parts = _Parts.of(self)
-            prepared = _Prepared(parts, parts.children(), [], None, None)
+            prepared = _Prepared(parts, parts.children(), Remembered([], []), None, None)
         tensors = [tensor for table in prepared.parts.tensors for tensor in table.values() if tensor is not None]
         if any(prepared.parts.hooks) or any(tensor.is_inference() for tensor in tensors):
             return None  # hooks want to be called, and nobody counts changes of inference tensors
-        versions = [(tensor.data_ptr(), tensor._version) for tensor in tensors]
-        key = (versions, _updates, self.training, torch.get_num_threads())
-        if key == prepared.key and all(map(is_, tensors, prepared.tensors)):
+        made_of, key = Remembered.of(tensors), (_updates, self.training, torch.get_num_threads())
+        if key == prepared.key and made_of.equals(prepared.made_of):
             return prepared.stream
         layers = self._elm_layers
         backends = {ops.select(m.backend, self.device, self.dtype, m.dynamics).stream for m in layers}
@@ -234,7 +250,7 @@ class ELMNetwork(Pretrained):
             stream = None
         else:
             stream = prepare(self.config.inputs, [(m.connectome, m.neurons(), m.dynamics) for m in layers])
-        _STREAMS[self] = prepared._replace(tensors=tensors, key=key, stream=stream)
+        _STREAMS[self] = prepared._replace(made_of=made_of, key=key, stream=stream)
         return stream
 
     def _dense(self, x: Tensor) -> Tensor:

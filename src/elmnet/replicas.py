@@ -6,7 +6,6 @@ clipping and checkpoints are theirs, as if they ran alone.
 """
 
 from collections.abc import Sequence
-from operator import is_
 from typing import Any, cast
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from elmnet import ops
 from elmnet.errors import ShapeError
 from elmnet.layer import ELMLayer, Signals, check_input, check_lengths, check_monitor, without_padding
-from elmnet.network import ELMNetwork, NetworkState
+from elmnet.network import ELMNetwork, NetworkState, Remembered
 from elmnet.ops import LayerState, Masks, Signal, Weights
 
 
@@ -38,14 +37,13 @@ class Replicas(nn.Module):
         super().__init__()
         if not networks:
             raise ShapeError("replicas: at least one network is needed")
-        first = networks[0]
+        common = _common(networks[0])
         for i, network in enumerate(networks):
-            for what in ("config", "dtype", "device", "backend"):
-                own, other = (_is(one, what) for one in (network, first))
-                if own != other:
+            for what, own in _common(network).items():
+                if own != common[what]:
                     raise ShapeError(f"replicas: network {i} has another {what} than network 0; they must be equal")
         self.networks = nn.ModuleList(networks)
-        self._connectomes: dict[int, tuple[list[Tensor], list[tuple[int, int]], Tensor]] = {}
+        self._connectomes: dict[int, tuple[Remembered, Tensor]] = {}
 
     def _layers(self) -> list[list[ELMLayer]]:
         """Layer by layer, those of all networks."""
@@ -134,12 +132,10 @@ class Replicas(nn.Module):
         own = [layer.connectome for layer in layers]
         if any(connectome.is_inference() for connectome in own):
             return _side_by_side(layers)  # nobody counts their changes
-        key = [(connectome.data_ptr(), connectome._version) for connectome in own]
-        held, before, together = self._connectomes.get(place, ([], None, None))
-        if together is None or before != key or not all(map(is_, own, held)):
-            together = _side_by_side(layers)
-            self._connectomes[place] = own, key, together
-        return together
+        now = Remembered.of(own)
+        if place not in self._connectomes or not now.equals(self._connectomes[place][0]):
+            self._connectomes[place] = now, _side_by_side(layers)
+        return self._connectomes[place][1]
 
     @staticmethod
     def _affine(network: ELMNetwork, h: Tensor, lengths: Tensor | None) -> Tensor:
@@ -150,11 +146,10 @@ class Replicas(nn.Module):
         return out if lengths is None else without_padding(out, lengths)
 
 
-def _is(network: ELMNetwork, what: str) -> Any:
-    """Something that must be equal of all networks."""
-    if what == "backend":
-        return [layer.backend for layer in cast(Sequence[ELMLayer], network.layers)]
-    return getattr(network, what)
+def _common(network: ELMNetwork) -> dict[str, Any]:
+    """What must be equal of all networks."""
+    demanded = [layer.backend for layer in cast(Sequence[ELMLayer], network.layers)]
+    return {"config": network.config, "dtype": network.dtype, "device": network.device, "backend": demanded}
 
 
 def _side_by_side(layers: Sequence[ELMLayer]) -> Tensor:

@@ -305,6 +305,14 @@ def test_columns_that_differ_in_case_alone_are_not_renamed(tmp_path):
     assert [row["prediction"] for row in table_of(tmp_path / "p.csv")] == ["A", "a"]
 
 
+def test_smoothing_of_labels_is_refused_for_values(tmp_path, capsys):
+    np.savez(tmp_path / "v.npz", **waves(classes=False))
+    command = ["train", "sequence", "--data", tmp_path / "v.npz", "--out", tmp_path / "run", *SMALL]
+    code, _, err = run(capsys, *command, "--set", "training.label_smoothing=0.1")
+    assert code != 0 and "training.label_smoothing is of classes" in " ".join(err.split())
+    assert not (tmp_path / "run").exists()
+
+
 def test_options_of_classes_are_refused_for_values():
     with pytest.raises(DataError, match=r"options\.class_weights=balanced is of classes"):
         Sequence(SequenceOptions(class_weights="balanced"), checked(**waves(classes=False)), seed=0)

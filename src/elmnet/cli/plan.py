@@ -83,10 +83,12 @@ def plan(
         raise ConfigError("--preset is of the training that --out writes or --memory counts; there is neither")
     if memory is None and (batch is not None or steps is not None):
         raise ConfigError("--batch and --steps are for --memory")
-    if memory is not None:
-        batch, steps = _batch(batch, steps, _training(task, preset, source, known)[0])
     wiring = _wiring(start, fixed, recipe)
-    limits = _limits(start, budgets, hidden, flops, file_bytes, memory, latency, batch, steps)
+
+    def whole_batch() -> tuple[int, int]:
+        return _batch(batch, steps, _training(task, preset, source, known)[0])
+
+    limits = _limits(start, budgets, hidden, flops, file_bytes, memory, latency, whole_batch)
     if not limits:
         raise ConfigError("name a budget: --budget P, --hidden, --flops, --bytes, --memory or --latency-us")
     if len(limits) > 1 and (path is not None or design):
@@ -207,8 +209,7 @@ def _limits(
     file_bytes: float | None,
     memory: float | None,
     latency: float | None,
-    batch: int | None,
-    steps: int | None,
+    batch: Callable[[], tuple[int, int]],
 ) -> "list[Limit]":
     from elmnet.theory import planner
 
@@ -225,8 +226,7 @@ def _limits(
     if file_bytes is not None:
         return [planner.file_bytes(file_bytes)]
     if memory is not None:
-        assert batch is not None and steps is not None
-        return [planner.memory(memory, batch, steps)]
+        return [planner.memory(memory, *batch())]
     if latency is not None:
         from elmnet.bench.latency import calibrate
 
@@ -295,6 +295,11 @@ def _predict(known: "Fit", networks: "Sequence[NetworkConfig]", file: Path | Non
         write_atomic(file, json.dumps([document(one) for one in predictions], indent=2) + "\n")
 
 
+def _directory(source: str | None) -> Path | None:
+    """Of somebody's own runs; None: published ones, or none."""
+    return None if source is None or source.startswith("published:") else Path(source)
+
+
 def _training(
     task: str, preset: str | None, source: str | None, known: "Fit | None", hidden: float | None = None
 ) -> "tuple[RunConfig, str]":
@@ -305,10 +310,11 @@ def _training(
     from elmnet.train.config import compose
     from elmnet.train.results import config_of
 
-    if source is None or known is None or source.startswith("published:"):
+    directory = _directory(source)
+    if known is None or directory is None:
         return compose(task, preset=preset or "paper", data=None if known is None else "official"), ""
     name = known.runs.nearest(float(known.runs.hidden.max()) if hidden is None else hidden)
-    config = config_of(Path(source), name)
+    config = config_of(directory, name)
     return (config, name) if preset is None else (compose(task, preset=preset, data=config.data), "")
 
 
@@ -334,7 +340,7 @@ def _write_run(task: str, preset: str | None, source: str | None, known: "Fit | 
     from elmnet.config import NetworkConfig
 
     config, name = _training(task, preset, source, known, one.cost.hidden)
-    if source is None or source.startswith("published:"):
+    if _directory(source) is None:
         first = one.network.layers[0]
         unit = {name: getattr(first.neuron, name) for name in ("memory", "hidden", "branches", "synapses")}
         assert isinstance(config.model, NetworkConfig)  # every preset is one

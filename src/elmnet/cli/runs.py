@@ -192,9 +192,7 @@ def evaluate_(
     from elmnet.train.evaluate import evaluate
     from elmnet.train.progress import Reporter
 
-    network, task, precision = _open_run(run, data)
-    if data is None and split != "all":
-        _require_the_same(run, task)
+    network, task, precision = _open_run(run, data, same=data is None and split != "all")
     if split is None:
         undivided = data is not None and isinstance(task, Sequence) and task.data.split is None
         split = "all" if undivided else "test"
@@ -210,28 +208,18 @@ def evaluate_(
         out.print(words, highlight=False, markup=False, soft_wrap=True)
 
 
-def _require_the_same(path: Path, task: Any) -> None:
-    """Refuse data that have changed since the training: their parts may be others, a test part of what was learned."""
-    from elmnet.errors import RunError
-    from elmnet.tasks.sequence import Sequence
-    from elmnet.train.run import RunDirectory, hashes
+def _open_run(path: Path, data: str | None = None, *, targets: bool = True, same: bool = False) -> Any:
+    """Best network and task of a run, and what is around a forward pass.
 
-    _, facts = RunDirectory.open(path).read_config()
-    now = {"sha256": task.data.sha256} if isinstance(task, Sequence) else task.facts()
-    if hashes(now) != hashes(facts):
-        raise RunError(
-            f"{task.data_name} has changed since {path} was trained on it: its test part may hold what was learned; "
-            "score other data with --data FILE, or, where the task allows that, all of it with --split all"
-        )
-
-
-def _open_run(path: Path, data: str | None = None, *, targets: bool = True) -> Any:
-    """Best network and task of a run, and what is around a forward pass."""
+    With `same`, data that have changed since the training are refused: their parts may be others, a test part of what
+    was learned.
+    """
     import torch
 
+    from elmnet.errors import RunError
     from elmnet.tasks import open_task
     from elmnet.train.evaluate import precision
-    from elmnet.train.run import RunDirectory
+    from elmnet.train.run import RunDirectory, hashes
 
     run = RunDirectory.open(path)
     config, facts = run.read_config()
@@ -239,6 +227,11 @@ def _open_run(path: Path, data: str | None = None, *, targets: bool = True) -> A
     network = run.network_where_it_was_trained(config)
     source = data or config.data
     task = open_task(config.task, config.options, source, seed=config.seed, facts=facts, targets=targets)
+    if same and hashes(task.facts()) != hashes(facts):
+        raise RunError(
+            f"{task.data_name} has changed since {path} was trained on it: its test part may hold what was learned; "
+            "score other data with --data FILE, or, where the task allows that, all of it with --split all"
+        )
     return network, task, precision(config, network)
 
 

@@ -76,7 +76,7 @@ class Sequence(Task):
         if facts is None:
             self.parts |= _split(data, options) if parts is None else parts
             facts = self._learn()
-        self._facts = dict(facts)
+        self._facts = {**facts, "sha256": {data.name: data.sha256}}  # of this data, whatever the model was trained on
         self.classes: NDArray[Any] | None = None if facts["classes"] is None else np.array(facts["classes"])
         self.inputs, self.per_step = len(facts["mean"]), bool(facts["per_step"])
         self.outputs = len(facts["target_mean"]) if self.classes is None else len(self.classes)
@@ -117,7 +117,6 @@ class Sequence(Task):
             target_mean, target_scale = _moments(y, self.options.standardise)
         return {
             "name": data.name,
-            "sha256": {data.name: data.sha256},
             "sequences": {part: len(self.parts[part]) for part in PARTS},
             "channels": list(data.channels),
             "values": list(data.values),
