@@ -5,12 +5,15 @@
 
 The rule, written before the first run: every model trains with three learning rates on seed 0; the best *validation*
 score of the final evaluation chooses its rate; seed 1 trains at that rate alone. No other setting is tuned. One
-process, one thread; what a run leaves is kept, so the same command goes on after an interruption.
+process, one thread; what a run leaves is kept, so the same command goes on after an interruption. `run --only TASK`
+trains for one task; `table` keeps the rows of tasks that DIR has no runs of.
 """
 
 import argparse
 import csv
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from elmnet import models
 from elmnet.sweep import execute
@@ -56,9 +59,10 @@ def measure(one: Seen) -> float:
     return float("inf") if one.result is None else SIGN[score] * one.result["valid"][score]
 
 
-def run(out: Path, sources: dict[str, str]) -> None:
+def run(out: Path, sources: dict[str, str], recipes: Iterable[str]) -> None:
     """One task after the other: all learning rates, then the second seeds."""
-    for name, part in RECIPES.items():
+    for name in recipes:
+        part = RECIPES[name]
         recipe = Recipe.read(Path(name), sources[part])
         trials = recipe.expand()
         sweep, start = Sweep.create(out / name, recipe, trials), trials[0].config
@@ -112,7 +116,9 @@ def rows(sweep: Sweep) -> list[dict[str, object]]:
 def table(out: Path, target: Path) -> None:
     """Write all finished runs as CSV, and the tables of chosen rates into the page beside it."""
     sweeps = [Sweep.open(out / name) for name in RECIPES if (out / name / "sweep.json").exists()]
-    found = [row for sweep in sweeps for row in rows(sweep)]
+    new = [row for sweep in sweeps for row in rows(sweep)]
+    earlier = _read(target) if target.exists() else []
+    found = [row for row in earlier if row["task"] not in {row["task"] for row in new}] + new
     with target.open("w", newline="") as file:
         writer = csv.DictWriter(file, found[0], lineterminator="\n")
         writer.writeheader()
@@ -121,6 +127,17 @@ def table(out: Path, target: Path) -> None:
     before, _, rest = page.read_text().partition(BEGIN)
     lines = [line for task in SCORE for line in _of_task(task, [row for row in found if row["task"] == task])]
     page.write_text("\n".join([before + BEGIN, *lines, END + rest.partition(END)[2]]))
+
+
+def _read(target: Path) -> list[dict[str, object]]:
+    """Rows of an earlier table."""
+    with target.open(newline="") as file:
+        rows: list[dict[str, Any]] = list(csv.DictReader(file))
+    for row in rows:
+        row["chosen"] = row["chosen"] == "True"
+        row |= {name: float(row[name]) for name in ("learning_rate", "valid", "test", "steps_per_second")}
+        row["parameters"] = int(row["parameters"])
+    return rows
 
 
 def _of_task(task: str, found: list[dict[str, object]]) -> list[str]:
@@ -156,10 +173,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--text", default="python-stdlib")
     parser.add_argument("--spikes", default="synthetic")
+    parser.add_argument("--only", choices=SCORE, help="task to train for; default: all, one after the other")
     parser.add_argument("--target", type=Path, default=Path("docs/results/baselines.csv"))
     arguments = parser.parse_args()
     if arguments.what == "run":
-        run(arguments.out, {"text": arguments.text, "spikes": arguments.spikes})
+        recipes = [name for name in RECIPES if arguments.only in (None, name.removesuffix("-baselines-small"))]
+        run(arguments.out, {"text": arguments.text, "spikes": arguments.spikes}, recipes)
     else:
         table(arguments.out, arguments.target)
 
