@@ -10,55 +10,27 @@ guess by frequency. `--figure FILE` draws all runs and the law fitted to all of 
 import argparse
 import csv
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from elmnet import budget
-from elmnet.config import NetworkConfig
 from elmnet.report import figures
 from elmnet.tasks import open_task
-from elmnet.theory import Runs, fit, table
+from elmnet.theory import fit
 from elmnet.theory.front import read_front
 from elmnet.theory.planner import Prediction, predict
+from elmnet.theory.rows import network_of, runs_of_rows, score_of
+from elmnet.theory.runs import LEAST_MEMORY
 from elmnet.train.config import compose
 
 
-class Row(NamedTuple):
-    """A finished run of a table."""
-
-    network: NetworkConfig
-    configuration: str
-    score: float
-
-
-def rows_of(files: Sequence[Path], start: NetworkConfig, steps: int) -> list[Row]:
-    """Every finished run of so many steps in these tables, once; networks rebuilt, and checked by their counts."""
-    found: dict[str, Row] = {}
-    for line in (line for file in files for line in csv.DictReader(file.read_text().splitlines())):
-        if line["state"] != "done" or int(line["steps"]) != steps:
-            continue
-        sizes = {"units": "N", "memory": "d_m", "branches": "d_tree", "synapses": "d_s"}
-        network = start.with_hidden(**{name: int(line[column]) for name, column in sizes.items()})
-        if budget.parameters(network) != int(line["P"]):
-            raise SystemExit(f"trial {line['trial']}: has {line['P']} parameters, rebuilt {budget.parameters(network)}")
-        found[line["trial"]] = Row(network, line["configuration"], float(line["valid_bpc"]))
-    return list(found.values())
-
-
-def as_runs(rows: Sequence[Row], H0: float, source: str) -> Runs:
-    """Rows as a fit takes them."""
-    return table(
-        [row.network for row in rows],
-        [row.score for row in rows],
-        configurations=[row.configuration for row in rows],
-        task="enwik8",
-        source=source,
-        score="valid_bpc",
-        H0=H0,
-        unit=1.0,
-    )
+def rows_of(files: Sequence[Path], steps: int) -> list[dict[str, str]]:
+    """Every finished run of so many steps in these tables, once."""
+    lines = [line for file in files for line in csv.DictReader(file.read_text().splitlines())]
+    done = [line for line in lines if line["state"] == "done" and int(line["steps"]) == steps]
+    return list({line["trial"]: line for line in done}.values())
 
 
 def markdown(predictions: Sequence[Prediction], found: Sequence[float]) -> list[str]:
@@ -80,16 +52,19 @@ def main() -> None:
     parser.add_argument("--new", type=Path, required=True, help="the other networks")
     parser.add_argument("--data", required=True, help="the text they were trained on")
     parser.add_argument("--steps", type=int, default=4000, help="training steps of the runs that count")
+    parser.add_argument("--least-memory", type=int, default=LEAST_MEMORY, help="smallest d_m to learn from")
     parser.add_argument("--figure", type=Path, help="an .svg file")
     arguments = parser.parse_args()
     config = compose("enwik8", preset="small", data=arguments.data)
     task = open_task("enwik8", config.options, config.data)
     start = task.fit_model(config.model)
     H0 = max(one["valid"]["bpc"] for one in task.baselines().values())
-    earlier, new = (rows_of(files, start, arguments.steps) for files in (arguments.tables, [arguments.new]))
-    known = fit(as_runs(earlier, H0, f"{len(earlier)} earlier runs"))
-    new.sort(key=lambda row: (round(np.log(budget.cost(row.network).hidden), 1), row.network.layers[0].neuron.memory))
-    predictions, found = predict(known, [row.network for row in new]), [row.score for row in new]
+    runs = partial(runs_of_rows, start=start, H0=H0, score="valid_bpc")
+    earlier, new = (rows_of(files, arguments.steps) for files in (arguments.tables, [arguments.new]))
+    new.sort(key=lambda row: (round(np.log(int(row["hidden"])), 1), int(row["d_m"])))
+    known = fit(runs(earlier, source=f"{len(earlier)} earlier runs"), least_memory=arguments.least_memory)
+    predictions = predict(known, [network_of(row, start) for row in new])
+    found = [score_of(row, "valid_bpc") for row in new]
     off = 1000 * (np.array(found) - [one.loss for one in predictions])
     inside = sum(
         one.interval[0] <= score <= one.interval[1]
@@ -102,7 +77,8 @@ def main() -> None:
         f"{len(new)} new ones, {inside} within 95 % of the law; off by {off.mean():+.0f} mbpc on average, "
         f"{np.sqrt((off**2).mean()):.0f} rms"
     )
-    both = fit(as_runs([*earlier, *new], H0, f"{len(earlier)} earlier runs and {len(new)} new ones"))
+    every = runs([*earlier, *new], source=f"{len(earlier)} earlier runs and {len(new)} new ones")
+    both = fit(every, least_memory=arguments.least_memory)
     print("fitted to all:", {name: round(float(getattr(both.law, name)), 3) for name in both.free})
     front = read_front(both.runs.hidden, both.runs.y, both.sd)
     law, (low, high) = front.law, front.alpha or (np.nan, np.nan)

@@ -12,7 +12,7 @@ from elmnet import ELMNetwork, LayerConfig, NetworkConfig, NeuronConfig
 from elmnet.report import figures, inside, wirings
 from elmnet.report.figures.style import BLUE, GREEN, GREY, ORANGE, STYLE, axis
 from elmnet.theory import Limit, Wiring, fit, plan, published
-from elmnet.theory.runs import published_rows
+from elmnet.theory.rows import published_rows
 
 HERE = Path(__file__).parent / "figures"
 NEURON = NeuronConfig(memory=6, branches=4, synapses=4, tau_min=1.0, tau_max=100.0, input_scale=4.0)

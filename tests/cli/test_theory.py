@@ -1,5 +1,6 @@
 """elmnet fit, elmnet plan."""
 
+import csv
 import json
 import shutil
 import subprocess
@@ -336,7 +337,13 @@ def test_predictions_of_given_networks(capsys, tmp_path):
         (["plan", "enwik8", "--budget", "1e6", "--recipe", "paper", "--fixed", "branches=3"], "leave branches out"),
         (["plan", "enwik8", "--budget", "1e6,2e6", "--design", "2"], "--out and --design take one budget"),
         (["plan", "enwik8", "--budget", "1e6", "--from", "published:mnist"], "no published runs of 'mnist'"),
-        (["plan", "enwik8", "--budget", "1e6", "--from", "nowhere"], "nowhere is not a directory of runs"),
+        (["plan", "enwik8", "--budget", "1e6", "--from", "nowhere"], "nowhere is neither a directory of runs, nor"),
+        (["plan", "shd", "--budget", "1e5", "--h0", "3"], "--h0 is of runs to learn from; there are none published"),
+        (["plan", "shd", "--budget", "1e5", "--least-memory", "2"], "--least-memory is of runs to learn from"),
+        (["plan", "enwik8", "--budget", "1e6", "--least-memory", "0"], "--least-memory must be at least 1, got 0"),
+        (["fit", "published:enwik8", "--least-memory", "0"], "--least-memory must be at least 1, got 0"),
+        (["fit", "published:enwik8", "--h0", "5"], "--network and --h0 are for a .csv or .parquet table"),
+        (["fit", "nowhere.csv"], "nowhere.csv: not a table of comma-separated values"),
         (["plan", "shd", "--budget", "1e5", "--design", "1"], "--design needs runs"),
         (["plan", "shd", "--budget", "1e5", "--configs", "x.csv"], "--configs needs runs"),
         (
@@ -369,6 +376,89 @@ def test_bad_input(capsys, arguments, words):
     code, _, err = run(capsys, *arguments)
     assert code in (1, 2)
     assert words in err
+
+
+def as_table(runs, file):
+    """What `sweep collect` would write of these runs, as far as a fit needs it."""
+    rows = []
+    for name in read_runs(runs)[0].names:
+        result, config = json.loads((runs / name / "result.json").read_text()), load_config(runs / name / "config.yaml")
+        scores = {f"{split}_{kind}": x for split in ("valid", "test") for kind, x in result[split].items()}
+        about = {"trial": name, "state": "done", "data": result["data"], "model": "elm", **scores}
+        rows.append({**about, "config": json.dumps(config.to_dict()), "baselines": json.dumps(result["baselines"])})
+    write(file, [*rows, rows[0], {**rows[0], "trial": "early", "state": "failed", "reason": "the disk was full"}])
+    return rows
+
+
+def write(file, rows):
+    with file.open("w", newline="") as lines:
+        writer = csv.DictWriter(lines, rows[0] | rows[-1])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def test_a_table_is_as_good_as_its_runs(capsys, taught, tmp_path):
+    file, path = tmp_path / "table.csv", tmp_path / "plan.yaml"
+    as_table(taught, file)
+    for place, source in (("table", file), ("runs", taught)):
+        assert run(capsys, "fit", source, "--draws", 0, "--json", tmp_path / f"{place}.json")[0] == 0
+    one, other = (json.loads((tmp_path / f"{place}.json").read_text()) for place in ("table", "runs"))
+    assert one["constants"] == other["constants"]
+    assert one["left_out"] == {"row 7": "the same run as d10", "early": "the disk was full"}
+    code, out, err = run(capsys, "plan", "--from", file, "--hidden", 1500, "--fixed", "branches=4", "--out", path)
+    assert code == 0, err
+    assert "train it like d3, 5 steps" in out
+    theirs = load_config(taught / "d3" / "config.yaml")
+    assert load_config(path).replace(model=theirs.model) == theirs
+
+
+def test_tables_of_other_origin(capsys, taught, tmp_path):
+    """Sizes and scores are enough where somebody says of which network."""
+    file, path, document = tmp_path / "table.csv", tmp_path / "plan.yaml", tmp_path / "fit.json"
+    model = load_config(taught / "d5" / "config.yaml").model
+    table, _ = read_runs(taught)
+    rows = [
+        {"num_hidden": int(N), "num_memory": int(d_m), "valid_bpc": y, "P": int(P)}
+        for N, d_m, y, P in zip(table.N, table.d_m, table.y, table.P, strict=True)
+    ]
+    write(file, rows)
+    named = ["--network", taught / "d5" / "config.yaml", "--h0", table.H0]
+    code, _, err = run(capsys, "fit", file, *named, "--draws", 0, "--json", document)
+    assert code == 0, err
+    assert run(capsys, "fit", taught, "--draws", 0, "--json", tmp_path / "runs.json")[0] == 0
+    assert (
+        json.loads(document.read_text())["constants"] == json.loads((tmp_path / "runs.json").read_text())["constants"]
+    )
+    rest = ["plan", "--from", file, *named, "--hidden", 1500, "--out", path]
+    code, _, err = run(capsys, *rest)
+    assert code == 2
+    assert "the runs do not say of which task they are" in err
+    code, _, err = run(capsys, *rest[:1], "enwik8", *rest[1:])
+    assert code == 0, err
+    chosen = load_config(path)
+    assert (chosen.preset, chosen.data) == ("paper", "python-stdlib")
+    assert chosen.model.layers[0].neuron.branches == model.layers[0].neuron.branches
+    for options, words in (
+        ([], "does not tell its networks whole"),
+        (["--network", "enwik8", "--h0", 5], "inputs, outputs or read-out are others"),
+        (["--network", "mnist", "--h0", 5], "no preset 'mnist'"),
+    ):
+        assert words in run(capsys, "fit", file, *options)[2]
+
+
+def test_damaged_tables(capsys, taught, tmp_path):
+    file = tmp_path / "table.csv"
+    rows = as_table(taught, file)
+    whole = file.read_text()
+    assert "leave out --network and --h0" in run(capsys, "fit", file, "--network", "enwik8", "--h0", 5)[2]
+    write(file, [*rows, {**rows[0], "trial": "torn", "config": "{"}])
+    assert "torn is damaged" in run(capsys, "fit", file)[2]
+    file.write_text(whole[: len(whole) // 2])
+    assert "not a table of comma-separated values" in run(capsys, "fit", file)[2]
+    write(file, [{**row, "state": "waiting"} for row in rows])
+    assert "holds no finished run; d10: waiting" in run(capsys, "fit", file)[2]
+    file.with_suffix(".parquet").write_bytes(b"PAR1")
+    assert "damaged" in run(capsys, "fit", file.with_suffix(".parquet"))[2]
 
 
 def test_bad_csv(capsys, tmp_path):

@@ -20,6 +20,7 @@ from elmnet import budget, models
 from elmnet.errors import ConfigError, ElmnetError, RunError
 from elmnet.scores import ALWAYS
 from elmnet.sweep import execute, table
+from elmnet.sweep.read import read_table
 from elmnet.sweep.recipe import Recipe, Trial
 from elmnet.sweep.store import Sweep
 from elmnet.sweep.trials import _TRAINING, Job, read_failure, record_failure, run, run_together
@@ -27,6 +28,7 @@ from elmnet.tasks import open_task
 from elmnet.train import signals
 from elmnet.train.config import compose
 from elmnet.train.identity import name_of
+from elmnet.train.results import read_runs
 from elmnet.train.run import RunDirectory
 
 SETTINGS = {
@@ -242,6 +244,17 @@ def test_the_same_trial_is_never_trained_twice(capsys, recipe, tmp_path):
     assert "4 │ True" in words
     code, words, _ = command(capsys, "collect", out, "--out", tmp_path / "table.csv")
     assert len((tmp_path / "table.csv").read_text().splitlines()) == 5
+    runs, _ = read_runs(out)
+    for file in (out / "table.parquet", tmp_path / "table.csv"):
+        again, skipped, found = read_table(file)
+        assert skipped == {}
+        assert dict(zip(again.names, again.y, strict=True)) == {
+            name.removeprefix("trials/"): y for name, y in zip(runs.names, runs.y, strict=True)
+        }
+        for name in ("H0", "unit", "score", "task", "caution"):
+            assert getattr(again, name) == getattr(runs, name)
+        assert sorted(again.configurations) == sorted(runs.configurations)
+        assert [one.config for one in found] == [trial.config for trial in Sweep.open(out).trials()]
 
     rows = table.aggregate(out / "table.parquet")
     assert [(row["d_m"], row["seeds"]) for row in rows] == [(2, 2), (3, 2)]
@@ -582,8 +595,6 @@ def test_early_stopping_marks_what_it_stops(capsys, recipe, tmp_path, text_file)
     assert all("lags behind" in one.reason and one.step < 80 for one in early)
     assert max(one.trial.config.training.learning_rate for one in seen if one.state == "done") == max(RATES)
     assert "nothing to do" in command(capsys, "run", recipe, "--out", out, "--workers", 1, "--early-stopping")[1]
-    from elmnet.train.results import read_runs
-
     table, skipped = read_runs(out)
     assert len(table) + len(skipped) == len(seen)
     assert len(skipped) == len(early)

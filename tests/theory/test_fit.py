@@ -13,7 +13,7 @@ from elmnet.theory import fit, fit_plain, fit_unit, memory_of, published
 from elmnet.theory.compare import judge, profile
 from elmnet.theory.fit import _Problem, open_worlds
 from elmnet.theory.model import NATS
-from elmnet.theory.runs import published_rows
+from elmnet.theory.rows import published_rows
 
 
 def best_memory(law, runs):
@@ -153,6 +153,21 @@ def test_collapsed_runs_are_left_out_and_named():
     assert "below 3" in words
     assert "knowing nothing" in words
     assert "is nan" in words
+
+
+def test_the_least_memory_can_be_said():
+    """Where simple units learn, they may be fitted; the reason for leaving them out says so."""
+    runs = simulated([1e6], [15], memories=(1, 2, 3, 4, 6, 8, 10, 16, 25))
+    known = fit(runs, draws=0)
+    assert len(known.runs) == 7
+    assert known.excluded[runs.names[1]].endswith("may not start (it did here: --least-memory 2 takes it in)")
+    simple = fit(runs, draws=0, least_memory=1)
+    assert (len(simple.runs), simple.excluded, simple.least_memory) == (9, {}, 1)
+    y = np.where(runs.d_m == 2, 4.9, runs.y)
+    (unlearned,) = (why for name, why in fit(runs.with_scores(y), draws=0).excluded.items() if name == runs.names[1])
+    assert unlearned.endswith("may not start")
+    with pytest.raises(TheoryError, match="least_memory must be at least 1, got 0"):
+        fit(runs, least_memory=0)
 
 
 def test_a_run_is_not_left_out_for_sharing_a_name():

@@ -208,6 +208,17 @@ def test_a_design_for_chosen_synapses_keeps_to_them():
     assert one != before  # the best of ten times the budget is another
 
 
+def test_the_least_memory_of_a_fit_is_that_of_its_plans():
+    """A budget so small that the simplest units are best."""
+    runs, wiring, least = simulated([8e3, 2e4, 5e4], [3], memories=(1, 2, 3, 4, 6, 8)), Wiring(50, 3), {}
+    for bound in (1, 3):
+        known = fit(runs, draws=50, least_memory=bound)
+        least[bound] = plan(ENWIK8, hidden(8e3), wiring, known).network.layers[0].neuron.memory
+    assert least == {1: 2, 3: 3}
+    _, choices = design(fit(runs, draws=50, least_memory=1), ENWIK8, hidden(8e3), wiring, 8)
+    assert min(choice.network.layers[0].neuron.memory for choice in choices) < 3
+
+
 def test_a_budget_of_a_straight_price_takes_few_trials(known):
     calls = 0
 

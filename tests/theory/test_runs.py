@@ -9,7 +9,7 @@ from elmnet import budget
 from elmnet.config import NetworkConfig
 from elmnet.errors import TheoryError
 from elmnet.theory import PUBLISHED, published, table
-from elmnet.theory.runs import published_rows
+from elmnet.theory.rows import published_rows
 
 
 @pytest.mark.parametrize(("task", "count"), [("enwik8", 14), ("shd-adding", 10), ("neuronio", 12)])

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +13,7 @@ from rich.console import Console
 
 from elmnet.cli.output import out
 from elmnet.cli.planned import design_table, document, plan_document, plan_remarks, plan_table, predictions_table
-from elmnet.cli.theory import announce, give_credit, runs_of
+from elmnet.cli.theory import LEAST_MEMORY, H0Option, Learned, NetworkOption, announce, give_credit, learn
 from elmnet.errors import ConfigError
 from elmnet.files import write_atomic
 
@@ -28,9 +29,15 @@ def plan(
         str | None, typer.Argument(help="enwik8, shd-adding or shd; default: that of the runs", metavar="[TASK]")
     ] = None,
     source: Annotated[
-        str | None, typer.Option("--from", help="runs to learn from: a directory or published:TASK", metavar="RUNS")
+        str | None,
+        typer.Option("--from", help="runs to learn from: a directory, a table or published:TASK", metavar="RUNS"),
     ] = None,
     score: Annotated[str | None, typer.Option(help="of those runs, e.g. test_bpc")] = None,
+    network: NetworkOption = None,
+    h0: H0Option = None,
+    least_memory: Annotated[
+        int, typer.Option(help="smallest d_m to learn from and to choose; below 3 some tasks do not start to learn")
+    ] = LEAST_MEMORY,
     budgets: Annotated[list[str] | None, typer.Option("--budget", help="P, trainable parameters; repeatable")] = None,
     hidden: Annotated[list[str] | None, typer.Option(help="instead: P', of the hidden layer alone; repeatable")] = None,
     flops: Annotated[float | None, typer.Option(help="instead: forward FLOPs per time step")] = None,
@@ -68,8 +75,10 @@ def plan(
     any it tells how to allocate, not what the loss will be.
     """
     from elmnet.theory import next_runs, planner
+    from elmnet.theory.fit import fit as fit_runs
 
-    known = _known(task, source, score)
+    learned = _learned(task, source, score, network, h0, least_memory)
+    known = None if learned is None else fit_runs(learned.runs, least_memory=least_memory)
     start, task = _start(task, known)
     if configs is not None:
         if known is None:
@@ -86,7 +95,7 @@ def plan(
     wiring = _wiring(start, fixed, recipe)
 
     def whole_batch() -> tuple[int, int]:
-        return _batch(batch, steps, _training(task, preset, source, known)[0])
+        return _batch(batch, steps, _training(task, preset, learned, known)[0])
 
     limits = _limits(start, budgets, hidden, flops, file_bytes, memory, latency, whole_batch)
     if not limits:
@@ -112,7 +121,7 @@ def plan(
         out.print(design_table(*next_runs.design(known, start, limits[0], options, design), limits[0]))
     give_credit()
     if path is not None:
-        _write_run(task, preset, source, known, plans[0], path)
+        _write_run(task, preset, learned, known, plans[0], path)
     if file is not None:
         write_atomic(file, json.dumps([plan_document(one) for one in plans], indent=2) + "\n")
     if figures is not None and known is not None:
@@ -125,7 +134,7 @@ def plan(
         announce(save(drawn, figures))
 
 
-def _start(task: str | None, known: "Fit | None") -> "tuple[NetworkConfig, str]":
+def _start(task: str | None, known: "Fit | None") -> "tuple[NetworkConfig, str | None]":
     """A network to vary, and its task: those of the runs; without any, the task's published one.
 
     SHD has that of SHD-Adding with an output for each of its 20 digits.
@@ -134,7 +143,7 @@ def _start(task: str | None, known: "Fit | None") -> "tuple[NetworkConfig, str]"
 
     if known is not None:
         learned = known.runs.task
-        if learned is None or task not in (None, learned):
+        if task not in (None, learned):
             raise ConfigError(
                 f"these runs are of {learned}, the plan is for {task}: losses and optima are of one task. Leave out "
                 f"{task}, or --from runs of it; without --from a plan for it starts from priors or published runs"
@@ -151,8 +160,6 @@ def _fast_enough(
     one: "Plan", start: "NetworkConfig", wiring: "Sequence[Wiring]", known: "Fit | None", tries: int = 4
 ) -> "Plan":
     """A plan whose network has been measured: where the prediction was too fast, it is corrected and planned again."""
-    from dataclasses import replace
-
     from elmnet.bench.latency import measured
     from elmnet.theory.planner import Limit, plan
 
@@ -247,18 +254,25 @@ def _numbers(option: str, text: str) -> list[float]:
     return numbers
 
 
-def _known(task: str | None, source: str | None, score: str | None) -> "Fit | None":
-    from elmnet.theory.fit import fit as fit_runs
-    from elmnet.theory.runs import PUBLISHED
+def _learned(
+    task: str | None, source: str | None, score: str | None, network: str | None, h0: float | None, least_memory: int
+) -> Learned | None:
+    """The runs to learn from; None where there are none."""
+    from elmnet.theory.rows import PUBLISHED
 
     if source is None and task is None:
         raise ConfigError("name a task (enwik8, shd-adding, shd), or runs to learn from: --from RUNS")
+    if least_memory < 1:
+        raise ConfigError(f"--least-memory must be at least 1, got {least_memory}")
     if source is None and (task not in PUBLISHED or not PUBLISHED[task].ignorance):
-        if score is not None:
-            raise ConfigError(f"--score is of runs to learn from; there are none published of {task}: use --from")
+        given = {"--score": score, "--network": network, "--h0": h0}
+        options = [name for name, value in given.items() if value is not None]
+        options += ["--least-memory"] if least_memory != LEAST_MEMORY else []
+        if options:
+            raise ConfigError(f"{options[0]} is of runs to learn from; there are none published of {task}: use --from")
         return None
-    runs, _ = runs_of(source or f"published:{task}", score)
-    return fit_runs(runs)
+    learned = learn(source or f"published:{task}", score, network, h0)
+    return learned if learned.runs.task or not task else replace(learned, runs=replace(learned.runs, task=task))
 
 
 def _read_networks(start: "NetworkConfig", path: Path) -> "list[NetworkConfig]":
@@ -295,26 +309,26 @@ def _predict(known: "Fit", networks: "Sequence[NetworkConfig]", file: Path | Non
         write_atomic(file, json.dumps([document(one) for one in predictions], indent=2) + "\n")
 
 
-def _directory(source: str | None) -> Path | None:
-    """Of somebody's own runs; None: published ones, or none."""
-    return None if source is None or source.startswith("published:") else Path(source)
-
-
 def _training(
-    task: str, preset: str | None, source: str | None, known: "Fit | None", hidden: float | None = None
+    task: str | None,
+    preset: str | None,
+    learned: Learned | None,
+    known: "Fit | None",
+    hidden: float | None = None,
 ) -> "tuple[RunConfig, str]":
     """A run to train planned networks like, and its name among the runs.
 
-    That is the run whose P' is nearest (None: the largest); a preset where one is asked for, or the runs are published.
+    That is the run whose P' is nearest (None: the largest); a preset where one is asked for, or where it is not known
+    how the runs were trained.
     """
     from elmnet.train.config import compose
-    from elmnet.train.results import config_of
 
-    directory = _directory(source)
-    if known is None or directory is None:
-        return compose(task, preset=preset or "paper", data=None if known is None else "official"), ""
+    if task is None:
+        raise ConfigError("the runs do not say of which task they are, which --out and --memory need: name the TASK")
+    if learned is None or known is None or not learned.configs:
+        return compose(task, preset=preset or "paper", data=None if learned is None else learned.data), ""
     name = known.runs.nearest(float(known.runs.hidden.max()) if hidden is None else hidden)
-    config = config_of(directory, name)
+    config = learned.configs[name]
     return (config, name) if preset is None else (compose(task, preset=preset, data=config.data), "")
 
 
@@ -333,14 +347,16 @@ def _batch(batch: int | None, steps: int | None, like: "RunConfig") -> tuple[int
     return batch, steps
 
 
-def _write_run(task: str, preset: str | None, source: str | None, known: "Fit | None", one: "Plan", path: Path) -> None:
+def _write_run(
+    task: str | None, preset: str | None, learned: Learned | None, known: "Fit | None", one: "Plan", path: Path
+) -> None:
     """A run of the planned network, trained like the run nearest its budget, or as a preset says."""
     import yaml
 
     from elmnet.config import NetworkConfig
 
-    config, name = _training(task, preset, source, known, one.cost.hidden)
-    if _directory(source) is None:
+    config, name = _training(task, preset, learned, known, one.cost.hidden)
+    if learned is None or not learned.configs:
         first = one.network.layers[0]
         unit = {name: getattr(first.neuron, name) for name in ("memory", "hidden", "branches", "synapses")}
         assert isinstance(config.model, NetworkConfig)  # every preset is one

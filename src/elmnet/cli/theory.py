@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,15 +17,38 @@ from elmnet.errors import ConfigError
 from elmnet.files import write_atomic
 
 if TYPE_CHECKING:
+    from elmnet.config import NetworkConfig
     from elmnet.theory.fit import Fit
     from elmnet.theory.runs import Runs
+    from elmnet.train.config import RunConfig
+
+LEAST_MEMORY = 3
+"""`elmnet.theory.runs.LEAST_MEMORY`, which takes NumPy to import."""
+
+NetworkOption = Annotated[
+    str | None,
+    typer.Option(
+        help="of a table that `sweep collect` did not write: enwik8 or a run's YAML, whose hidden layer its rows vary",
+        metavar="NAME|FILE",
+    ),
+]
+H0Option = Annotated[
+    float | None, typer.Option(help="of such a table: the score of knowing nothing, e.g. 5.05 bits", metavar="H0")
+]
 
 
 def fit(
-    source: Annotated[str, typer.Argument(help="published:TASK or a directory of finished runs", metavar="SOURCE")],
+    source: Annotated[
+        str, typer.Argument(help="published:TASK, a directory of finished runs, or a table", metavar="SOURCE")
+    ],
     score: Annotated[str | None, typer.Option(help="e.g. valid_bpc, test_bpc, valid_loss, test_error")] = None,
+    network: NetworkOption = None,
+    h0: H0Option = None,
     draws: Annotated[int, typer.Option(help="of the bootstrap; 0: no intervals")] = 300,
     fix: Annotated[list[str] | None, typer.Option(help="hold a constant: a=0.8 or kappa_c=40; repeatable")] = None,
+    least_memory: Annotated[
+        int, typer.Option(help="smallest d_m to fit: below 3 some tasks do not start to learn")
+    ] = LEAST_MEMORY,
     compare: Annotated[
         bool, typer.Option("--compare", help="also the naive alternatives, and a profile over a")
     ] = False,
@@ -36,16 +60,19 @@ def fit(
     from elmnet.theory.fit import fit as fit_runs
 
     if source == "published:neuronio":
-        if figures or compare or fix or score:
-            raise ConfigError("published:neuronio holds single neurons: no --score, --fix, --compare or --figures")
+        if figures or compare or fix or score or network or h0 is not None or least_memory != LEAST_MEMORY:
+            raise ConfigError("published:neuronio holds single neurons: no options but --json")
         _unit_fit(file)
         return
-    runs, skipped = runs_of(source, score)
+    learned = learn(source, score, network, h0)
+    runs, skipped = learned.runs, learned.skipped
     if draws < 0 or 0 < draws < 20:
         raise ConfigError(f"--draws must be 0 or at least 20, which an interval needs, got {draws}")
     if seed < 0:
         raise ConfigError(f"--seed must not be negative, got {seed}")
-    known = fit_runs(runs, draws=draws, fixed=_constants(fix or []), seed=seed)
+    if least_memory < 1:
+        raise ConfigError(f"--least-memory must be at least 1, got {least_memory}")
+    known = fit_runs(runs, draws=draws, fixed=_constants(fix or []), seed=seed, least_memory=least_memory)
     out.print(_fit_table(known))
     for words in _remarks(known, skipped):
         out.print(words, highlight=False, markup=False, soft_wrap=True)
@@ -62,19 +89,63 @@ def fit(
         _compare(known)
 
 
-def runs_of(source: str, score: str | None) -> "tuple[Runs, dict[str, str]]":
-    """Runs of a directory or of `published:TASK`, and why others of it were left out. Says what is doubtful of them."""
-    from elmnet.theory.runs import published
+@dataclass(frozen=True)
+class Learned:
+    """Runs to learn from."""
 
-    kind, _, task = source.partition(":")
-    if kind == "published" and task:
-        return published(task, score), {}
-    from elmnet.train.results import read_runs
+    runs: "Runs"
+    skipped: Mapping[str, str]
+    """Why others were left out."""
+    configs: "Mapping[str, RunConfig]"
+    """How they were trained, by name; empty where that is not known."""
+    data: str | None = None
+    """What published ones were trained on, for `--data`."""
 
-    runs, skipped = read_runs(Path(source), score)
-    if runs.caution is not None:
-        out.print(f"caution: {runs.caution}", style="yellow", highlight=False, markup=False, soft_wrap=True)
-    return runs, skipped
+
+def learn(source: str, score: str | None, network: str | None = None, h0: float | None = None) -> Learned:
+    """Runs of a directory, of a table or of `published:TASK`. Says what is doubtful of them.
+
+    Args:
+        source: of the runs.
+        score: what is fitted; None: the validation's own.
+        network: of a table that does not tell: a published network's name or a YAML file.
+        h0: the same, score of a network that knows nothing.
+    """
+    path = Path(source)
+    if path.suffix in (".csv", ".parquet") and not path.is_dir():
+        from elmnet.sweep.read import read_table
+
+        runs, skipped, found = read_table(path, score, network=_network(network), H0=h0)
+        learned = Learned(runs, skipped, {one.name: one.config for one in found})
+    elif network is not None or h0 is not None:
+        raise ConfigError(f"--network and --h0 are for a .csv or .parquet table; {source} is none and tells both")
+    elif source.startswith("published:"):
+        from elmnet.theory.rows import published
+
+        learned = Learned(published(source.removeprefix("published:"), score), {}, {}, data="official")
+    else:
+        from elmnet.train.results import as_runs, finished
+
+        found, skipped = finished(path)
+        learned = Learned(as_runs(found, path, score, skipped), skipped, {one.name: one.config for one in found})
+    if learned.runs.caution is not None:
+        words = f"caution: {learned.runs.caution}"
+        out.print(words, style="yellow", highlight=False, markup=False, soft_wrap=True)
+    return learned
+
+
+def _network(name: str | None) -> "NetworkConfig | None":
+    """A published network by name, or that of a run's YAML file."""
+    from elmnet.config import NetworkConfig
+
+    if name is None or not name.endswith((".yaml", ".yml")):
+        return None if name is None else NetworkConfig.preset(name)
+    from elmnet.train.config import load_config
+
+    model = load_config(Path(name)).model
+    if not isinstance(model, NetworkConfig):
+        raise ConfigError(f"--network: {name} is of a {model.kind}; the model is of ELM networks")
+    return model
 
 
 def _constants(settings: Sequence[str]) -> dict[str, float]:
@@ -143,7 +214,7 @@ def _unit_fit(file: Path | None) -> None:
     import numpy as np
 
     from elmnet.theory.plain import fit_unit
-    from elmnet.theory.runs import published_rows
+    from elmnet.theory.rows import published_rows
 
     rows = published_rows("neuronio")
     explained = np.array([row["test_soma_explained_variance_percent"] for row in rows]) / 100

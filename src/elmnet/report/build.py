@@ -8,7 +8,7 @@ from elmnet.report import figures, of_run, of_sweep
 from elmnet.report.of_theory import theory
 from elmnet.report.page import Section, render
 from elmnet.sweep.store import Sweep
-from elmnet.theory.runs import published
+from elmnet.theory.rows import published
 from elmnet.train.run import RunDirectory, replicas_in
 
 LARGEST = 5_000_000

@@ -185,6 +185,8 @@ def row(sweep: Sweep, seen: Seen, scores: Sequence[str] = ALWAYS) -> dict[str, A
         "cpu_seconds": result.get("cpu_seconds"),
         "training_seconds": result.get("training_seconds"),
         "trained_together": result.get("trained_together"),
+        "config": json.dumps(config.to_dict()),
+        "baselines": json.dumps(result["baselines"]) if result else None,
         "weights_sha256": _weights_hash(sweep.directory(seen.trial)) if seen.state == "done" else None,
         **_versions(sweep.directory(seen.trial)),
     }

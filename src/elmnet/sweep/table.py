@@ -22,6 +22,8 @@ TEXT = (
     "task",
     "data",
     "model",
+    "config",
+    "baselines",
     "weights_sha256",
     "elmnet",
     "torch",

@@ -13,7 +13,8 @@ from elmnet.theory.model import SNRR, Optimum
 from elmnet.theory.next_runs import design
 from elmnet.theory.plain import fit_plain, fit_unit
 from elmnet.theory.planner import Limit, Plan, Wiring, plan
-from elmnet.theory.runs import PUBLISHED, Runs, published, table
+from elmnet.theory.rows import PUBLISHED, published, runs_of_rows
+from elmnet.theory.runs import Runs, table
 from elmnet.theory.unit import complexity_of, memory_of
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "PUBLISHED",
     "published",
     "table",
+    "runs_of_rows",
     "Fit",
     "fit",
     "fit_plain",

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from elmnet.errors import TheoryError
 from elmnet.theory.model import SNRR
-from elmnet.theory.runs import Runs
+from elmnet.theory.runs import LEAST_MEMORY, Runs
 
 Array = NDArray[np.float64]
 
@@ -48,6 +48,8 @@ class Fit:
     """Models of the bootstrap, constants of shape (draws, 1); None where there are too few runs for intervals."""
     no_intervals: str | None = None
     """Why there are none."""
+    least_memory: int = LEAST_MEMORY
+    """Smallest d_m that was fitted, and that a plan considers."""
 
     @cached_property
     def residuals(self) -> Array:
@@ -118,6 +120,7 @@ def fit(
     draws: int = 300,
     fixed: Mapping[str, float] | None = None,
     seed: int = 0,
+    least_memory: int = LEAST_MEMORY,
     keep_collapsed: bool = False,
 ) -> Fit:
     """Robust maximum-a-posteriori least squares from nine starts, and a residual bootstrap (§9).
@@ -127,13 +130,16 @@ def fit(
         draws: of the bootstrap; 0: no intervals.
         fixed: constants held at a value, e.g. {"a": 0.8}.
         seed: of the bootstrap.
+        least_memory: smallest d_m to fit, and for plans to choose.
         keep_collapsed: also fit runs that look collapsed.
 
     Raises:
-        TheoryError: too few runs; a constant nobody knows.
+        TheoryError: too few runs; a constant nobody knows; a d_m below 1.
     """
+    if least_memory < 1:
+        raise TheoryError(f"least_memory must be at least 1, got {least_memory}")
     held = _held(fixed or {})
-    collapsed = {} if keep_collapsed else runs.collapsed()
+    collapsed = {} if keep_collapsed else runs.collapsed(least_memory)
     excluded = {runs.names[i]: why for i, why in collapsed.items()}
     kept = runs.at(np.array([i not in collapsed for i in range(len(runs))]))
     if len(kept) < 5:
@@ -143,7 +149,7 @@ def fit(
     problem = _Problem(kept, free, {"kappa_c": 0.0, "a": 1.0, **held})
     z, sd = problem.solve(kept.seed_sd())
     law = problem.law(z)
-    found = Fit(law, kept, free, reasons, excluded, sd, None)
+    found = Fit(law, kept, free, reasons, excluded, sd, None, least_memory=least_memory)
     least = len(z) + 3
     if len(kept) < least:
         why = f"intervals need at least {least} runs for {len(z)} free constants, there are {len(kept)}"

@@ -42,9 +42,9 @@ def design(
         raise TheoryError(f"--design must be at least 1, got {count}")
     worlds = open_worlds(known)
     wirings = [wiring] if isinstance(wiring, Wiring) else list(wiring)
-    tenfold = fitting(start, Limit(10 * limit.value, limit.kind, limit.price), wirings)
+    tenfold = fitting(start, Limit(10 * limit.value, limit.kind, limit.price), wirings, known.least_memory)
     target = worlds.loss(*sizes([network for _, network in tenfold])).min(1)
-    options = _options(start, limit, wirings)
+    options = _options(start, limit, wirings, known.least_memory)
     losses = worlds.loss(*sizes(options))
     before, choices = float(target.std()), []
     for _ in range(count):
@@ -61,17 +61,17 @@ def design(
     return before, choices
 
 
-def _options(start: NetworkConfig, limit: Limit, wirings: Sequence[Wiring]) -> list[NetworkConfig]:
+def _options(start: NetworkConfig, limit: Limit, wirings: Sequence[Wiring], least_memory: int) -> list[NetworkConfig]:
     """Networks at four budgets, several connectivities, and d_m spread over what fits."""
     options: dict[NetworkConfig, None] = {}
     for share in (1.0, 1 / 3, 1 / 10, 1 / 30):
         less = Limit(share * limit.value, limit.kind, limit.price)
         for wiring in _around(wirings):
             try:
-                found = candidates(start, less, wiring)
+                found = candidates(start, less, wiring, least_memory)
             except BudgetError:
                 continue
-            memories = np.unique(np.geomspace(3, found[-1].layers[0].neuron.memory, 8).round())
+            memories = np.unique(np.geomspace(least_memory, found[-1].layers[0].neuron.memory, 8).round())
             options |= {n: None for n in found if n.layers[0].neuron.memory in memories}
     return list(options)
 

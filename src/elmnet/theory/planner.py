@@ -17,11 +17,12 @@ from elmnet.config import NetworkConfig
 from elmnet.errors import BudgetError, ConfigError, TheoryError
 from elmnet.theory.fit import PRIOR, Fit, fit
 from elmnet.theory.model import SNRR
-from elmnet.theory.runs import PUBLISHED
+from elmnet.theory.rows import PUBLISHED
+from elmnet.theory.runs import LEAST_MEMORY
 
 Array = NDArray[np.float64]
-MEMORY = range(3, 201)
-"""d_m that a plan considers."""
+MOST_MEMORY = 200
+"""Largest d_m that a plan considers."""
 CONNECTIVITIES = 24
 """Numbers of synapses that a plan considers, at most."""
 LEAST_UNITS = 4
@@ -139,14 +140,16 @@ class Plan:
         return budget.cost(self.network)
 
 
-def candidates(start: NetworkConfig, limit: Limit, wiring: Wiring) -> list[NetworkConfig]:
-    """For every d_m the network of the largest N that fits.
+def candidates(
+    start: NetworkConfig, limit: Limit, wiring: Wiring, least_memory: int = LEAST_MEMORY
+) -> list[NetworkConfig]:
+    """For every d_m from the least on, the network of the largest N that fits.
 
     Raises:
         BudgetError: nothing fits; the message has the least possible budget.
     """
     found = []
-    for d_m in MEMORY:
+    for d_m in range(least_memory, MOST_MEMORY + 1):
         try:
             network = budget.largest(partial(_units, start, wiring, d_m), limit.value, "N", limit.price, limit.kind)
         except BudgetError:
@@ -154,10 +157,10 @@ def candidates(start: NetworkConfig, limit: Limit, wiring: Wiring) -> list[Netwo
         if network.layers[0].units >= LEAST_UNITS:
             found.append(network)
     if not found:
-        least = limit.price(wiring.at(start, LEAST_UNITS, MEMORY[0]))
+        least = limit.price(wiring.at(start, LEAST_UNITS, least_memory))
         raise BudgetError(
             f"a budget of {limit.value:,.10g} {limit.kind} is too small: "
-            f"{LEAST_UNITS} units of d_m = {MEMORY[0]} already take {least:,.10g}"
+            f"{LEAST_UNITS} units of d_m = {least_memory} already take {least:,.10g}"
         )
     return found
 
@@ -218,7 +221,7 @@ def plan(start: NetworkConfig, limit: Limit, wiring: Wiring | Sequence[Wiring], 
     if start.readout == "none":
         raise ConfigError("without a read-out the outputs fix the number of units; there is nothing to plan")
     options = [wiring] if isinstance(wiring, Wiring) else list(wiring)
-    wired = fitting(start, limit, options)
+    wired = fitting(start, limit, options, LEAST_MEMORY if known is None else known.least_memory)
     networks = [network for _, network in wired]
     law, worlds = _models(known)
     losses = law.loss(*sizes(networks))
@@ -246,7 +249,9 @@ def plan(start: NetworkConfig, limit: Limit, wiring: Wiring | Sequence[Wiring], 
     )
 
 
-def fitting(start: NetworkConfig, limit: Limit, options: Sequence[Wiring]) -> list[tuple[Wiring, NetworkConfig]]:
+def fitting(
+    start: NetworkConfig, limit: Limit, options: Sequence[Wiring], least_memory: int = LEAST_MEMORY
+) -> list[tuple[Wiring, NetworkConfig]]:
     """The candidates of every wiring that fits.
 
     Raises:
@@ -256,7 +261,7 @@ def fitting(start: NetworkConfig, limit: Limit, options: Sequence[Wiring]) -> li
     refusals = []
     for wiring in options:
         try:
-            found += [(wiring, network) for network in candidates(start, limit, wiring)]
+            found += [(wiring, network) for network in candidates(start, limit, wiring, least_memory)]
         except BudgetError as refusal:
             refusals.append(refusal)
     if not found:

@@ -1,11 +1,9 @@
 """What fits are made from: a few numbers per finished run."""
 
-import csv
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from importlib import resources
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +11,9 @@ from numpy.typing import NDArray
 from elmnet import budget
 from elmnet.config import NetworkConfig, NeuronConfig
 from elmnet.errors import TheoryError
-from elmnet.theory.model import NATS
 
-Score = Literal["bpc", "loss", "error"]
 LEAST_MEMORY = 3
-"""d_m below which training has a threshold that no smooth law describes (§6, §9)."""
+"""d_m below which training may have a threshold that no smooth law describes, as SHD-Adding's has (§6, §9)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,15 +79,21 @@ class Runs:
         """Name of the run whose P' is nearest, as a ratio."""
         return self.names[int(np.argmin(np.abs(np.log(self.hidden / hidden))))]
 
-    def collapsed(self) -> dict[int, str]:
-        """Runs that no smooth law describes, by index, and why (§9)."""
+    def collapsed(self, least_memory: int = LEAST_MEMORY) -> dict[int, str]:
+        """Runs that no smooth law describes, by index, and why (§9).
+
+        Args:
+            least_memory: d_m below which a run counts as one of them.
+        """
         found = {}
         for i, (d_m, y) in enumerate(zip(self.d_m, self.y, strict=True)):
+            learned = y < 0.8 * self.H0
             if not np.isfinite(y):
                 found[i] = f"its {self.score} is {y}"
-            elif d_m < LEAST_MEMORY:
-                found[i] = f"d_m = {d_m:.0f} is below {LEAST_MEMORY}, where training may not start"
-            elif y >= 0.8 * self.H0:
+            elif d_m < least_memory:
+                did = f" (it did here: --least-memory {d_m:.0f} takes it in)" if learned else ""
+                found[i] = f"d_m = {d_m:.0f} is below {least_memory}, where training may not start{did}"
+            elif not learned:
                 found[i] = f"{self.score} {y:.4g} is within 20 % of {self.H0:.4g}, that of knowing nothing"
         return found
 
@@ -176,80 +178,17 @@ def _common(networks: Sequence[NetworkConfig]) -> NetworkConfig:
     return alike[len(alike) // 2]
 
 
-@dataclass(frozen=True)
-class _Published:
-    """A table of the authors' public code release."""
-
-    file: str
-    preset: str
-    scores: tuple[str, ...]
-    ignorance: Mapping[Score, float]
-
-
-PUBLISHED = {
-    "enwik8": _Published("enwik8_fixed_budget.csv", "enwik8", ("valid_bpc", "test_bpc", "train_bpc"), {"bpc": 5.05}),
-    "shd-adding": _Published(
-        "shd_adding_fixed_budget.csv",
-        "shd-adding",
-        tuple(f"{split}_{kind}" for kind in ("loss", "error") for split in ("valid", "test", "train")),
-        {"loss": 2.793772, "error": 0.9},
-    ),
-    "neuronio": _Published("neuronio_single_neuron.csv", "neuronio", ("test_soma_explained_variance",), {}),
-}
-"""The 36 published runs, one seed each (arXiv:2605.12049, public code release, MIT); H0 from docs/theory.md §1."""
-
-
-def published_rows(task: str) -> list[dict[str, float]]:
-    """The figures of a published table as they stand in its file.
-
-    Raises:
-        TheoryError: there is no such table.
-    """
-    if task not in PUBLISHED:
-        raise TheoryError(f"no published runs of {task!r}; there are {', '.join(PUBLISHED)}")
-    text = resources.files("elmnet.theory").joinpath("published", PUBLISHED[task].file).read_text()
-    return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(text.splitlines())]
-
-
-def published(task: str, score: str | None = None) -> Runs:
-    """Published runs at a fixed budget.
+def training_of(steps: Sequence[int], settings: Sequence[str]) -> tuple[str, str | None]:
+    """How runs were trained, in words, and what makes a law of them all doubtful.
 
     Args:
-        task: `enwik8` or `shd-adding`.
-        score: enwik8: valid_bpc (default), test_bpc, train_bpc; shd-adding: valid_loss (default, nats), test_loss,
-            train_loss, valid_error, test_error, train_error.
-
-    Raises:
-        TheoryError: no such table or score.
+        steps: of each.
+        settings: the same for runs whose other settings are; may be empty.
     """
-    rows, kind = published_rows(task), PUBLISHED[task]
-    if not kind.ignorance:
-        raise TheoryError(f"published:{task} holds single neurons; fit_unit fits them (elmnet fit published:{task})")
-    score = score or kind.scores[0]
-    if score not in kind.scores:
-        raise TheoryError(f"published:{task} has no score {score!r}; it has {', '.join(kind.scores)}")
-    split, measure = score.split("_")
-    if measure == "error":
-        scores = [1 - row[f"{split}_accuracy"] for row in rows]
-    else:
-        scores = [row[f"{split}_loss_nats" if measure == "loss" else score] for row in rows]
-    start = NetworkConfig.preset(kind.preset)
-    networks = [
-        start.with_hidden(
-            units=int(row["num_hidden"]),
-            memory=int(row["num_memory"]),
-            branches=int(row["num_branch"]),
-            synapses=int(row["num_synapse_per_branch"]),
-        )
-        for row in rows
-    ]
-    return table(
-        networks,
-        scores,
-        network=start,
-        task=task,
-        source=f"published:{task} ({len(rows)} runs of arXiv:2605.12049, one seed each)",
-        score=score,
-        H0=next(value for name, value in kind.ignorance.items() if name == measure),
-        unit=NATS if measure == "loss" else 1.0,
-    )
+    words = f"{min(steps):,} steps" if len(set(steps)) == 1 else f"{min(steps):,} to {max(steps):,} steps"
+    protocols = len(set(settings))
+    if protocols > 1:
+        words += f", {protocols} training settings"
+    if protocols <= 1 and len(set(steps)) == 1:
+        return words, None
+    return words, f"trained differently ({words}): the law is of one training, so fit runs of one alone"

@@ -1,37 +1,63 @@
 """What runs have written: metrics, and finished runs as rows of a table, for fits."""
 
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from elmnet.config import NetworkConfig
 from elmnet.errors import ConfigError, RunError, TheoryError
-from elmnet.theory.model import NATS
-from elmnet.theory.runs import Runs, table
+from elmnet.theory.rows import UNITS, score_of, scores_of
+from elmnet.theory.runs import Runs, table, training_of
 from elmnet.train.config import RunConfig
 from elmnet.train.identity import configuration_of, name_of, setting_of
 from elmnet.train.run import RunDirectory
 
-MEASURES = {"bpc": ("bpc", 1.0), "loss": ("nats", NATS), "error": ("accuracy", 1.0)}
-"""Score of a fit: what a result calls it, and the unit u."""
+Scores = Mapping[str, Mapping[str, float]]
+"""Of the splits `valid` and `test`, by name."""
 
 
-def read_runs(directory: Path, score: str | None = None) -> tuple[Runs, dict[str, str]]:
-    """Every finished run below a directory, and why others were left out.
+@dataclass(frozen=True)
+class Finished:
+    """A finished run that a fit can learn from: an ELM network of one hidden layer."""
 
-    Args:
-        directory: searched for run directories.
-        score: `valid_bpc`, `test_bpc` (text), `valid_loss`, `test_loss` (nats), `valid_error`, `test_error` (classes);
-            None: the validation's own.
+    name: str
+    config: RunConfig
+    data: str
+    """In words."""
+    scores: Scores
+    baselines: Sequence[Scores]
+    """What knows nothing."""
+
+    @property
+    def network(self) -> NetworkConfig:
+        """What was trained."""
+        assert isinstance(self.config.model, NetworkConfig)  # see `unfit`
+        return self.config.model
+
+
+def unfit(config: RunConfig) -> str | None:
+    """Why a run's model is none that the information model is of; None where it is."""
+    if not isinstance(config.model, NetworkConfig):
+        return f"a {config.model.kind}; the model is of ELM networks"
+    layers = len(config.model.layers)
+    return None if layers == 1 else f"{layers} hidden layers; the model is of one"
+
+
+def finished(directory: Path) -> tuple[list[Finished], dict[str, str]]:
+    """Every finished run below a directory, once, and why others were left out.
 
     Raises:
-        TheoryError: no finished run; runs of several tasks or data; a score they do not have.
+        TheoryError: there is no such directory.
     """
     if not directory.is_dir():
-        raise TheoryError(f"{directory} is not a directory of runs (or published:TASK)")
+        raise TheoryError(
+            f"{directory} is neither a directory of runs, nor a .csv or .parquet table, nor published:TASK"
+        )
+    found: list[Finished] = []
     skipped: dict[str, str] = {}
     seen: dict[str, str] = {}
-    rows = []
     for file in sorted(directory.rglob("config.yaml")):
         name = str(file.parent.relative_to(directory)) if file.parent != directory else directory.name
         try:
@@ -43,74 +69,71 @@ def read_runs(directory: Path, score: str | None = None) -> tuple[Runs, dict[str
             continue
         if result is None:
             skipped[name] = "not finished"
-        elif not isinstance(config.model, NetworkConfig):
-            skipped[name] = f"a {config.model.kind}; the model is of ELM networks"
-        elif len(config.model.layers) != 1:
-            skipped[name] = f"{len(config.model.layers)} hidden layers; the model is of one"
+        elif (why := unfit(config)) is not None:
+            skipped[name] = why
         elif (twin := seen.setdefault(name_of(config, facts.get("sha256")), name)) != name:
             skipped[name] = f"the same run as {twin}"
         else:
-            rows.append((name, config.model, config, result))
-    if not rows:
-        reasons = "".join(f"; {name}: {why}" for name, why in list(skipped.items())[:3])
-        raise TheoryError(f"{directory} holds no finished run{reasons}")
-    kinds = {(config.task, result["data"]) for _, _, config, result in rows}
-    if len(kinds) > 1:
-        raise TheoryError(
-            f"{directory} mixes {', '.join(f'{task} on {data}' for task, data in sorted(kinds))}; fit one"
-        )
-    score = score or ("valid_bpc" if "bpc" in rows[0][3]["valid"] else "valid_loss")
-    split, _, measure = score.partition("_")
-    name, unit = MEASURES.get(measure, ("", 1.0))
-    first = rows[0][3]
-    floors = list(first["baselines"].values())  # what a score is measured from
-    if split not in ("valid", "test") or not all(name in baseline[split] for baseline in floors):
-        known = [
-            f"{part}_{kind}"
-            for part in ("valid", "test")
-            for kind, (name, _) in MEASURES.items()
-            if all(name in baseline[part] for baseline in floors)
-        ]
-        has = f"they have {', '.join(known)}" if known else f"the model is of {', '.join(MEASURES)}, which none has"
-        raise TheoryError(f"these runs have no score {score!r}; {has}")
-
-    def value(scores: dict[str, float]) -> float:
-        return 1 - scores[name] if measure == "error" else scores[name]
-
-    ignorance = max(value(baseline[split]) for baseline in floors)
-    steps = sorted({config.training.steps for _, _, config, _ in rows})
-    task, data = next(iter(kinds))
-    trained = f"{steps[0]:,} steps" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,} steps"
-    protocols = len({setting_of(config) for _, _, config, _ in rows})
-    if protocols > 1:
-        trained += f", {protocols} training settings"
-    caution = None
-    if protocols > 1 or len(steps) > 1:
-        caution = f"trained differently ({trained}): the law is of one training, so fit runs of one alone"
-    runs = table(
-        [model for _, model, _, _ in rows],
-        [value(result[split]) for _, _, _, result in rows],
-        names=[name for name, _, _, _ in rows],
-        configurations=[configuration_of(config) for _, _, config, _ in rows],
-        task=task,
-        caution=caution,
-        source=f"{directory} ({len(rows)} runs of {task} on {data}, {trained})",
-        score=score,
-        H0=ignorance,
-        unit=unit,
-    )
-    return runs, skipped
+            found.append(Finished(name, config, result["data"], result, list(result["baselines"].values())))
+    return found, skipped
 
 
-def config_of(directory: Path, name: str) -> RunConfig:
-    """The configuration of a run that `read_runs` of the directory named.
+def as_runs(
+    found: Sequence[Finished], where: Path, score: str | None = None, skipped: Mapping[str, str] | None = None
+) -> Runs:
+    """Finished runs as a fit takes them.
+
+    Args:
+        found: of one task and its data.
+        where: they were found.
+        score: `valid_bpc`, `test_bpc` (text), `valid_loss`, `test_loss` (nats), `valid_error`, `test_error` (classes);
+            None: the validation's own.
+        skipped: why others were left out, for the error's words.
 
     Raises:
-        RunError, ConfigError: it cannot be read.
+        TheoryError: no finished run; runs of several tasks or data; a score they do not have.
     """
-    within = directory / name
-    config, _ = RunDirectory.open(within if within.is_dir() else directory).read_config()
-    return config
+    if not found:
+        reasons = "".join(f"; {name}: {why}" for name, why in list((skipped or {}).items())[:3])
+        raise TheoryError(f"{where} holds no finished run{reasons}")
+    kinds = sorted({(one.config.task, one.data) for one in found})
+    if len(kinds) > 1:
+        raise TheoryError(f"{where} mixes {', '.join(f'{task} on {data}' for task, data in kinds)}; fit one")
+    floors = [_flat(baseline) for baseline in found[0].baselines]  # what a score is measured from
+    known = [score for score in scores_of(floors[0] if floors else {}) if all(score in scores_of(f) for f in floors)]
+    score = score or next(iter(known), "valid_loss")
+    if score not in known:
+        has = f"they have {', '.join(known)}" if known else f"the model is of {', '.join(UNITS)}, which none has"
+        raise TheoryError(f"these runs have no score {score!r}; {has}")
+    (task, data), steps = kinds[0], [one.config.training.steps for one in found]
+    trained, caution = training_of(steps, [setting_of(one.config) for one in found])
+    return table(
+        [one.network for one in found],
+        [score_of(_flat(one.scores), score) for one in found],
+        names=[one.name for one in found],
+        configurations=[configuration_of(one.config) for one in found],
+        task=task,
+        caution=caution,
+        source=f"{where} ({len(found)} runs of {task} on {data}, {trained})",
+        score=score,
+        H0=max(score_of(floor, score) for floor in floors),
+        unit=UNITS[score.partition("_")[2]],
+    )
+
+
+def read_runs(directory: Path, score: str | None = None) -> tuple[Runs, dict[str, str]]:
+    """Every finished run below a directory as a fit takes it (`as_runs`), and why others were left out.
+
+    Raises:
+        TheoryError: no finished run; runs of several tasks or data; a score they do not have.
+    """
+    found, skipped = finished(directory)
+    return as_runs(found, directory, score, skipped), skipped
+
+
+def _flat(scores: Scores) -> dict[str, float]:
+    """Scores as a row of a table has them: `valid_bpc`, ..."""
+    return {f"{split}_{name}": value for split in ("valid", "test") for name, value in scores[split].items()}
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:

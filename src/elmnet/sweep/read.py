@@ -1,0 +1,104 @@
+"""A table of runs, read for fits: that of `elmnet sweep collect`, or one of any origin."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from elmnet.config import NetworkConfig
+from elmnet.errors import ConfigError, RunError
+from elmnet.sweep import table
+from elmnet.theory.rows import runs_of_rows
+from elmnet.theory.runs import Runs
+from elmnet.train.config import RunConfig
+from elmnet.train.results import Finished, as_runs, unfit
+
+FORMS = (".csv", ".parquet")
+Row = Mapping[str, Any]
+
+
+def read_table(
+    file: Path, score: str | None = None, *, network: NetworkConfig | None = None, H0: float | None = None
+) -> tuple[Runs, dict[str, str], list[Finished]]:
+    """The finished runs of a table as a fit takes them, why others were left out, and how they were trained.
+
+    Args:
+        file: .csv or .parquet, of `elmnet sweep collect`, or of any origin: then with sizes and scores by name, as
+            `elmnet.theory.rows.runs_of_rows` says.
+        score: as for `elmnet.train.results.as_runs`.
+        network: for a table of other origin, the network whose hidden layer its rows vary.
+        H0: the same, score of a network that knows nothing.
+
+    Returns:
+        The last is empty for a table of other origin.
+
+    Raises:
+        RunError: the file is damaged.
+        ConfigError: network and H0 are missing, or given though the table has its own.
+        TheoryError: no finished run; runs of several tasks; a score or size is missing or wrong.
+    """
+    rows, skipped = _finished(_rows(file))
+    if not all({"config", "baselines"} <= row.keys() for row in rows.values()):
+        if network is None or H0 is None:
+            raise ConfigError(
+                f"{file} does not tell its networks whole, as tables of `elmnet sweep collect` do: name the one whose "
+                "hidden layer its rows vary (--network), and what a network that knows nothing scores (--h0)"
+            )
+        source = f"{file} ({len(rows)} runs)"
+        return runs_of_rows(list(rows.values()), network, H0=H0, source=source, score=score), skipped, []
+    if network is not None or H0 is not None:
+        raise ConfigError(f"{file} tells its networks and what knowing nothing scores; leave out --network and --h0")
+    found = []
+    for name, row in rows.items():
+        try:
+            one = _run(name, row)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:  # ConfigError is a ValueError
+            raise RunError(f"{file}: {name} is damaged: {error}; `elmnet sweep collect` writes it anew") from error
+        if (why := unfit(one.config)) is None:
+            found.append(one)
+        else:
+            skipped[name] = why
+    return as_runs(found, file, score, skipped), skipped, found
+
+
+def _run(name: str, row: Row) -> Finished:
+    """A finished run from its row of a collected table."""
+    scores: dict[str, dict[str, float]] = {"valid": {}, "test": {}}
+    for column, value in row.items():
+        split, _, kind = column.partition("_")
+        if split in scores and value not in (None, ""):
+            scores[split][kind] = float(value)
+    config, baselines = RunConfig.from_dict(json.loads(row["config"])), json.loads(row["baselines"])
+    return Finished(name, config, str(row["data"]), scores, list(baselines.values()))
+
+
+def _finished(rows: Sequence[Row]) -> tuple[dict[str, Row], dict[str, str]]:
+    """Rows of finished runs of ELM networks by name, once each, and why others were left out."""
+    found: dict[str, Row] = {}
+    skipped: dict[str, str] = {}
+    for number, row in enumerate(rows, 1):
+        name = str(row.get("trial") or row.get("name") or f"row {number}")
+        if row.get("state") not in (None, "", "done"):
+            skipped[name] = str(row.get("reason") or row["state"])
+        elif row.get("model") not in (None, "", "elm", "leaky"):
+            skipped[name] = f"a {row['model']}; the model is of ELM networks"
+        elif name in found:
+            skipped[f"row {number}"] = f"the same run as {name}"
+        else:
+            found[name] = row
+    return found, skipped
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    """A table's rows by column; of a CSV file as text."""
+    if file.suffix == ".parquet":
+        names, rows = table.ask(file, "SELECT * FROM trials")
+        return [dict(zip(names, values, strict=True)) for values in rows]
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            reader = csv.reader(lines, strict=True)
+            names = next(reader, [])
+            return [dict(zip(names, values, strict=True)) for values in reader if values]
+    except (OSError, ValueError, csv.Error) as error:  # ValueError: no text, or lines of several lengths
+        raise RunError(f"{file}: not a table of comma-separated values: {error}") from error

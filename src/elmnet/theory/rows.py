@@ -1,0 +1,223 @@
+"""Runs from rows of figures, sizes and scores by name: the published tables, and anybody's."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from typing import Any
+
+from elmnet import budget
+from elmnet.config import NetworkConfig
+from elmnet.errors import ConfigError, TheoryError
+from elmnet.theory.model import NATS
+from elmnet.theory.runs import Runs, table, training_of
+
+Row = Mapping[str, Any]
+UNITS = {"bpc": 1.0, "loss": NATS, "error": 1.0}
+"""Kinds of score that the model is of, and the unit u of each."""
+_SPLITS = ("valid", "test", "train")
+_SIZES = {
+    "units": ("N", "num_hidden"),
+    "memory": ("d_m", "num_memory"),
+    "hidden": ("d_mlp",),
+    "branches": ("d_tree", "num_branch"),
+    "synapses": ("d_s", "num_synapse_per_branch"),
+}
+"""Columns that say what a network is made of: elmnet's names, and those of the authors' public code release."""
+_PARAMETERS = ("P", "trainable_params")
+
+
+@dataclass(frozen=True)
+class _Published:
+    """A table of the authors' public code release."""
+
+    file: str
+    preset: str
+    scores: tuple[str, ...]
+    ignorance: Mapping[str, float]
+
+
+PUBLISHED = {
+    "enwik8": _Published("enwik8_fixed_budget.csv", "enwik8", ("valid_bpc", "test_bpc", "train_bpc"), {"bpc": 5.05}),
+    "shd-adding": _Published(
+        "shd_adding_fixed_budget.csv",
+        "shd-adding",
+        tuple(f"{split}_{kind}" for kind in ("loss", "error") for split in _SPLITS),
+        {"loss": 2.793772, "error": 0.9},
+    ),
+    "neuronio": _Published("neuronio_single_neuron.csv", "neuronio", ("test_soma_explained_variance",), {}),
+}
+"""The 36 published runs, one seed each (arXiv:2605.12049, public code release, MIT); H0 from docs/theory.md §1."""
+
+
+def published_rows(task: str) -> list[dict[str, float]]:
+    """The figures of a published table as they stand in its file.
+
+    Raises:
+        TheoryError: there is no such table.
+    """
+    if task not in PUBLISHED:
+        raise TheoryError(f"no published runs of {task!r}; there are {', '.join(PUBLISHED)}")
+    text = resources.files("elmnet.theory").joinpath("published", PUBLISHED[task].file).read_text()
+    return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(text.splitlines())]
+
+
+def published(task: str, score: str | None = None) -> Runs:
+    """Published runs at a fixed budget.
+
+    Args:
+        task: `enwik8` or `shd-adding`.
+        score: enwik8: valid_bpc (default), test_bpc, train_bpc; shd-adding: valid_loss (default, nats), test_loss,
+            train_loss, valid_error, test_error, train_error.
+
+    Raises:
+        TheoryError: no such table or score.
+    """
+    rows, kind = published_rows(task), PUBLISHED[task]
+    if not kind.ignorance:
+        raise TheoryError(f"published:{task} holds single neurons; fit_unit fits them (elmnet fit published:{task})")
+    score = score or kind.scores[0]
+    if score not in kind.scores:
+        raise TheoryError(f"published:{task} has no score {score!r}; it has {', '.join(kind.scores)}")
+    start = NetworkConfig.preset(kind.preset)
+    source = f"published:{task} ({len(rows)} runs of arXiv:2605.12049, one seed each)"
+    runs = runs_of_rows(rows, start, H0=kind.ignorance[_kind(score)], source=source, score=score)
+    return replace(runs, network=start, task=task)
+
+
+def runs_of_rows(
+    rows: Sequence[Row], start: NetworkConfig, *, H0: float, source: str, score: str | None = None
+) -> Runs:
+    """Runs of networks that differ in their hidden layer, from a table of any origin.
+
+    Args:
+        rows: a finished run each, its sizes (`network_of`) and scores (`score_of`) by name; also, where the table has
+            them, its `name`, `task` and `steps`, a `configuration` that it shares with other seeds, and a `setting`
+            that it shares with runs trained alike.
+        start: the network whose hidden layer the rows vary.
+        H0: score of a network that knows nothing.
+        source: where the rows come from, for people.
+        score: `valid_bpc`, `test_loss`, ...; None: the first that the rows have.
+
+    Raises:
+        TheoryError: no rows; a row without the score, of another network, or of another task.
+    """
+    if not rows:
+        raise TheoryError(f"{source}: no runs")
+    score = score or next(iter(scores_of(rows[0])), "valid_bpc")
+    networks, values = [], []
+    for number, row in enumerate(rows, 1):
+        try:
+            networks.append(network_of(row, start))
+            values.append(score_of(row, score))
+        except (ConfigError, TheoryError) as error:
+            raise TheoryError(f"{source}: run {number}: {error}") from None
+    tasks = sorted(set(_column(rows, "task") or ()))
+    if len(tasks) > 1:
+        raise TheoryError(f"{source}: mixes {', '.join(tasks)}; fit one")
+    steps = [_whole(row, "steps") for row in rows if _given(row, "steps")]
+    return table(
+        networks,
+        values,
+        names=_column(rows, "name"),
+        configurations=_column(rows, "configuration"),
+        task=tasks[0] if tasks else None,
+        caution=training_of(steps, _column(rows, "setting") or ())[1] if steps else None,
+        source=source,
+        score=score,
+        H0=H0,
+        unit=UNITS[_kind(score)],
+    )
+
+
+def network_of(row: Row, start: NetworkConfig) -> NetworkConfig:
+    """A network with the sizes of a row.
+
+    Args:
+        row: N, d_m and perhaps d_mlp, d_tree, d_s, or as the authors' code calls them: num_hidden, num_memory,
+            num_branch, num_synapse_per_branch; perhaps P (trainable_params), which is checked.
+        start: what the row does not say; d_mlp keeps its proportion to d_m.
+
+    Raises:
+        ConfigError: a size is missing or impossible, or the network has another P.
+    """
+    sizes = {part: _whole(row, name) for part, names in _SIZES.items() for name in names if _given(row, name)}
+    for part in ("units", "memory"):
+        if part not in sizes:
+            raise ConfigError(f"has no {' or '.join(_SIZES[part])}")
+    unit = start.layers[0].neuron.with_memory(sizes["memory"])
+    network = start.with_hidden(**{"hidden": unit.hidden, **sizes})
+    P = budget.parameters(network)
+    for name in _PARAMETERS:
+        if _given(row, name) and _whole(row, name) != P:
+            raise ConfigError(
+                f"has {name} {_whole(row, name):,}; a network of its sizes has {P:,}, so inputs, outputs or read-out "
+                "are others"
+            )
+    return network
+
+
+def score_of(row: Row, score: str) -> float:
+    """A score of a row, less is better.
+
+    Args:
+        row: figures by name; a loss in nats may also be called `valid_nats` or `valid_loss_nats`, and an error may be
+            given by `valid_accuracy`.
+        score: `valid_bpc`, `test_loss`, `valid_error`, ...
+
+    Raises:
+        TheoryError: the row does not have it.
+    """
+    split, kind = score.partition("_")[0], _kind(score)
+    name = next((name for name in _names(split, kind) if _given(row, name)), None)
+    if name is None:
+        has = ", ".join(scores_of(row)) or f"none that the model is of, which are {', '.join(UNITS)}"
+        raise TheoryError(f"no score {score!r}; it has {has}")
+    try:
+        value = float(row[name])
+    except ValueError:
+        raise TheoryError(f"{name} is no number: {row[name]!r}") from None
+    return 1 - value if name.endswith("accuracy") else value
+
+
+def scores_of(row: Row) -> list[str]:
+    """Every score of a row that a fit can be of, validation first."""
+    scores = [(split, kind) for split in _SPLITS for kind in UNITS]
+    return [f"{split}_{kind}" for split, kind in scores if any(_given(row, name) for name in _names(split, kind))]
+
+
+def _names(split: str, kind: str) -> tuple[str, ...]:
+    """Columns that may hold a score."""
+    others = {"loss": ("nats", "loss_nats"), "error": ("accuracy",)}
+    return tuple(f"{split}_{name}" for name in (kind, *others.get(kind, ())))
+
+
+def _kind(score: str) -> str:
+    """What a score measures.
+
+    Raises:
+        TheoryError: the model is of no such score.
+    """
+    kind = score.partition("_")[2]
+    if kind not in UNITS:
+        raise TheoryError(f"no score {score!r}: the model is of {', '.join(UNITS)}, as in valid_bpc or test_error")
+    return kind
+
+
+def _given(row: Row, name: str) -> bool:
+    return row.get(name) not in (None, "")
+
+
+def _column(rows: Sequence[Row], name: str) -> list[str] | None:
+    """A column of words; None where it has gaps."""
+    return [str(row[name]) for row in rows] if all(_given(row, name) for row in rows) else None
+
+
+def _whole(row: Row, name: str) -> int:
+    try:
+        number = float(row[name])
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not number.is_integer():
+        raise ConfigError(f"{name} must be a whole number, got {row[name]!r}")
+    return int(number)
