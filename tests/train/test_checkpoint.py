@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from elmnet.errors import CheckpointError
-from elmnet.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint, set_aside, sweep
+from elmnet.train.checkpoint import (
+    Checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+    set_aside,
+    step_of,
+    sweep,
+)
 
 CHECKPOINT = Checkpoint({"w": torch.arange(3.0)}, {"rng.torch": torch.get_rng_state()}, {"step": 3, "loss": 0.1})
 
@@ -55,6 +63,13 @@ def test_a_new_checkpoint_is_never_pruned(tmp_path):
     for step in (50, 60, 7):
         newest = save_checkpoint(tmp_path, step, CHECKPOINT, keep=2)
     assert load_checkpoint(newest).numbers["step"] == 3
+
+
+def test_the_newest_is_the_largest_step(tmp_path):
+    """Also beyond the width of the names."""
+    for step in (9, 99_999_999, 100_000_000):
+        save_checkpoint(tmp_path, step, CHECKPOINT, keep=3)
+    assert [step_of(path) for path in list_checkpoints(tmp_path)] == [100_000_000, 99_999_999, 9]
 
 
 def test_damaged_ones_are_set_aside_and_leftovers_swept(tmp_path):

@@ -7,6 +7,8 @@ exists is complete; the hashes catch what a disk does to it afterwards.
 
 import json
 import shutil
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,7 +61,7 @@ def save_checkpoint(directory: Path, step: int, checkpoint: Checkpoint, *, keep:
 
 def list_checkpoints(directory: Path) -> list[Path]:
     """Checkpoints, newest first."""
-    return sorted(directory.glob("step-*"), reverse=True)
+    return sorted(directory.glob("step-*"), key=step_of, reverse=True)
 
 
 def path_of(directory: Path, step: int) -> Path:
@@ -107,6 +109,34 @@ def load_checkpoint(path: Path) -> Checkpoint:
         )
     except (FileNotFoundError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{path}: damaged or incomplete: {error}") from error
+
+
+def intact_steps(directory: Path) -> set[int]:
+    """Steps with an undamaged checkpoint."""
+    steps = set()
+    for path in list_checkpoints(directory):
+        with suppress(CheckpointError):
+            load_checkpoint(path)
+            steps.add(step_of(path))
+    return steps
+
+
+def load_newest(directory: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The newest intact checkpoint; None where there is none. Damaged ones are set aside, with a warning."""
+    for path in list_checkpoints(directory):
+        try:
+            return load_checkpoint(path)
+        except CheckpointError as error:
+            warn(f"{error}; kept as {set_aside(path).name}; using the previous checkpoint")
+    return None
+
+
+def go_back_to(directory: Path, step: int) -> Checkpoint | None:
+    """A step's checkpoint, None for step 0; newer ones are deleted."""
+    for path in list_checkpoints(directory):
+        if step_of(path) > step:
+            shutil.rmtree(path)
+    return load_checkpoint(path_of(directory, step)) if step else None
 
 
 def generators(device: torch.device) -> dict[str, Tensor]:

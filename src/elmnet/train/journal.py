@@ -5,6 +5,7 @@ metrics.jsonl has one line per logged step and per evaluation, and no clock in i
 
 import json
 import os
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -119,6 +120,16 @@ class Journal:
             "training_seconds": self.training_seconds,
             **self.cost(),
         }
+
+
+def peak_memory() -> int | None:
+    """Largest resident size of this process, bytes; None where the system does not say (Windows)."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _summary_writer() -> Any:

@@ -6,11 +6,9 @@ resets - or part of a checkpoint: weights, optimiser, carried state, torch's ran
 
 import json
 import math
-import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,20 +27,21 @@ from elmnet.train.capture import Given, Pulled
 from elmnet.train.checkpoint import (
     Checkpoint,
     generators,
+    go_back_to,
+    intact_steps,
     list_checkpoints,
     load_checkpoint,
+    load_newest,
     pack,
     path_of,
     save_checkpoint,
-    set_aside,
     set_generators,
-    step_of,
     sweep,
     unpack,
 )
 from elmnet.train.config import RunConfig
 from elmnet.train.evaluate import evaluate, precision
-from elmnet.train.journal import Journal
+from elmnet.train.journal import Journal, peak_memory
 from elmnet.train.objective import learning_rate, monitored, penalty, resets
 from elmnet.train.parallel import Team
 from elmnet.train.progress import Reporter
@@ -135,11 +134,7 @@ class Trainer:
             sweep(self.run.checkpoints)
         finally:
             lock.release()
-        steps = set()
-        for path in list_checkpoints(self.run.checkpoints):
-            with suppress(CheckpointError):
-                load_checkpoint(path)
-                steps.add(step_of(path))
+        steps = intact_steps(self.run.checkpoints)
         return steps if len(steps) >= self.config.training.keep else {*steps, 0}
 
     def begin(self, *, resuming: bool, at: int | None = None) -> None:
@@ -345,7 +340,7 @@ class Trainer:
         best = self.run.best_network(self.config.backend).to(self.network.device)
         splits: tuple[Split, ...] = ("valid", "test")
         final = {split: self._evaluate(split, whole=True, network=best) for split in splits}
-        price, peak, seconds = models.counts(self.config.model), _peak_memory(), self.journal.training_seconds
+        price, peak, seconds = models.counts(self.config.model), peak_memory(), self.journal.training_seconds
         result = {
             "task": self.task.name,
             "data": self.task.data_name,
@@ -400,31 +395,22 @@ class Trainer:
         if self.team.first:
             recover_directory(self.run.best)
             sweep(self.run.checkpoints)
-            checkpoint = self._newest_intact() if at is None else self._go_back_to(at)
+            checkpoint = self._newest() if at is None else go_back_to(self.run.checkpoints, at)
         told = self.team.tell(0 if checkpoint is None else checkpoint.numbers["step"])
         if not self.team.first and told:
             checkpoint = load_checkpoint(path_of(self.run.checkpoints, told))
         if checkpoint is not None:
             self._load(checkpoint)
 
-    def _newest_intact(self) -> Checkpoint | None:
-        """None where there is none. Damaged ones are set aside."""
-        paths = list_checkpoints(self.run.checkpoints)
-        for path in paths:
-            try:
-                return load_checkpoint(path)
-            except CheckpointError as error:
-                self.reporter.warn(f"{error}; kept as {set_aside(path).name}; using the previous checkpoint")
-        words = "no checkpoint is intact" if paths else "there is no checkpoint yet"
-        (self.reporter.warn if paths else self.reporter.note)(f"{self.run.path}: {words}; starting again from step 0")
-        return None
-
-    def _go_back_to(self, step: int) -> Checkpoint | None:
-        """That step's checkpoint, None for step 0; newer ones are deleted."""
-        for path in list_checkpoints(self.run.checkpoints):
-            if step_of(path) > step:  # an equal one will be written; its lines of metrics.jsonl are cut off now
-                shutil.rmtree(path)
-        return load_checkpoint(path_of(self.run.checkpoints, step)) if step else None
+    def _newest(self) -> Checkpoint | None:
+        """The newest checkpoint that is intact, or word that the run starts again."""
+        some = list_checkpoints(self.run.checkpoints)
+        found = load_newest(self.run.checkpoints, self.reporter.warn)
+        if found is None:
+            words = "no checkpoint is intact" if some else "there is no checkpoint yet"
+            say = self.reporter.warn if some else self.reporter.note
+            say(f"{self.run.path}: {words}; starting again from step 0")
+        return found
 
     def _load(self, checkpoint: Checkpoint) -> None:
         try:
@@ -456,13 +442,3 @@ def _build(config: RunConfig) -> Network:
     network.to(device=torch.device(config.device), dtype=dtype).train()
     network.backends()
     return network
-
-
-def _peak_memory() -> int | None:
-    """Largest resident size of this process, bytes; None where the system does not say (Windows)."""
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
