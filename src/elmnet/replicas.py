@@ -5,7 +5,7 @@ one network of k times the units, in which nobody hears the others. The networks
 clipping and checkpoints are theirs, as if they ran alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -96,10 +96,8 @@ class Replicas(nn.Module):
         after: list[list[LayerState]] = [[] for _ in networks]
         seen: list[list[Signals]] = [[] for _ in networks]
         for place, layers in enumerate(self._layers()):
-            first = layers[0]
             if masks is None and len({layer.drops_out for layer in layers}) > 1:
                 raise ShapeError("replicas: some networks are in training mode, some in evaluation mode")
-            weights = _together([layer.neurons() for layer in layers])
             before = [
                 layer.initial_state(batch) if states is None else layer.check_state(states[i].layers[place], batch)
                 for i, layer in enumerate(layers)
@@ -108,24 +106,38 @@ class Replicas(nn.Module):
                 layer.draw_masks(batch) if masks is None else layer.check_masks(masks[i][place], batch)
                 for i, layer in enumerate(layers)
             ]
-            backend = ops.select(first.backend, h.device, weights.synapse.dtype, first.dynamics)
-            h, state, signals = backend.run(
-                h.to(weights.synapse.dtype),
-                LayerState(*(torch.cat(tensors, 1) for tensors in zip(*before, strict=True))),
-                self._connectome(place, layers),
-                weights,
-                first.dynamics,
-                Masks(*(None if m[0] is None else torch.cat(m, 1) for m in zip(*drawn, strict=True))),
-                lengths,
-                tuple(monitor or ()),
-            )
+            h, state, signals = self._run(place, layers, h, before, drawn, lengths, monitor or ())
             for i, own in enumerate(zip(*(tensor.chunk(k, 1) for tensor in state), strict=True)):
                 after[i].append(LayerState(*own))
-            for i in range(k):
                 seen[i].append({name: signal.chunk(k, 2)[i] for name, signal in signals.items()})
         out = torch.stack([self._affine(n, own, lengths) for n, own in zip(networks, h.chunk(k, 2), strict=True)])
         result = [NetworkState(tuple(layers_)) for layers_ in after]
         return (out, result) if monitor is None else (out, result, [tuple(signals_) for signals_ in seen])
+
+    def _run(
+        self,
+        place: int,
+        layers: Sequence[ELMLayer],
+        h: Tensor,
+        before: Sequence[LayerState],
+        masks: Sequence[Masks],
+        lengths: Tensor | None,
+        monitor: tuple[Signal, ...],
+    ) -> tuple[Tensor, LayerState, Mapping[Signal, Tensor]]:
+        """All networks' layers at a place as one layer."""
+        first, weights = layers[0], _together([layer.neurons() for layer in layers])
+        dtype = weights.synapse.dtype
+        backend = ops.select(first.backend, h.device, dtype, first.dynamics)
+        return backend.run(
+            h.to(dtype),
+            LayerState(*(torch.cat(tensors, 1) for tensors in zip(*before, strict=True))),
+            self._connectome(place, layers),
+            weights,
+            first.dynamics,
+            Masks(*(None if parts[0] is None else torch.cat(parts, 1) for parts in zip(*masks, strict=True))),
+            lengths,
+            tuple(monitor),
+        )
 
     def _connectome(self, place: int, layers: Sequence[ELMLayer]) -> Tensor:
         """That of all networks' layers at a place, made anew when one has changed."""

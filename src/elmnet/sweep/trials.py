@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from elmnet.errors import DivergedError, ElmnetError, RunError, RunTakenError
 from elmnet.files import write_atomic
+from elmnet.scores import larger_is_better
 from elmnet.sweep import halving
 from elmnet.tasks import find_task, open_task
 from elmnet.train import loop
@@ -58,7 +59,7 @@ def run(job: Job) -> Outcome:
         if settled is not None:
             return settled
         if job.halving:
-            larger, every = find_task(config.task).larger_is_better, config.training.eval_every
+            larger, every = larger_is_better(find_task(config.task).metric), config.training.eval_every
             reporter = halving.Halving(directory, every=every, larger_is_better=larger)
         if RunDirectory(directory).config_file.exists():
             loop.resume(directory, reporter=reporter)

@@ -41,10 +41,9 @@ class Task(ABC):
     unit: ClassVar[str]
     """What one target is called when counted."""
     metric: str
-    """Key of the score that chooses the best model."""
+    """Key of the score that chooses the best model; `elmnet.scores` knows whether more of it is better."""
     criterion: str = "cross_entropy"
     """What `loss` is."""
-    larger_is_better: ClassVar[bool]
     Options: ClassVar[type[Config]]
     splits: ClassVar[tuple[Split, ...]] = ("train", "valid", "test")
     """What can be scored."""

@@ -48,7 +48,6 @@ class Enwik8(Task):
     default_data = STDLIB
     unit = "characters"
     metric = "bpc"
-    larger_is_better = False
     Options = TextOptions
     splits = SPLITS
 

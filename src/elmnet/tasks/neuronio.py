@@ -135,7 +135,6 @@ class NeuronIO(Task):
     about = "spikes and soma voltage of a detailed cell model, RMSE of the soma"
     metric = "soma_rmse"
     criterion = "error"
-    larger_is_better = False
     default_data = SYNTHETIC
     unit = "targets"
     Options = NeuronIOOptions

@@ -54,7 +54,6 @@ class Sequence(Task):
     default_data = "FILE.npz"
     unit = "steps"
     metric = "nats"
-    larger_is_better = False
     Options = SequenceOptions
     splits = SPLITS
 

@@ -53,7 +53,6 @@ class _SpikeTask(Task):
     """What both tasks share: recordings, their split, and sequences of one or more digits."""
 
     metric = "accuracy"
-    larger_is_better = True
     default_data = SYNTHETIC
     unit = "samples"
     Options = SpikeOptions

@@ -21,6 +21,7 @@ from elmnet.files import recover_directory, replace_directory, write_atomic
 from elmnet.models import Network, State
 from elmnet.network import ELMNetwork
 from elmnet.ops import Masks
+from elmnet.scores import larger_is_better
 from elmnet.tasks import Batch, Scores, Split, Task, in_words
 from elmnet.train import capture
 from elmnet.train.capture import Given, Pulled
@@ -321,7 +322,7 @@ class Trainer:
         metric = self.task.metric
         if not math.isfinite(old[metric]):
             return math.isfinite(new[metric])
-        return bool(new[metric] > old[metric] if self.task.larger_is_better else new[metric] < old[metric])
+        return bool(new[metric] > old[metric] if larger_is_better(metric) else new[metric] < old[metric])
 
     def _evaluate(self, split: Split, *, whole: bool, network: Network | None = None) -> Scores:
         batches = self.task.count_batches(split, whole=whole)
