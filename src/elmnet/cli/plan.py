@@ -276,22 +276,23 @@ def _learned(
 
 
 def _read_networks(start: "NetworkConfig", path: Path) -> "list[NetworkConfig]":
-    names = {"N": "units", "d_m": "memory", "d_tree": "branches", "d_s": "synapses"}
+    """Networks by their sizes, from a CSV file."""
+    from elmnet.theory.rows import SIZES, network_of
+
     try:
         head, *rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
     except (ValueError, csv.Error) as error:  # not text, or empty
         raise ConfigError(f"{path}: not a CSV file of text with a line of names ({error})") from None
-    if not rows or not {"N", "d_m"} <= set(head) <= set(names) or len(set(head)) < len(head):
+    if not rows or not set(head) <= {name for names in SIZES.values() for name in names} or len(set(head)) < len(head):
         raise ConfigError(
-            f"{path}: expected a CSV file with columns N,d_m and perhaps d_tree,d_s, got {','.join(head)}"
+            f"{path}: expected a CSV file with columns N,d_m and perhaps d_tree,d_s,d_mlp, got {','.join(head)}"
         )
     networks = []
     for number, row in enumerate(rows, 2):
         if not row:
             continue
         try:
-            sizes = {names[name]: int(text) for name, text in zip(head, row, strict=True)}
-            networks.append(start.with_hidden(**sizes))
+            networks.append(network_of(dict(zip(head, row, strict=True)), start))
         except ValueError as error:  # ConfigError is one, too
             raise ConfigError(f"{path}, line {number}: {error}") from None
     return networks

@@ -16,7 +16,7 @@ Row = Mapping[str, Any]
 UNITS = {"bpc": 1.0, "loss": NATS, "error": 1.0}
 """Kinds of score that the model is of, and the unit u of each."""
 _SPLITS = ("valid", "test", "train")
-_SIZES = {
+SIZES = {
     "units": ("N", "num_hidden"),
     "memory": ("d_m", "num_memory"),
     "hidden": ("d_mlp",),
@@ -141,10 +141,10 @@ def network_of(row: Row, start: NetworkConfig) -> NetworkConfig:
     Raises:
         ConfigError: a size is missing or impossible, or the network has another P.
     """
-    sizes = {part: _whole(row, name) for part, names in _SIZES.items() for name in names if _given(row, name)}
+    sizes = {part: _whole(row, name) for part, names in SIZES.items() for name in names if _given(row, name)}
     for part in ("units", "memory"):
         if part not in sizes:
-            raise ConfigError(f"has no {' or '.join(_SIZES[part])}")
+            raise ConfigError(f"has no {' or '.join(SIZES[part])}")
     unit = start.layers[0].neuron.with_memory(sizes["memory"])
     network = start.with_hidden(**{"hidden": unit.hidden, **sizes})
     P = budget.parameters(network)
