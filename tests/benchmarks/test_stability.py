@@ -7,7 +7,7 @@ import math
 import pytest
 
 from elmnet import NetworkConfig, budget
-from elmnet.errors import BudgetError, ConfigError
+from elmnet.errors import BudgetError, ConfigError, DivergedError
 from elmnet.tasks import open_task
 from elmnet.train.config import compose
 from elmnet.train.loop import Interrupted
@@ -103,15 +103,17 @@ def test_a_stopped_run_goes_on_and_other_settings_are_refused(stability, small, 
 
 def test_divergence_is_a_row_that_is_not_finite(stability, small, tmp_path, monkeypatch):
     config, task = small
-    monkeypatch.setattr(stability.Sprint, "_require_finite", _diverge)
+    monkeypatch.setattr(stability.Sprint, "learn", diverging(stability.Sprint.learn))
     row = stability.measure(config, task, 1000, 6, tmp_path / "run", Reporter(quiet=True))
     assert not row.finite
     assert row.done == 2
     assert "2, then diverged" in stability.as_markdown([row])
 
 
-def _diverge(trainer, loss, norm):
-    from elmnet.errors import DivergedError
+def diverging(learn):
+    def learn_twice(trainer, *args):
+        if trainer.step == 2:
+            raise DivergedError("made up")
+        return learn(trainer, *args)
 
-    if trainer.step == 2:
-        raise DivergedError("made up")
+    return learn_twice

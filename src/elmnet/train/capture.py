@@ -17,7 +17,7 @@ from elmnet.network import ELMNetwork
 from elmnet.ops import Masks
 
 if TYPE_CHECKING:
-    from elmnet.train.trainer import Trainer
+    from elmnet.train.learner import Learner
 
 WARM_UP = 3
 """Passes before the recorded one: kernels are compiled, connectomes sorted and allocators filled in them."""
@@ -49,15 +49,15 @@ Pull = Callable[[list[Given]], list[Pulled]]
 """A pass of one run or of several together; gradients are left in the parameters."""
 
 
-def refuses(trainer: "Trainer") -> str | None:
+def refuses(learner: "Learner") -> str | None:
     """Why a run's step cannot be captured; None: it can."""
-    if torch.device(trainer.config.device).type != "cuda":
-        return f"the run's device is {trainer.config.device}; choose a GPU with --set device=cuda"
-    if not isinstance(trainer.network, ELMNetwork):
+    if torch.device(learner.config.device).type != "cuda":
+        return f"the run's device is {learner.config.device}; choose a GPU with --set device=cuda"
+    if not isinstance(learner.network, ELMNetwork):
         return "it is for ELM networks"
-    if trainer.team.size > 1:
+    if learner.team.size > 1:
         return "it is for one process, not for torchrun"
-    if trainer.task.training_batch(0).lengths is not None:
+    if learner.task.training_batch(0).lengths is not None:
         return "sequences of different lengths are checked on the CPU at every step"
     return None
 

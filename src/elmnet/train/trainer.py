@@ -1,8 +1,4 @@
-"""One run's training, in pieces: `elmnet.train.loop` decides which comes when.
-
-Everything that influences the next step is either a pure function of (configuration, step) - batches, schedules,
-resets - or part of a checkpoint: weights, optimiser, carried state, torch's random generator, the best score so far.
-"""
+"""One run's training, in pieces: `elmnet.train.loop` decides which comes when."""
 
 import json
 import math
@@ -12,49 +8,38 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-from torch import Tensor
-
 from elmnet import models
-from elmnet.errors import CheckpointError, ConfigError, DivergedError, ElmnetError, RunError, in_a_line
+from elmnet.errors import CheckpointError, DivergedError, in_a_line
 from elmnet.files import recover_directory, replace_directory, write_atomic
-from elmnet.models import Network, State
-from elmnet.network import ELMNetwork
-from elmnet.ops import Masks
+from elmnet.models import Network
 from elmnet.scores import larger_is_better
-from elmnet.tasks import Batch, Scores, Split, Task, in_words
-from elmnet.train import capture
+from elmnet.tasks import Scores, Split, Task, in_words
 from elmnet.train.capture import Given, Pulled
 from elmnet.train.checkpoint import (
     Checkpoint,
-    generators,
     go_back_to,
     intact_steps,
     list_checkpoints,
     load_checkpoint,
     load_newest,
-    pack,
     path_of,
     save_checkpoint,
-    set_generators,
     sweep,
-    unpack,
 )
 from elmnet.train.config import RunConfig
-from elmnet.train.evaluate import evaluate, precision
+from elmnet.train.evaluate import evaluate
 from elmnet.train.journal import Journal, peak_memory
-from elmnet.train.objective import learning_rate, monitored, penalty, resets
+from elmnet.train.learner import Learner, Lesson
 from elmnet.train.parallel import Team
 from elmnet.train.progress import Reporter
 from elmnet.train.run import RunDirectory
 from elmnet.train.signals import StopRequested, StopSignals
 
 T = TypeVar("T")
-_OPTIMIZERS = {"adam": torch.optim.Adam, "adamax": torch.optim.Adamax}
 
 
-class Trainer:
-    """One network and its run directory.
+class Trainer(Learner):
+    """A learner with a run directory: it is scored, writes down how it goes, and can go on after an interruption.
 
     Args:
         run: where it is written.
@@ -68,7 +53,7 @@ class Trainer:
         cuda_graph: capture the forward and backward pass.
 
     Raises:
-        ConfigError: they cannot be captured.
+        ConfigError, ShapeError: as for `Learner`.
     """
 
     def __init__(
@@ -83,30 +68,12 @@ class Trainer:
         tensorboard: bool = False,
         cuda_graph: bool = False,
     ) -> None:
-        self.run, self.config, self.task, self.reporter = run, config, task, reporter
-        if config.training.label_smoothing and task.criterion != "cross_entropy":
-            raise ConfigError(f"training.label_smoothing is of classes; what {task.name} minimises here is no entropy")
-        self.stop = stop or StopSignals()
-        self.team = team or Team()
-        if self.team.size > 1:
-            self.team.part(task.training_batch(0).x)  # refuses what cannot be shared
+        super().__init__(config, task, team=team, cuda_graph=cuda_graph)
+        self.run, self.reporter, self.stop = run, reporter, stop or StopSignals()
         self.journal = Journal(run, tensorboard=tensorboard and self.team.first)
-        torch.set_num_threads(config.threads)
-        torch.manual_seed(config.seed)
-        self.network = _build(config)
-        self.cuda_graph = cuda_graph
-        if cuda_graph and (reason := capture.refuses(self)):
-            raise ConfigError(f"--cuda-graph cannot capture this run's steps: {reason}")
-        trained = [p for p in self.network.parameters() if p.requires_grad]
-        self.optimizer: torch.optim.Optimizer = _OPTIMIZERS[config.training.optimizer](
-            trained, lr=config.training.learning_rate
-        )
-        self.step = 0
-        self.state: State | None = None
         self.evaluated = 0  # the step after which the last validation ran
         self.best: dict[str, Any] | None = None  # {"step", scores of that validation}
         self.company = 1  # runs trained together in this process
-        self._generators: dict[str, Tensor] | None = None
 
     # From the beginning to the end
 
@@ -175,20 +142,6 @@ class Trainer:
         if self.step:
             self.reporter.note(f"continuing at step {self.step} of {self.config.training.steps}")
 
-    def keep_generators(self) -> None:
-        """Draw dropout as if no other run of this process did."""
-        self._generators = generators(self.network.device)
-
-    @contextmanager
-    def _drawing(self) -> Iterator[None]:
-        """With this run's own random generators in place."""
-        device = self.network.device
-        if self._generators is not None:
-            set_generators(self._generators, device)
-        yield
-        if self._generators is not None:
-            self._generators = generators(device)
-
     @property
     def saving_is_due(self) -> bool:
         """Whether the last checkpoint was long enough ago."""
@@ -201,86 +154,31 @@ class Trainer:
         turn = self.step > 0 and (self.step % settings.eval_every == 0 or self.step == settings.steps)
         return turn and self.evaluated != self.step
 
-    # A training step
+    # After a training step
 
-    def pull(self, given: Given) -> Pulled:
-        """Forward and backward pass of this run alone."""
-        more = {} if given.masks is None else {"masks": given.masks}
-        wanted = monitored(self.config.training)
-        with self.precision():
-            out, state, signals = self.network(given.x, given.state, given.lengths, monitor=wanted, **more)
-        loss, error = self.objective(given, out, signals[0])
-        loss.backward()  # type: ignore[no-untyped-call]
-        return Pulled(state, loss, error)
+    def learn(self, given: Given, pulled: Pulled) -> Lesson:
+        try:
+            lesson = super().learn(given, pulled)
+        except DivergedError as error:
+            good = list_checkpoints(self.run.checkpoints)
+            raise DivergedError(
+                f"{error}. Last good checkpoint: {good[0] if good else 'none yet'}. "
+                f"Try a learning rate below {self.config.training.learning_rate:g}"
+            ) from None
+        self._record(lesson)
+        return lesson
 
-    def precision(self) -> torch.autocast:
-        """Around the network's forward pass."""
-        return precision(self.config, self.network)
-
-    def take(self) -> Given:
-        """What the next step needs: this process's part of it, and no gradients from before."""
-        self.optimizer.zero_grad(set_to_none=True)
-        batch, team, device = self.task.training_batch(self.step), self.team, self.network.device
-        masks = None
-        if isinstance(self.network, ELMNetwork):
-            with self._drawing():
-                drawn = self.network.draw_masks(len(batch.x))
-            masks = [Masks(*(None if mask is None else team.part(mask) for mask in layer)) for layer in drawn]
-        x, y = team.part(batch.x), team.part(batch.y)
-        lengths = None if batch.lengths is None else team.part(batch.lengths)
-        share = 1.0 if team.size == 1 else team.size * self.task.weight(y) / self.task.weight(batch.y)
-        return Given(x.to(device), y.to(device), self._start(batch, len(x)), lengths, masks, share)
-
-    def _start(self, batch: Batch, sequences: int) -> State:
-        """The state before a step: what the last one left, or none."""
-        if self.state is None or batch.fresh or resets(self.step, self.config.training, self.config.seed):
-            return self.network.initial_state(sequences)
-        return self.state
-
-    def objective(self, given: Given, out: Tensor, signals: Any) -> tuple[Tensor, Tensor]:
-        """What to minimise, and the task's own part of it."""
-        out = out.to(self.network.dtype)  # of lower precision under autocast
-        error = self.task.loss(out, given.y, self.config.training.label_smoothing) * given.share
-        return error + penalty(signals, self.config.training, given.lengths), error
-
-    def learn(self, given: Given, pulled: Pulled) -> None:
-        """Change the weights, once there are gradients.
-
-        Raises:
-            DivergedError: the loss or gradient is not finite; the weights are as they were.
-        """
-        settings = self.config.training
-        self.team.average(self.network)
-        sums = torch.stack([pulled.loss.detach(), pulled.error.detach()]).double().cpu()
-        total, own = self.team.mean(sums).tolist()
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip).item()
-        self._require_finite(total, norm)
-        rate = learning_rate(self.step, settings)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        self.state = pulled.state.detach()
-        self.step += 1
-        self._record(total, own, norm, rate, given.y.numel() * self.team.size)
-
-    def _require_finite(self, loss: float, norm: float) -> None:
-        if math.isfinite(loss) and math.isfinite(norm):
-            return
-        good = list_checkpoints(self.run.checkpoints)
-        raise DivergedError(
-            f"step {self.step}: loss {loss}, gradient norm {norm}; the weights were left as they were before it. "
-            f"Last good checkpoint: {good[0] if good else 'none yet'}. "
-            f"Try a learning rate below {self.config.training.learning_rate:g}"
+    def _record(self, lesson: Lesson) -> None:
+        means = self.journal.count(
+            {"loss": lesson.loss, self.task.criterion: lesson.error, "gradient_norm": lesson.gradient_norm}
         )
-
-    def _record(self, loss: float, error: float, norm: float, rate: float, items: int) -> None:
-        means = self.journal.count({"loss": loss, self.task.criterion: error, "gradient_norm": norm})
         score = self.task.scores(means[self.task.criterion], math.nan).get("bpc")
         words = f"loss {means['loss']:.4f}" + (f"  bpc {score:.3f}" if score is not None else "")
         if self.best is not None:
             words += f"  best {self.task.metric} {self.best[self.task.metric]:.4f}"
-        self.reporter.step(self.step, words, items, self.task.unit)
+        self.reporter.step(self.step, words, lesson.items, self.task.unit)
         if self.step % self.config.training.log_every == 0:
+            rate = lesson.learning_rate
             self.journal.write({"event": "train", "step": self.step, **means, "learning_rate": rate})
             self.journal.forget()
 
@@ -372,23 +270,14 @@ class Trainer:
 
     def save(self) -> Path:
         """Write a checkpoint; everybody in the team calls this."""
-        state = self._each_tensor(self.state, self.team.join)
-        path = path_of(self.run.checkpoints, self.step)
+        tensors, path = self.tensors(), path_of(self.run.checkpoints, self.step)
         if self.team.first:
             own = {"step": self.step, "evaluated": self.evaluated, "best": self.best}
-            with self._drawing():
-                training = pack(self.network, self.optimizer, state)
-            checkpoint = Checkpoint(self.network.state_dict(), training, own | self.journal.numbers())
+            checkpoint = Checkpoint(*tensors, own | self.journal.numbers())
             path = save_checkpoint(self.run.checkpoints, self.step, checkpoint, keep=self.config.training.keep)
             self.run.diverged_file.unlink(missing_ok=True)
         self._saved = time.monotonic()
         return path
-
-    def _each_tensor(self, state: State | None, change: Callable[[Tensor], Tensor]) -> State | None:
-        """The state of more or fewer sequences."""
-        if state is None:
-            return None
-        return self.network.state_of({name: change(tensor) for name, tensor in state.tensors().items()})
 
     def _restore(self, at: int | None) -> None:
         """Load a checkpoint, if there is one."""
@@ -414,32 +303,11 @@ class Trainer:
         return found
 
     def _load(self, checkpoint: Checkpoint) -> None:
+        numbers = checkpoint.numbers
         try:
-            self._take_over(checkpoint)
+            self.take_over(checkpoint.model, checkpoint.training, numbers["step"])
+            self.evaluated, self.best = numbers["evaluated"], numbers["best"]
+            self.journal.load(numbers)
         except (KeyError, ValueError, RuntimeError) as error:
             words = f"{self.run.config_file} describes another network or optimiser than its checkpoints hold"
             raise CheckpointError(f"{words} ({in_a_line(error)}); was it edited?") from error
-
-    def _take_over(self, checkpoint: Checkpoint) -> None:
-        self.network.load_state_dict(checkpoint.model)
-        with self._drawing():
-            state = unpack(checkpoint.training, self.network, self.optimizer)
-        self.state = self._each_tensor(state, self.team.part)
-        self.step, self.evaluated, self.best = (checkpoint.numbers[name] for name in ("step", "evaluated", "best"))
-        self.journal.load(checkpoint.numbers)
-
-
-def _build(config: RunConfig) -> Network:
-    """The untrained network, after asking whether a backend can run it, and there is its device."""
-    config.require_device()
-    try:
-        network = models.build(config.model, seed=config.seed, backend=config.backend)
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, ElmnetError) or "memory" not in str(error):
-            raise
-        words = f"not enough memory for {models.counts(config.model).parameters:,} parameters: {error}"
-        raise RunError(words) from error
-    dtype = torch.float32 if config.dtype == "bf16-mixed" else getattr(torch, config.dtype)
-    network.to(device=torch.device(config.device), dtype=dtype).train()
-    network.backends()
-    return network
