@@ -118,6 +118,8 @@ def test_dropout_masks_are_variational_and_only_in_training():
         kept = mask != 0
         assert mask[kept].unique().item() == pytest.approx((1 - p) ** -power)
         assert kept.double().mean().item() == pytest.approx(1 - p, abs=4 * (0.25 / mask.numel()) ** 0.5)
+    exact = ELMLayer(LayerConfig(units=4, input_dropout=0.1, neuron=neuron()), 50).double().draw_masks(30).input
+    assert exact.max().item() == 1 / 0.9
     x = torch.ones(2, 8, 50)
     torch.manual_seed(1)
     first = module(x)[0]

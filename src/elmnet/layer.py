@@ -86,7 +86,8 @@ class ELMLayer(nn.Module):
             return None
         weight = self.neurons.w_s
         kept = torch.rand(shape, device=weight.device) >= p
-        return torch.where(kept, (1 - p) ** -power, 0.0).to(weight.dtype)
+        scale: float = (1 - p) ** -power
+        return kept.to(weight.dtype) * scale
 
     def forward(
         self,

@@ -60,6 +60,19 @@ def test_private_noise_only_wants_a_constant_complexity():
         assert abs(k_e[bits.argmax()] - np.sqrt(kappa * k_c)) <= 1
 
 
+@pytest.mark.parametrize(("P", "best"), [(1e5, 333), (5e5, 561)])
+def test_the_planned_complexity_is_that_of_the_exact_channel(rng, P, best):
+    """§8 item 5: brute force over whole networks on the exact log det, beside k_e* = √(κ(k_c + P/N_r))."""
+    D, rho, kappa, k_c, ceiling = 12, 0.02, 300.0, 200.0, 10.0
+    assert np.sqrt(kappa * (k_c + P / (D * (1 - rho) / rho))) == pytest.approx(best, abs=1)
+    k_e = np.geomspace(best / 3, best * 3, 60)
+    bits = [
+        channel.information(channel.tight_frame(int(P / (k + k_c)), D, rng), ceiling / (1 + kappa / k), rho)
+        for k in k_e
+    ]
+    assert k_e[int(np.argmax(bits))] == pytest.approx(best, rel=0.08)
+
+
 def test_spread_of_unit_noise_makes_the_closed_form_a_safe_bound(rng):
     """§8 item 4: log-normal unit noise (sd 0.5) carries more than the same mean noise everywhere."""
     N, D, rho = 256, 8, 0.02

@@ -76,5 +76,7 @@ def test_too_little_for_a_law():
         power_law(np.geomspace(1e4, 1e7, 5), np.ones(5))
     with pytest.raises(TheoryError, match="two decades of P, the front spans a factor 10"):
         power_law(np.geomspace(1e4, 1e5, 9), np.linspace(2, 1, 9))
+    with pytest.raises(TheoryError, match="losses that differ, all of the front are 1"):
+        power_law(np.geomspace(1e4, 1e7, 9), np.ones(9))
     with pytest.raises(TheoryError, match="at least 8 runs, there are 3"):
         pinball(np.ones(3), np.ones(3))

@@ -85,6 +85,19 @@ def test_elasticities_are_the_slopes_of_the_signal_to_noise(law, size):
         assert got == pytest.approx((ends[1] - ends[0]) * NATS / (2 * step), rel=1e-4, abs=1e-6)
 
 
+def test_no_synapses():
+    """Nothing where synapses do not limit; all of the signal where they do."""
+    free, bound = (
+        SNRR(L_inf=1, D=0.5, kappa_e=200, N_r=60, H0=5),
+        SNRR(L_inf=1, D=0.5, kappa_e=200, N_r=60, kappa_c=40, H0=5),
+    )
+    assert free.elasticities(100, 100, 0)["k_e"] == pytest.approx(2 / 3)
+    assert free.elasticities(100, 100, 0)["k_c"] == 0
+    assert bound.elasticities(100, 100, 0)["k_c"] == pytest.approx(1)
+    low, high = bound.near_optimal(1e6, 0, 0.002)
+    assert 0 <= low <= high
+
+
 @given(law=laws, size=sizes)
 def test_limits(law, size):
     N, k_e, k_c = size

@@ -127,6 +127,11 @@ def test_rivals_are_the_published_networks_whatever_was_run(known):
     start = ENWIK8.with_hidden(units=10, memory=99, branches=3)
     rivals = {rival.name: rival.network.layers[0].neuron for rival in plan(start, Limit(2e6), PUBLISHED, known).rivals}
     assert (rivals["published unit, d_m = 15"].branches, len(rivals)) == (50, 3)
+    narrow = plan(ENWIK8.with_hidden(hidden=15), Limit(3_516_748), PUBLISHED, known)
+    shapes = {rival.name: rival.network.layers[0] for rival in narrow.rivals}
+    assert shapes["published unit, d_m = 15"] == ENWIK8.layers[0]
+    recipe = shapes["the paper's recipe, d_m ∝ √N"].neuron
+    assert recipe.mlp_widths == (5 * recipe.memory, 2 * recipe.memory, recipe.memory)
     mine = replace(known, runs=replace(known.runs, task="sequence"))
     assert [rival.name for rival in plan(ENWIK8, Limit(2e6), PUBLISHED, mine).rivals] == [
         "simple units, d_m = 3",

@@ -257,7 +257,7 @@ def _shaped(model: NetworkConfig, group: Group, shape: Mapping[str, Any]) -> Net
     if recipe not in (None, "paper"):
         raise ConfigError(f"recipe must be 'paper', got {recipe!r}")
     if recipe is not None:
-        shape["branches"] = 4 * shape.get("memory", model.layers[0].neuron.memory)
+        shape |= {"branches": 4 * shape.get("memory", model.layers[0].neuron.memory), "hidden": None}  # d_mlp = 2 d_m
     model = model.with_hidden(**shape)
     if group.budget is None:
         return model

@@ -54,7 +54,7 @@ class NeuronIOOptions(Config):
     """Scored at every turn's validation."""
     eval_batch: int = 16
     align_soma: bool = False
-    """Give the predicted soma the mean and spread of the true one before scoring, as the published scores do."""
+    """Give the predicted soma the mean and spread of the true one before scoring, as published (docs/signals.md)."""
     cached_files: int = 32
     """Files kept in memory, some 20 MB each."""
 

@@ -52,6 +52,8 @@ def power_law(P: ArrayLike, y: ArrayLike) -> PowerLaw:
     if P.max() < 100 * P.min():
         raise TheoryError(f"a power law needs two decades of P, the front spans a factor {P.max() / P.min():.3g}")
     middle, spread = float(np.exp(np.log(P).mean())), float(y.max() - y.min())
+    if spread == 0:
+        raise TheoryError(f"a power law needs losses that differ, all of the front are {y[0]:g}")
 
     def residuals(z: Array) -> Array:
         return np.asarray(z[0] + np.exp(z[1] - np.exp(z[2]) * np.log(P / middle)) - y)

@@ -93,10 +93,13 @@ class SNRR:
 
     def saturation_bits(self, k_e: ArrayLike, k_c: ArrayLike) -> Array:
         """log2[1 + (κ_e/k_e)^a + (κ_c/k_c)^a]: signal-to-noise a unit lacks to its ceiling, in bits (§1)."""
-        k_e, k_c = np.asarray(k_e, float), np.asarray(k_c, float)
-        # connectivity that does not limit (κ_c = 0) costs nothing, also where there is none
-        synapses = np.where(np.asarray(self.kappa_c) == 0, 0.0, self.kappa_c / np.where(k_c > 0, k_c, 1e-300))
-        return np.asarray(np.log2(1 + (self.kappa_e / k_e) ** self.a + synapses**self.a))
+        units = (self.kappa_e / np.asarray(k_e, float)) ** self.a
+        return np.asarray(np.log2(1 + units + self._lacking_synapses(k_c) ** self.a))
+
+    def _lacking_synapses(self, k_c: ArrayLike) -> Array:
+        """κ_c/k_c; connectivity that does not limit (κ_c = 0) lacks nothing, also where there is none."""
+        k_c = np.asarray(k_c, float)
+        return np.where(np.asarray(self.kappa_c) == 0, 0.0, self.kappa_c / np.where(k_c > 0, k_c, 1e-300))
 
     def redundancy_bits(self, N: ArrayLike) -> Array:
         """log2[1 + (N_r/N)^a]: signal-to-noise that averaging over N units has not yet gained, in bits (§1)."""
@@ -138,7 +141,7 @@ class SNRR:
 
     def elasticities(self, N: ArrayLike, k_e: ArrayLike, k_c: ArrayLike) -> dict[str, Array]:
         """∂lnΓ/∂ln of N, k_e and k_c: what one per cent more of each buys, in per cent of Γ (§3)."""
-        e, c = (self.kappa_e / np.asarray(k_e, float)) ** self.a, (self.kappa_c / np.asarray(k_c, float)) ** self.a
+        e, c = (self.kappa_e / np.asarray(k_e, float)) ** self.a, self._lacking_synapses(k_c) ** self.a
         return {
             "N": np.asarray(self.a / (1 + (np.asarray(N, float) / self.N_r) ** self.a)),
             "k_e": np.asarray(self.a * e / (1 + e + c)),
@@ -155,7 +158,7 @@ class SNRR:
             k_c: synapses per unit.
         """
         budget, k_c = np.asarray(budget, float), np.asarray(k_c, float)
-        kappa_c = np.where(np.asarray(self.kappa_c) == 0, 0.0, self.kappa_c / np.where(k_c > 0, k_c, 1e-300))
+        kappa_c = self._lacking_synapses(k_c)
         if np.all(np.asarray(self.a) == 1):
             k_e = np.sqrt(self.kappa_e / (1 + kappa_c) * (k_c + budget / self.N_r))
         else:
@@ -196,7 +199,7 @@ class SNRR:
             raise TheoryError(f"delta must be positive, got {delta}")
         best = self.optimum(budget, k_c)
         if self.a == 1:
-            kappa = self.kappa_e / (1 + (self.kappa_c / k_c if self.kappa_c else 0))
+            kappa = float(self.kappa_e / (1 + self._lacking_synapses(k_c)))
             A, B = 1 + self.N_r * k_c / budget, self.N_r * kappa / budget
             half, whole = math.sqrt(A * B), (math.sqrt(A) + math.sqrt(B)) ** 2
             bits = 2 * delta / (self.D * self.unit)

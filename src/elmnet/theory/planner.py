@@ -76,12 +76,12 @@ class Wiring:
     """d_s."""
 
     def at(self, start: NetworkConfig, units: int, memory: int) -> NetworkConfig:
-        """`start` with N units of complexity d_m, wired like this; d_mlp/d_m stays."""
-        unit = start.layers[0].neuron.with_memory(memory)
-        branches = 4 * memory if self.branches is None else self.branches
-        return start.with_hidden(
-            units=units, memory=memory, hidden=unit.hidden, branches=branches, synapses=self.synapses
-        )
+        """`start` with N units of complexity d_m, wired like this; d_mlp/d_m stays, or is the paper's 2."""
+        if self.branches is None:
+            hidden, branches = None, 4 * memory
+        else:
+            hidden, branches = start.layers[0].neuron.with_memory(memory).hidden, self.branches
+        return start.with_hidden(units=units, memory=memory, hidden=hidden, branches=branches, synapses=self.synapses)
 
 
 @dataclass(frozen=True)
@@ -329,8 +329,8 @@ def _rivals(start: NetworkConfig, limit: Limit, wiring: Wiring, chosen: NetworkC
     if task in PUBLISHED:
         first = NetworkConfig.preset(PUBLISHED[task].preset).layers[0]
         ratio = first.neuron.memory / first.units**0.5
-        unit, wired = first.neuron, Wiring(first.neuron.branches, first.neuron.synapses)
-        builds[f"published unit, d_m = {unit.memory}"] = lambda units: wired.at(start, units, unit.memory)
+        unit = {name: getattr(first.neuron, name) for name in ("memory", "hidden", "branches", "synapses")}
+        builds[f"published unit, d_m = {first.neuron.memory}"] = lambda units: start.with_hidden(units=units, **unit)
 
     def by_recipe(units: int) -> NetworkConfig:
         return Wiring(None, wiring.synapses).at(start, units, max(1, round(ratio * units**0.5)))
