@@ -17,8 +17,11 @@ import os
 import statistics
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +52,7 @@ def main() -> int:
     """Run what was asked; the exit code is 1 where something failed or there is no GPU."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--golden", type=Path, default=Path("../shared/golden"), help="folder of .npz files; must exist"
+        "--golden", type=Path, default=Path("../shared/golden"), help="folder of .npz files; carry it along"
     )
     parser.add_argument("--case", action="append", choices=list(CASES), help="repeatable; default: all")
     parser.add_argument("--train", type=float, default=0.0, metavar="SECONDS", help="only train, so long")
@@ -62,7 +65,7 @@ def main() -> int:
         print("there is no GPU that torch can use here; benchmarks/gpu_compile.py needs none", file=sys.stderr)
         return 1
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    found: dict[str, Any] = {"gpu": vars(limits(torch.device("cuda", 0))), "torch": torch.__version__}
+    found: dict[str, Any] = {"gpu": vars(limits(torch.device("cuda", 0))), **versions()}
 
     def keep(name: str, value: object) -> None:
         found[name] = value
@@ -90,17 +93,30 @@ def main() -> int:
     return 0
 
 
+def versions() -> dict[str, str | None]:
+    """What compiles and runs here."""
+    found = {"torch": torch.__version__, "cuda": torch.version.cuda}
+    for name in ("triton", "jax", "jaxlib"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
 def verified(golden: Path) -> Iterator[tuple[str, str]]:
     """The worst error of the self-check and of every golden file, in float32."""
     files = sorted(golden.glob("*.npz"))
     if not files:
-        yield "golden files", f"FAILED: none in {golden}"
+        yield "golden files", f"none in {golden}: only the self-check verifies"
     for path in (None, *files):
         try:
             options = {"backend": "cuda", "dtype": torch.float32}
             checks = self_check(**options) if path is None else verify_file(path, **options)
         except BackendError as error:
             yield ("self-check" if path is None else path.name), f"refused: {error}"
+            continue
+        except Exception as error:  # the other files go on, and what was found is kept
+            traceback.print_exc()
+            yield ("self-check" if path is None else path.name), f"FAILED: {in_a_line(error)}"
             continue
         worst = max(checks, key=lambda check: check.error / (check.tolerance or 1e-300))
         word = "ok" if all(check.passed for check in checks) else "FAILED"

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from elmnet import verify
-from elmnet.errors import DataError
+from elmnet.errors import BackendError, DataError
 
 FILES = (
     "branch_filter_silu",
@@ -60,6 +60,15 @@ def test_self_check_notices_a_wrong_model(monkeypatch):
 
 def test_nan_never_passes():
     assert not verify.Check("x", float("nan"), 1.0).passed
+
+
+def test_a_backend_that_breaks_is_no_damaged_file(shared, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("an illegal memory access")
+
+    monkeypatch.setattr("elmnet.network.ELMNetwork.forward", broken)
+    with pytest.raises(BackendError, match="'reference' broke while it ran: RuntimeError: an illegal memory access"):
+        verify.verify_file(shared / "golden" / "hidden_sequence.npz", backend="reference")
 
 
 def test_damaged_files_are_refused(tmp_path):

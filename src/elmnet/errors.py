@@ -9,9 +9,13 @@ class ElmnetError(Exception):
 
 
 def in_a_line(error: BaseException) -> str:
-    """What an exception of somebody else's says, as far as a line has room."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    """What an exception of somebody else's says, as far as a line has room; of a chain, what began it."""
+    while error.__cause__ is not None and not isinstance(error, ElmnetError):
+        error = error.__cause__
+    first, *others = str(error).strip().splitlines() or [""]
+    if first.endswith(":") and others:  # a compiler's place in a source
+        first += f" {others[-1].strip()}"
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 class ConfigError(ElmnetError, ValueError):

@@ -118,9 +118,12 @@ def cache_directory() -> Path:
     Raises:
         DataError: it cannot be created.
     """
-    import pooch  # 0.2 s, and most who write files ask for no cache
+    chosen = os.environ.get("ELMNET_CACHE")
+    if not chosen:
+        import pooch  # 0.2 s, and most who write files ask for no cache
 
-    path = Path(os.environ.get("ELMNET_CACHE") or pooch.os_cache("elmnet"))
+        chosen = pooch.os_cache("elmnet")
+    path = Path(chosen)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -7,7 +7,8 @@ that two independent implementations agreed on; `verify_file` recomputes them wi
 
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from elmnet import wiring
 from elmnet.config import LayerConfig, NetworkConfig, NeuronConfig
-from elmnet.errors import BackendError, CheckpointError, DataError
+from elmnet.errors import BackendError, CheckpointError, DataError, ElmnetError, in_a_line
 from elmnet.files import BAD_ARCHIVE
 from elmnet.interop.pytorch import neuron_of
 from elmnet.layer import ELMLayer
@@ -70,6 +71,17 @@ def verify_file(path: Path, *, backend: str = "auto", dtype: torch.dtype = torch
         raise DataError(f"{path}: not a readable golden file: {type(error).__name__}: {error}") from error
 
 
+@contextmanager
+def _running(backend: str) -> Iterator[None]:
+    """What breaks in here is the backend, not the file."""
+    try:
+        yield
+    except ElmnetError:
+        raise
+    except Exception as error:  # of a driver, of a compiler: they have many kinds
+        raise BackendError(f"backend {backend!r} broke while it ran: {in_a_line(error)}") from error
+
+
 def _verify_network(config: dict[str, Any], arrays: Arrays, backend: str, dtype: torch.dtype) -> list[Check]:
     layers = tuple(
         LayerConfig(units=c["N"], recurrent_connect=c["recurrent_connect"], neuron=_neuron(c["c"]))
@@ -97,16 +109,18 @@ def _verify_network(config: dict[str, Any], arrays: Arrays, backend: str, dtype:
         for i in range(len(layers))
     ]
     x = torch.from_numpy(arrays["x"]).to(device)
-    out, state, signals = network(
-        x if config["kind"] == "token" else x.to(dtype), masks=masks, monitor=("branch", "mlp", "activity")
-    )
+    with _running(backend):
+        out, state, signals = network(
+            x if config["kind"] == "token" else x.to(dtype), masks=masks, monitor=("branch", "mlp", "activity")
+        )
 
     logits = out.flatten(0, 1) if config["loss"] == "sequence" else out[:, -1]
     entropy = cross_entropy(logits, torch.from_numpy(arrays["y"]).flatten().to(device), config["label_smoothing"])
     reg_mlp, reg_activity = mlp_magnitude(signals[0]["mlp"]), population_activity(signals[0]["activity"])
     weights = config["regularisers"]
     loss = entropy + weights["mlp"] * reg_mlp + weights["act"] * reg_activity
-    loss.backward()
+    with _running(backend):
+        loss.backward()
 
     got = {
         "logits": out,

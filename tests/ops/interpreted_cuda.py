@@ -5,6 +5,7 @@ Kernels that wait for each other cannot run here (one program runs after another
 
 import itertools
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -181,18 +182,27 @@ def test_streaming_and_inference_in_pieces_equal_the_whole(monkeypatch):
 def test_the_operator_is_what_it_says(monkeypatch, limit):
     monkeypatch.setattr(operator, "TAPE_LIMIT", limit)
     layer = ELMLayer(LayerConfig(units=2, neuron=neuron(), recurrent_connect=0.5), 3, backend="cuda")
-    calls = []
-    original = torch.ops.elmnet.cuda_recurrence
+    calls, names = {}, ("cuda_recurrence", "cuda_recurrence_backward")
+    originals = {name: getattr(torch.ops.elmnet, name) for name in names}
 
-    class Spy:
-        cuda_recurrence = staticmethod(lambda *given: calls.append(given) or original(*given))
+    def spy(name):
+        def call(*given):
+            calls[name] = given
+            return originals[name](*given)
+
+        return call
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.ops, "elmnet", Spy)
-        layer(torch.randn(1, 2, 3), monitor=("mlp",) if limit > 1 else ())  # what is monitored is not cut
-    given = tuple(a.detach().requires_grad_(a.requires_grad) if isinstance(a, torch.Tensor) else a for a in calls[0])
-    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
-    torch.library.opcheck(original.default, given, test_utils=checks)
+        patch.setattr(torch.ops, "elmnet", SimpleNamespace(**{name: spy(name) for name in names}))
+        x = torch.randn(1, 3, 2).transpose(1, 2)  # as a convolution leaves it
+        out, *_ = layer(x.requires_grad_(), monitor=("mlp",) if limit > 1 else ())  # what is monitored is not cut
+        out.sum().backward()
+    for name, checks in zip(names, (("test_autograd_registration",), ()), strict=True):
+        given = tuple(
+            a.detach().requires_grad_(a.requires_grad) if isinstance(a, torch.Tensor) else a for a in calls[name]
+        )
+        assert not given[0].is_contiguous()
+        torch.library.opcheck(originals[name].default, given, test_utils=("test_schema", "test_faketensor", *checks))
 
 
 def test_the_first_check_passes_and_sees_a_difference():

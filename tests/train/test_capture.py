@@ -83,7 +83,9 @@ def test_reasons(tmp_path, text_file):
     trainer.team = Team(0, 2)
     assert capture.refuses(trainer) == "it is for one process, not for torchrun"
     trainer.team, batch = Team(), task.training_batch(0)
-    trainer.task = SimpleNamespace(training_batch=lambda step: batch._replace(lengths=torch.ones(4)))
+    trainer.task = SimpleNamespace(training_batch=lambda step: batch._replace(lengths=torch.ones(4)), picks=False)
     assert "different lengths" in capture.refuses(trainer)
+    trainer.task = SimpleNamespace(training_batch=lambda step: batch, picks=True, name="sequence")
+    assert "the loss of sequence picks the steps that count" in capture.refuses(trainer)
     trainer.network = torch.nn.Linear(1, 1)
     assert capture.refuses(trainer) == "it is for ELM networks"

@@ -195,10 +195,16 @@ def doctor(
         line("disk", f"{shutil.disk_usage(place).free / 2**30:.1f} GiB free at {place}")
     healthy = True
     for backend in BACKENDS.values():
-        if backend.name not in usable(torch.device("cpu")):
+        device, dtype = torch.device("cpu"), torch.float64
+        if "cpu" not in backend.devices:
+            if not torch.cuda.is_available():
+                line("backend", f"{backend.name} ({backend.about}): needs a GPU, there is none")
+                continue
+            device, dtype = torch.device("cuda"), torch.float32
+        if backend.name not in usable(device):
             line("backend", f"{backend.name} ({backend.about}): refuses, see `elmnet verify --backend {backend.name}`")
             continue
-        worst = max(self_check(backend=backend.name), key=lambda check: check.error / check.tolerance)
+        worst = max(self_check(backend=backend.name, dtype=dtype), key=lambda check: check.error / check.tolerance)
         healthy &= worst.passed
         verdict = "ok" if worst.passed else "FAILED"
         line("backend", f"{backend.name} ({backend.about}): {verdict}, worst {worst.name} {worst.error:.1e}")

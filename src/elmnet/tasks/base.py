@@ -44,6 +44,8 @@ class Task(ABC):
     """Key of the score that chooses the best model; `elmnet.scores` knows whether more of it is better."""
     criterion: str = "cross_entropy"
     """What `loss` is."""
+    picks: ClassVar[bool] = False
+    """Whether the loss is of steps that the targets choose, of which there may be any number."""
     Options: ClassVar[type[Config]]
     splits: ClassVar[tuple[Split, ...]] = ("train", "valid", "test")
     """What can be scored."""

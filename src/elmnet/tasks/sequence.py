@@ -54,6 +54,7 @@ class Sequence(Task):
     default_data = "FILE.npz"
     unit = "steps"
     metric = "nats"
+    picks = True
     Options = SequenceOptions
     splits = SPLITS
 

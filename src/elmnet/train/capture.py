@@ -57,6 +57,8 @@ def refuses(learner: "Learner") -> str | None:
         return "it is for ELM networks"
     if learner.team.size > 1:
         return "it is for one process, not for torchrun"
+    if learner.task.picks:
+        return f"the loss of {learner.task.name} picks the steps that count, which asks the GPU how many there are"
     if learner.task.training_batch(0).lengths is not None:
         return "sequences of different lengths are checked on the CPU at every step"
     return None

@@ -112,7 +112,8 @@ def group() -> Iterator[Team]:
     if "WORLD_SIZE" not in os.environ:
         yield Team()
         return
-    gpus = torch.cuda.is_available()
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    gpus = torch.cuda.is_available() and torch.cuda.device_count() >= here  # one for each process of this host
     if gpus:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     try:

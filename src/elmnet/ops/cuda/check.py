@@ -1,5 +1,6 @@
 """Before the first layer runs on a GPU: do this GPU, driver and Triton compute what the reference does?"""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -13,6 +14,7 @@ from elmnet.errors import in_a_line
 from elmnet.ops import reference
 from elmnet.ops.types import Dynamics, LayerState, Recurrence, Weights
 
+_log = logging.getLogger("elmnet")
 TOLERANCE = 1e-4
 """Relative L2 error of an output or a gradient, float32 against float64."""
 
@@ -25,6 +27,7 @@ def disagreement(run: Recurrence, device: torch.device, sizes: tuple[int, ...] =
         with _as_usual(device):
             return _difference(run, device, sizes)
     except Exception as error:  # of Triton, of the driver, of the compiler it calls: they have many kinds
+        _log.warning("elmnet: the first check on %s broke", device, exc_info=error)
         return f"its first check on {device} broke: {in_a_line(error)}"
 
 
@@ -42,8 +45,8 @@ def _difference(run: Recurrence, device: torch.device, sizes: tuple[int, ...]) -
 @contextmanager
 def _as_usual(device: torch.device) -> Iterator[None]:
     """The check is made once, for all: what surrounds the first call must not decide it."""
-    precise = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")  # no TF32
+    products = torch.backends.cuda.matmul  # asking by TF32's older name is an error once somebody used its newer one
+    precise, products.fp32_precision = products.fp32_precision, "ieee"
     try:
         with (
             torch.inference_mode(False),
@@ -53,7 +56,7 @@ def _as_usual(device: torch.device) -> Iterator[None]:
         ):
             yield
     finally:
-        torch.set_float32_matmul_precision(precise)
+        products.fp32_precision = precise
 
 
 def _everything(run: Recurrence, units: int, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:

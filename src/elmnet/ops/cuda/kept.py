@@ -64,7 +64,7 @@ def _read(gpu: Limits) -> dict[str, dict[str, Any]]:
             ):
                 raise ValueError(f"{plan} is no plan")
         return stored["plans"]  # type: ignore[no-any-return]
-    except (FileNotFoundError, DataError):
+    except (FileNotFoundError, DataError, ImportError):  # the last: pooch, which knows where caches are
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         _log.warning("elmnet: %s is damaged and not used (%s); delete it, then tune again", file, error)

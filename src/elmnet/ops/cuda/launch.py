@@ -288,7 +288,7 @@ class Layer:
         back |= {name: self.new(*shape, s.memory) for name in ("gain", "decay") if want[name]}
         told = None
         if w.recurrent:
-            told = torch.zeros(2, self.units * self.branches, self.batch, device=out.device)
+            told = out.new_zeros(2, self.units * self.branches, self.batch, dtype=torch.float32)
         first = w.first[self.inputs :]
         arguments = {
             **{"hidden": kept["hidden"] if s.hidden else None, "mlp": kept["mlp"], "drive": kept["drive"]},

@@ -113,14 +113,14 @@ def _(*arguments: Any) -> list[Tensor]:
         tape[0] = i.x.new_empty(cut, sum(tensor.numel() for tensor in i.state))
     elif n.keep or n.see:
         tape = [i.x.new_empty(batch, steps, units, count) for count in tape_rows(i)]
-    return [i.x.new_empty(batch, steps, units * outputs), *map(torch.empty_like, i.state), *tape]
+    return [i.x.new_empty(batch, steps, units * outputs), *(i.x.new_empty(s.shape) for s in i.state), *tape]
 
 
 @torch.library.register_fake("elmnet::cuda_recurrence_backward")  # type: ignore[untyped-decorator]
 def _(*arguments: Any) -> list[Tensor]:
     i = Inputs(*arguments[:COUNT])
     pairs = zip(i[: len(DIFFERENTIABLE)], arguments[-1], strict=True)
-    return [i.x.new_empty(0) if tensor is None or not want else torch.empty_like(tensor) for tensor, want in pairs]
+    return [i.x.new_empty(0 if tensor is None or not want else tensor.shape) for tensor, want in pairs]
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:

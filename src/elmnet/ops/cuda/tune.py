@@ -89,6 +89,11 @@ def tune(
         DataError: the file's folder cannot be created.
     """
     i, n = example(layer, batch, steps, bf16=bf16)
+    with torch.cuda.device_of(i.x):  # type: ignore[no-untyped-call]
+        return _tried(i, n, clock)
+
+
+def _tried(i: Inputs, n: Numbers, clock: Callable[[], float]) -> list[Trial]:
     gpu = limits(i.x.device)
     sizes = Layer(i, n, gpu).sizes
     truth: list[Tensor] = []
