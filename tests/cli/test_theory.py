@@ -384,7 +384,14 @@ def as_table(runs, file):
     for name in read_runs(runs)[0].names:
         result, config = json.loads((runs / name / "result.json").read_text()), load_config(runs / name / "config.yaml")
         scores = {f"{split}_{kind}": x for split in ("valid", "test") for kind, x in result[split].items()}
-        about = {"trial": name, "state": "done", "data": result["data"], "model": "elm", **scores}
+        about = {
+            "trial": name,
+            "configuration": name,
+            "state": "done",
+            "data": result["data"],
+            "model": "elm",
+            **scores,
+        }
         rows.append({**about, "config": json.dumps(config.to_dict()), "baselines": json.dumps(result["baselines"])})
     write(file, [*rows, rows[0], {**rows[0], "trial": "early", "state": "failed", "reason": "the disk was full"}])
     return rows
@@ -429,21 +436,21 @@ def test_tables_of_other_origin(capsys, taught, tmp_path):
     assert (
         json.loads(document.read_text())["constants"] == json.loads((tmp_path / "runs.json").read_text())["constants"]
     )
-    rest = ["plan", "--from", file, *named, "--hidden", 1500, "--out", path]
-    code, _, err = run(capsys, *rest)
-    assert code == 2
-    assert "the runs do not say of which task they are" in err
-    code, _, err = run(capsys, *rest[:1], "enwik8", *rest[1:])
+    code, out, err = run(capsys, "plan", "--from", file, *named, "--hidden", 1500, "--out", path)
     assert code == 0, err
-    chosen = load_config(path)
-    assert (chosen.preset, chosen.data) == ("paper", "python-stdlib")
-    assert chosen.model.layers[0].neuron.branches == model.layers[0].neuron.branches
+    assert "train it like the run named, 5 steps" in out
+    chosen, like = load_config(path), load_config(taught / "d5" / "config.yaml")
+    assert chosen.replace(model=model) == like
+    assert f"{budget.parameters(chosen.model):,}" in out
+    assert chosen.model.replace(layers=model.layers) == model
     for options, words in (
         ([], "does not tell its networks whole"),
         (["--network", "enwik8", "--h0", 5], "inputs, outputs or read-out are others"),
         (["--network", "mnist", "--h0", 5], "no preset 'mnist'"),
+        ([*named[:2], "--h0", "nan"], "H0, the valid_bpc of knowing nothing, must be positive, got nan"),
     ):
         assert words in run(capsys, "fit", file, *options)[2]
+    assert "these runs are of enwik8, the plan is for shd" in run(capsys, "plan", "shd", "--from", file, *named)[2]
 
 
 def test_damaged_tables(capsys, taught, tmp_path):
@@ -455,6 +462,12 @@ def test_damaged_tables(capsys, taught, tmp_path):
     assert "torn is damaged" in run(capsys, "fit", file)[2]
     file.write_text(whole[: len(whole) // 2])
     assert "not a table of comma-separated values" in run(capsys, "fit", file)[2]
+    file.write_text("N,d_m\n1,2\n1\n")
+    assert "line 3 has 1 values for 2 columns" in run(capsys, "fit", file)[2]
+    file.write_text("N,d_m,d_m\n1,2,2\n")
+    assert "has several columns 'd_m'; keep one" in run(capsys, "fit", file)[2]
+    file.write_text("N,d_m,valid_bpc,state\n1,2,3,waiting\n")
+    assert "no finished run; row 1: waiting" in run(capsys, "fit", file, "--network", "enwik8", "--h0", 5)[2]
     write(file, [{**row, "state": "waiting"} for row in rows])
     assert "holds no finished run; d10: waiting" in run(capsys, "fit", file)[2]
     file.with_suffix(".parquet").write_bytes(b"PAR1")

@@ -264,6 +264,28 @@ def test_the_same_trial_is_never_trained_twice(capsys, recipe, tmp_path):
     assert rows[0]["valid_bpc_se"] == pytest.approx(abs(two[0] - two[1]) / 2)
 
 
+def test_means_tell_every_configuration_from_the_others():
+    row = dict.fromkeys(table.SAME, 1)
+    assert table.distinguishing([row]) == table.distinguishing([]) == []
+    assert table.distinguishing([row, {**row, "data": 2}]) == ["data"]
+    assert table.distinguishing([row, {**row, "learning_rate": 2}, {**row, "N": 2}]) == ["learning_rate"]
+    assert table.distinguishing([row, {**row, "configuration": 2}]) == ["configuration"]
+
+
+@pytest.mark.parametrize("name", ["a[1].parquet", "a?.parquet", "a*.parquet", "a'b.csv"])
+def test_a_table_is_the_file_that_was_named(tmp_path, name):
+    """Not every file that looks like it."""
+    duckdb = pytest.importorskip("duckdb", reason="needs DuckDB (extra `sweep`)")
+    for file, value in (("a1.parquet", 1), ("ab.parquet", 1), (name, 2)):
+        place = tmp_path / "made"
+        form = "csv, header" if name.endswith("csv") and value == 2 else "parquet"
+        duckdb.sql(f"COPY (SELECT {value} AS n) TO '{place}' (FORMAT {form})")
+        place.rename(tmp_path / file)
+    assert table.ask(tmp_path / name, "SELECT n FROM trials")[1] == [(2,)]
+    with pytest.raises(RunError, match="there is no file"):
+        table.ask(tmp_path / f"no{name}", "SELECT n FROM trials")
+
+
 def test_recipes_add_up_in_one_directory(text_file, tmp_path):
     first, second = trials(text_file)[:2], trials(text_file)[1:]
     what = Recipe.from_dict(document(text_file))

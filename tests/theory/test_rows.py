@@ -76,6 +76,23 @@ def test_runs_of_rows():
     assert "1,000 steps, 3 training settings" in runs_of_rows(other, START, H0=5.0, source="here").caution
 
 
+def test_every_run_has_a_name_of_its_own():
+    sizes = ["d_m 3, N 64", "d_m 5, N 64", "d_m 8, N 64"]
+    assert list(runs_of_rows(ROWS, START, H0=5.0, source="here").names) == sizes
+    seeds = runs_of_rows([*ROWS, ROWS[0]], START, H0=5.0, source="here")
+    assert (seeds.names[0], seeds.names[3]) == ("row 1: d_m 3, N 64", "row 4: d_m 3, N 64")
+    named = [{**row, "name": "mine"} for row in ROWS]
+    assert list(runs_of_rows(named, START, H0=5.0, source="here").names) == sizes
+
+
+def test_an_error_is_no_percentage():
+    rows = [{"N": 64, "d_m": 3, "valid_accuracy": 25}]
+    with pytest.raises(TheoryError, match=r"valid_error must not be negative and at most 1 \(not per cent\), got -24"):
+        runs_of_rows(rows, START, H0=0.9, source="here")
+    with pytest.raises(TheoryError, match=r"must be positive and at most 1 \(not per cent\), got 90"):
+        runs_of_rows(rows, START, H0=90, source="here")
+
+
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
@@ -83,7 +100,12 @@ def test_runs_of_rows():
         ([*ROWS, {"N": 3, "d_m": 3}], "here: run 4: no score 'valid_bpc'; it has none that the model is of"),
         ([*ROWS, {**ROWS[0], "valid_bpc": "low"}], "here: run 4: valid_bpc is no number: 'low'"),
         ([{**ROWS[0], "N": "?"}], "here: run 1: N must be a whole number"),
-        ([{**ROWS[0], "task": "a"}, {**ROWS[0], "task": "b"}], "here: mixes a, b; fit one"),
+        ([{**ROWS[0], "task": "a"}, ROWS[0], {**ROWS[0], "task": "b"}], "here: mixes a, b; fit one"),
+        ([{**ROWS[0], "data": "txl"}, {**ROWS[0], "data": "bytes"}], "here: mixes bytes, txl; fit one"),
+        ([{**ROWS[0], "valid_bpc": -1}], "run 1: valid_bpc must not be negative, got -1"),
+        ([{"N": 3, "d_m": 3, "valid_bpc": ""}, *ROWS], "run 1: no score 'valid_bpc'; it has none"),
+        ([{**ROWS[0], "steps": "x"}], "run 1: steps must be a whole number, got 'x'"),
+        ([{**ROWS[0], "num_hidden": 3}], "run 1: has both N and num_hidden; keep one"),
     ],
 )
 def test_bad_tables(rows, words):

@@ -3,7 +3,6 @@
 import csv
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -134,7 +133,7 @@ def plan(
         announce(save(drawn, figures))
 
 
-def _start(task: str | None, known: "Fit | None") -> "tuple[NetworkConfig, str | None]":
+def _start(task: str | None, known: "Fit | None") -> "tuple[NetworkConfig, str]":
     """A network to vary, and its task: those of the runs; without any, the task's published one.
 
     SHD has that of SHD-Adding with an output for each of its 20 digits.
@@ -143,7 +142,7 @@ def _start(task: str | None, known: "Fit | None") -> "tuple[NetworkConfig, str |
 
     if known is not None:
         learned = known.runs.task
-        if task not in (None, learned):
+        if learned is None or task not in (None, learned):
             raise ConfigError(
                 f"these runs are of {learned}, the plan is for {task}: losses and optima are of one task. Leave out "
                 f"{task}, or --from runs of it; without --from a plan for it starts from priors or published runs"
@@ -160,6 +159,8 @@ def _fast_enough(
     one: "Plan", start: "NetworkConfig", wiring: "Sequence[Wiring]", known: "Fit | None", tries: int = 4
 ) -> "Plan":
     """A plan whose network has been measured: where the prediction was too fast, it is corrected and planned again."""
+    from dataclasses import replace
+
     from elmnet.bench.latency import measured
     from elmnet.theory.planner import Limit, plan
 
@@ -271,8 +272,7 @@ def _learned(
         if options:
             raise ConfigError(f"{options[0]} is of runs to learn from; there are none published of {task}: use --from")
         return None
-    learned = learn(source or f"published:{task}", score, network, h0)
-    return learned if learned.runs.task or not task else replace(learned, runs=replace(learned.runs, task=task))
+    return learn(source or f"published:{task}", score, network, h0)
 
 
 def _read_networks(start: "NetworkConfig", path: Path) -> "list[NetworkConfig]":
@@ -311,7 +311,7 @@ def _predict(known: "Fit", networks: "Sequence[NetworkConfig]", file: Path | Non
 
 
 def _training(
-    task: str | None,
+    task: str,
     preset: str | None,
     learned: Learned | None,
     known: "Fit | None",
@@ -319,18 +319,18 @@ def _training(
 ) -> "tuple[RunConfig, str]":
     """A run to train planned networks like, and its name among the runs.
 
-    That is the run whose P' is nearest (None: the largest); a preset where one is asked for, or where it is not known
-    how the runs were trained.
+    That is the run whose P' is nearest (None: the largest), or the one that was named for a table; a preset where one
+    is asked for, or where it is not known how the runs were trained.
     """
     from elmnet.train.config import compose
 
-    if task is None:
-        raise ConfigError("the runs do not say of which task they are, which --out and --memory need: name the TASK")
-    if learned is None or known is None or not learned.configs:
+    like, name = None if learned is None else learned.like, ""
+    if learned is not None and learned.configs and known is not None:
+        name = known.runs.nearest(float(known.runs.hidden.max()) if hidden is None else hidden)
+        like = learned.configs[name]
+    if like is None:
         return compose(task, preset=preset or "paper", data=None if learned is None else learned.data), ""
-    name = known.runs.nearest(float(known.runs.hidden.max()) if hidden is None else hidden)
-    config = learned.configs[name]
-    return (config, name) if preset is None else (compose(task, preset=preset, data=config.data), "")
+    return (like, name or "the run named") if preset is None else (compose(task, preset=preset, data=like.data), "")
 
 
 def _batch(batch: int | None, steps: int | None, like: "RunConfig") -> tuple[int, int]:
@@ -349,15 +349,16 @@ def _batch(batch: int | None, steps: int | None, like: "RunConfig") -> tuple[int
 
 
 def _write_run(
-    task: str | None, preset: str | None, learned: Learned | None, known: "Fit | None", one: "Plan", path: Path
+    task: str, preset: str | None, learned: Learned | None, known: "Fit | None", one: "Plan", path: Path
 ) -> None:
     """A run of the planned network, trained like the run nearest its budget, or as a preset says."""
     import yaml
 
     from elmnet.config import NetworkConfig
+    from elmnet.models import counts
 
     config, name = _training(task, preset, learned, known, one.cost.hidden)
-    if learned is None or not learned.configs:
+    if learned is None or not (learned.configs or learned.like):
         first = one.network.layers[0]
         unit = {name: getattr(first.neuron, name) for name in ("memory", "hidden", "branches", "synapses")}
         assert isinstance(config.model, NetworkConfig)  # every preset is one
@@ -366,6 +367,9 @@ def _write_run(
         config = config.replace(model=one.network)
     write_atomic(path, yaml.safe_dump(config.to_dict(), sort_keys=False, width=120))
     like = f"like {name}" if name else f"on {config.data} data, preset {config.preset}"
+    P = counts(config.model).parameters
+    if one.cost.parameters != P:
+        like += f" (whose other settings make P {P:,})"
     out.print(
         f"train it {like}, {config.training.steps:,} steps: elmnet train --config {path}",
         highlight=False,

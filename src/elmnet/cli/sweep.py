@@ -1,5 +1,6 @@
 """Sweeps: plan, run, status, collect, query."""
 
+import tempfile
 from collections import Counter
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
@@ -160,6 +161,10 @@ def plan(
     from elmnet.sweep.estimate import seconds_of
     from elmnet.sweep.recipe import Recipe
 
+    if threads < 1 or workers < 0 or limit < 0:
+        raise ConfigError(
+            f"--threads must be at least 1, --workers and --limit at least 0, got {threads}, {workers} and {limit}"
+        )
     what = Recipe.read(recipe, data)
     trials = what.expand()
     times: dict[Trial, float] = {}
@@ -249,15 +254,16 @@ def collect(
 ) -> None:
     """Write one table of all trials (Parquet, or CSV by the file's ending), and print means over seeds."""
     from elmnet.sweep.store import Sweep
-    from elmnet.sweep.table import aggregate, leading_score, write
+    from elmnet.sweep.table import aggregate, distinguishing, leading_score, write
 
     sweep = Sweep.open(directory)
     target = file or sweep.table_file
     rows = write(sweep, target)
     means = aggregate(target)
-    score = leading_score(rows)
+    score, others = leading_score(rows), distinguishing(means)
     table = _table(
         f"{sweep.name}: means over seeds ± standard error",
+        *others,
         *SHAPE,
         "steps",
         "seeds",
@@ -266,7 +272,7 @@ def collect(
     )
     for one in means:
         names = ("N", "d_m", "d_tree", "d_s", "hidden", "P", "steps", "seeds")
-        cells = [one["model"], *(_whole(one[name]) for name in names)]
+        cells = [*(escape(str(one[name])) for name in others), one["model"], *(_whole(one[name]) for name in names)]
         shown = [_mean(one, name) for name in (score, score.replace("valid", "test"))]
         table.add_row(*cells, *shown)
     out.print(table)
@@ -292,9 +298,17 @@ def query(
     from elmnet.sweep.table import ask, write
 
     sweep = Sweep.open(directory)
-    if not sweep.table_file.exists():
-        write(sweep, sweep.table_file)
-    names, rows = ask(sweep.table_file, sql)
+    if sweep.table_file.exists():
+        names, rows = ask(sweep.table_file, sql)
+        written = sweep.table_file.stat().st_mtime
+        newer = sum(file.stat().st_mtime > written for file in sweep.path.glob("trials/*/result.json"))
+        if newer:
+            words = f"{newer} trials ended since {sweep.table_file} was collected: elmnet sweep collect {directory}"
+            out.print(words, style="yellow", highlight=False, markup=False, soft_wrap=True)
+    else:
+        with tempfile.TemporaryDirectory() as place:
+            write(sweep, Path(place) / "table.parquet")
+            names, rows = ask(Path(place) / "table.parquet", sql)
     table = _table("", *map(escape, names))
     for row in rows:
         table.add_row(*("" if value is None else escape(str(value)) for value in row))

@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import isfinite
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +18,6 @@ from elmnet.errors import ConfigError
 from elmnet.files import write_atomic
 
 if TYPE_CHECKING:
-    from elmnet.config import NetworkConfig
     from elmnet.theory.fit import Fit
     from elmnet.theory.runs import Runs
     from elmnet.train.config import RunConfig
@@ -100,6 +100,8 @@ class Learned:
     """How they were trained, by name; empty where that is not known."""
     data: str | None = None
     """What published ones were trained on, for `--data`."""
+    like: "RunConfig | None" = None
+    """A run that was named for a table which does not tell."""
 
 
 def learn(source: str, score: str | None, network: str | None = None, h0: float | None = None) -> Learned:
@@ -112,11 +114,8 @@ def learn(source: str, score: str | None, network: str | None = None, h0: float 
         h0: the same, score of a network that knows nothing.
     """
     path = Path(source)
-    if path.suffix in (".csv", ".parquet") and not path.is_dir():
-        from elmnet.sweep.read import read_table
-
-        runs, skipped, found = read_table(path, score, network=_network(network), H0=h0)
-        learned = Learned(runs, skipped, {one.name: one.config for one in found})
+    if path.suffix.lower() in (".csv", ".parquet") and not path.is_dir():
+        learned = _of_table(path, score, network, h0)
     elif network is not None or h0 is not None:
         raise ConfigError(f"--network and --h0 are for a .csv or .parquet table; {source} is none and tells both")
     elif source.startswith("published:"):
@@ -134,18 +133,24 @@ def learn(source: str, score: str | None, network: str | None = None, h0: float 
     return learned
 
 
-def _network(name: str | None) -> "NetworkConfig | None":
-    """A published network by name, or that of a run's YAML file."""
+def _of_table(path: Path, score: str | None, name: str | None, h0: float | None) -> Learned:
+    """Runs of a table, whose network is a published one by name, or that of a run's YAML file, if it is not its own."""
     from elmnet.config import NetworkConfig
-
-    if name is None or not name.endswith((".yaml", ".yml")):
-        return None if name is None else NetworkConfig.preset(name)
+    from elmnet.sweep.read import read_table
     from elmnet.train.config import load_config
 
-    model = load_config(Path(name)).model
-    if not isinstance(model, NetworkConfig):
-        raise ConfigError(f"--network: {name} is of a {model.kind}; the model is of ELM networks")
-    return model
+    like, task, network = None, name, None
+    if name is not None and name.endswith((".yaml", ".yml")):
+        like = load_config(Path(name))
+        if not isinstance(like.model, NetworkConfig):
+            raise ConfigError(f"--network: {name} is of a {like.model.kind}; the model is of ELM networks")
+        task, network = like.task, like.model
+    elif name is not None:
+        network = NetworkConfig.preset(name)
+    runs, skipped, found = read_table(path, score, network=network, H0=h0)
+    if task is not None and runs.task not in (None, task):
+        raise ConfigError(f"{path} is of {runs.task}, --network {name} of {task}")
+    return Learned(replace(runs, task=runs.task or task), skipped, {one.name: one.config for one in found}, like=like)
 
 
 def _constants(settings: Sequence[str]) -> dict[str, float]:
@@ -297,7 +302,7 @@ def _fit_document(known: "Fit", skipped: Mapping[str, str]) -> dict[str, Any]:
         "fixed": dict(known.fixed),
         "runs": len(known.runs),
         "rmse": known.rmse,
-        "r2": known.r2,
+        "r2": known.r2 if isfinite(known.r2) else None,
         "sd": known.sd,
         "left_out": {**known.excluded, **skipped},
     }

@@ -80,11 +80,12 @@ def _scores(section: Section, sweep: Sweep, rows: list[dict[str, Any]], means: l
     done = [one for one in rows if one["state"] == "done"]
     score = tables.leading_score(done)
     test = score.replace("valid", "test")
-    columns = ("model", "N", "d_m", "d_tree", "d_s", "P'", "P", "steps", "seeds", score, "± SE", test, "± SE")
+    others = tables.distinguishing(means)
+    columns = (*others, "model", "N", "d_m", "d_tree", "d_s", "P'", "P", "steps", "seeds", score, "± SE", test, "± SE")
     keys = ("N", "d_m", "d_tree", "d_s", "hidden", "P", "steps", "seeds")
     cells = [
         (
-            str(one["model"]),
+            *(str(one[name]) for name in (*others, "model")),
             *("" if one[key] is None else f"{one[key]:,}" for key in keys),
             *(text for name in (score, test) for text in (number(one[name]), number(one[f"{name}_se"]))),
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from elmnet.config import NetworkConfig
-from elmnet.errors import ConfigError, RunError
+from elmnet.errors import ConfigError, RunError, TheoryError
 from elmnet.sweep import table
 from elmnet.theory.rows import runs_of_rows
 from elmnet.theory.runs import Runs
@@ -38,13 +38,17 @@ def read_table(
         ConfigError: network and H0 are missing, or given though the table has its own.
         TheoryError: no finished run; runs of several tasks; a score or size is missing or wrong.
     """
-    rows, skipped = _finished(_rows(file))
-    if not all({"config", "baselines"} <= row.keys() for row in rows.values()):
+    names, lines = _rows(file)
+    rows, skipped = _finished(lines, collected={"trial", "configuration"} <= set(names))
+    if not {"config", "baselines"} <= set(names):
         if network is None or H0 is None:
             raise ConfigError(
                 f"{file} does not tell its networks whole, as tables of `elmnet sweep collect` do: name the one whose "
                 "hidden layer its rows vary (--network), and what a network that knows nothing scores (--h0)"
             )
+        if not rows:
+            reasons = "".join(f"; {name}: {why}" for name, why in list(skipped.items())[:3])
+            raise TheoryError(f"{file} holds no finished run{reasons}")
         source = f"{file} ({len(rows)} runs)"
         return runs_of_rows(list(rows.values()), network, H0=H0, source=source, score=score), skipped, []
     if network is not None or H0 is not None:
@@ -70,18 +74,19 @@ def _run(name: str, row: Row) -> Finished:
         if split in scores and value not in (None, ""):
             scores[split][kind] = float(value)
     config, baselines = RunConfig.from_dict(json.loads(row["config"])), json.loads(row["baselines"])
-    return Finished(name, config, str(row["data"]), scores, list(baselines.values()))
+    floors = [{split: dict(floor[split]) for split in scores} for floor in baselines.values()]
+    return Finished(name, config, str(row["data"]), scores, floors)
 
 
-def _finished(rows: Sequence[Row]) -> tuple[dict[str, Row], dict[str, str]]:
-    """Rows of finished runs of ELM networks by name, once each, and why others were left out."""
+def _finished(rows: Sequence[Row], *, collected: bool) -> tuple[dict[str, Row], dict[str, str]]:
+    """Rows of finished runs of ELM networks by name, and why others were left out; each trial of a sweep once."""
     found: dict[str, Row] = {}
     skipped: dict[str, str] = {}
     for number, row in enumerate(rows, 1):
-        name = str(row.get("trial") or row.get("name") or f"row {number}")
-        if row.get("state") not in (None, "", "done"):
-            skipped[name] = str(row.get("reason") or row["state"])
-        elif row.get("model") not in (None, "", "elm", "leaky"):
+        name = str(row["trial"]) if collected else f"row {number}"
+        if _said(row, "state") and row["state"] != "done":
+            skipped[name] = str(row["reason"] if _said(row, "reason") else row["state"])
+        elif _said(row, "model") and str(row["model"]).lower() not in ("elm", "leaky"):
             skipped[name] = f"a {row['model']}; the model is of ELM networks"
         elif name in found:
             skipped[f"row {number}"] = f"the same run as {name}"
@@ -90,15 +95,28 @@ def _finished(rows: Sequence[Row]) -> tuple[dict[str, Row], dict[str, str]]:
     return found, skipped
 
 
-def _rows(file: Path) -> list[dict[str, Any]]:
-    """A table's rows by column; of a CSV file as text."""
-    if file.suffix == ".parquet":
+def _said(row: Row, name: str) -> bool:
+    """Whether a row has something there."""
+    value = row.get(name)
+    return value is not None and value == value and str(value).lower() not in ("", "nan")
+
+
+def _rows(file: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    """A table's columns, and its rows by column; of a CSV file as text."""
+    if file.suffix.lower() == ".parquet":
         names, rows = table.ask(file, "SELECT * FROM trials")
-        return [dict(zip(names, values, strict=True)) for values in rows]
+        return names, [dict(zip(names, values, strict=True)) for values in rows]
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.reader(lines, strict=True)
-            names = next(reader, [])
-            return [dict(zip(names, values, strict=True)) for values in reader if values]
-    except (OSError, ValueError, csv.Error) as error:  # ValueError: no text, or lines of several lengths
+            names, found = next(reader, []), []
+            for values in reader:
+                if len(values) not in (0, len(names)):
+                    raise csv.Error(f"line {reader.line_num} has {len(values)} values for {len(names)} columns")
+                found += [dict(zip(names, values, strict=True))] if values else []
+    except (OSError, ValueError, csv.Error) as error:  # ValueError: no text
         raise RunError(f"{file}: not a table of comma-separated values: {error}") from error
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise RunError(f"{file}: has several columns {twice[0]!r}; keep one")
+    return names, found

@@ -76,6 +76,9 @@ class Group(Config):
         for name in ("budget", "flops"):
             value = getattr(self, name)
             self._require(value is None or value > 0, f"{name} must be positive, got {value}")
+        names = [name for part in (self.grid, self.set, self.random, *(rows or ())) for name in part or ()]
+        wrong = [name for name in names if not isinstance(name, str)]
+        self._require(not wrong, f"names of settings must be text, got {wrong[:1]}")
         empty = [name for name, values in (self.grid or {}).items() if values == []]
         self._require(not empty, f"grid.{', '.join(empty)} holds no values")
         self._require(self.seeds != (), "seeds must not be empty")
@@ -96,11 +99,14 @@ class Group(Config):
     def _draws(self) -> Iterator[dict[str, Any]]:
         ranges = dict(self.random) if isinstance(self.random, Mapping) else {}
         count = ranges.pop("count", None)
-        self._require(isinstance(count, int) and count > 0, f"random.count must be a whole number, got {count!r}")
+        good = type(count) is int and count > 0
+        self._require(good, f"random.count must be a whole number, at least 1, got {count!r}")
+        self._require(len(ranges) > 0, "random needs a range to draw from, such as memory: [3, 60]")
         rng = np.random.default_rng(self.seed or 0)
         for name, ends in ranges.items():
             good = isinstance(ends, list) and len(ends) == 2 and all(isinstance(end, int | float) for end in ends)
-            self._require(good and 0 < ends[0] <= ends[1], f"random.{name} must be [least, most], got {ends!r}")
+            good = good and 0 < ends[0] <= ends[1] < math.inf
+            self._require(good, f"random.{name} must be [least, most], got {ends!r}")
         for _ in range(count):
             yield {
                 name: round(math.exp(rng.uniform(math.log(low), math.log(high))))
@@ -194,7 +200,10 @@ def shipped(path: Path) -> Path:
 def _settings(values: Mapping[str, Any] | None) -> list[str]:
     if "seed" in (values or {}):
         raise ConfigError("set: a seed is no setting here; name it in `seeds`, or as `seed` in a grid or list")
-    return [f"{name}={json.dumps(value)}" for name, value in (values or {}).items()]
+    try:
+        return [f"{name}={json.dumps(value)}" for name, value in (values or {}).items()]
+    except TypeError as error:
+        raise ConfigError(f"set: a value is no number, text or list of them: {error}") from None
 
 
 def _amended(

@@ -1,6 +1,7 @@
 """The collected table: Parquet through DuckDB, asked in SQL."""
 
 import csv
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -98,6 +99,13 @@ def aggregate(file: Path) -> list[dict[str, Any]]:
     return [dict(zip(names, values, strict=True)) for values in rows]
 
 
+def distinguishing(means: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Columns besides shapes and steps that a table of means needs, so that nobody takes one row for another."""
+    varied = [name for name in ("task", "data", "learning_rate") if len({row[name] for row in means}) > 1]
+    told = [tuple(row[name] for name in ("model", *_SHAPE, *varied)) for row in means]
+    return varied if len(set(told)) == len(told) else [*varied, "configuration"]
+
+
 def leading_score(rows: Sequence[Mapping[str, Any]]) -> str:
     """The column that stands for what these rows reached: `valid_bpc`, ..."""
     names = {name for row in rows for name, value in row.items() if name.startswith("valid_") and value is not None}
@@ -126,9 +134,11 @@ def ask(file: Path, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
 
 def _load(connection: Any, file: Path) -> None:
     """A collected file as the table `trials`."""
+    if not file.is_file():
+        raise RunError(f"there is no file {file}")
     reader = "read_parquet" if file.suffix == ".parquet" else "read_csv"
     try:
-        connection.execute(f"CREATE TABLE trials AS FROM {reader}('{_quoted(file)}')")
+        connection.execute(f"CREATE TABLE trials AS FROM {reader}('{_alone(file)}')")
     except _duckdb().Error as error:
         words = " ".join(str(error).split())
         raise RunError(f"{file}: damaged: {words}; `elmnet sweep collect` writes it anew") from error
@@ -136,6 +146,11 @@ def _load(connection: Any, file: Path) -> None:
 
 def _quoted(path: Path) -> str:
     return str(path).replace("'", "''")
+
+
+def _alone(path: Path) -> str:
+    """A path to read from that is no pattern of several."""
+    return re.sub(r"[\[*?]", r"[\g<0>]", _quoted(path))
 
 
 def _duckdb() -> Any:

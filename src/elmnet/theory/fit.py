@@ -63,8 +63,9 @@ class Fit:
 
     @property
     def r2(self) -> float:
-        """Share of the scores' variance that is explained."""
-        return float(1 - np.sum(self.residuals**2) / np.sum((self.runs.y - self.runs.y.mean()) ** 2))
+        """Share of the scores' variance that is explained; NaN where they do not vary."""
+        spread = float(np.sum((self.runs.y - self.runs.y.mean()) ** 2))
+        return float(1 - np.sum(self.residuals**2) / spread) if spread else float("nan")
 
     def interval(self, value: Callable[[SNRR], Any], level: float = 0.95) -> tuple[float, float] | None:
         """Percentile interval of anything computed from a model, e.g. `lambda law: law.D`."""

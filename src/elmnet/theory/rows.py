@@ -1,6 +1,7 @@
 """Runs from rows of figures, sizes and scores by name: the published tables, and anybody's."""
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -15,7 +16,7 @@ from elmnet.theory.runs import Runs, table, training_of
 Row = Mapping[str, Any]
 UNITS = {"bpc": 1.0, "loss": NATS, "error": 1.0}
 """Kinds of score that the model is of, and the unit u of each."""
-_SPLITS = ("valid", "test", "train")
+_SCORES = tuple(f"{split}_{kind}" for split in ("valid", "test", "train") for kind in UNITS)
 SIZES = {
     "units": ("N", "num_hidden"),
     "memory": ("d_m", "num_memory"),
@@ -42,7 +43,7 @@ PUBLISHED = {
     "shd-adding": _Published(
         "shd_adding_fixed_budget.csv",
         "shd-adding",
-        tuple(f"{split}_{kind}" for kind in ("loss", "error") for split in _SPLITS),
+        tuple(f"{split}_{kind}" for kind in ("loss", "error") for split in ("valid", "test", "train")),
         {"loss": 2.793772, "error": 0.9},
     ),
     "neuronio": _Published("neuronio_single_neuron.csv", "neuronio", ("test_soma_explained_variance",), {}),
@@ -104,30 +105,51 @@ def runs_of_rows(
     """
     if not rows:
         raise TheoryError(f"{source}: no runs")
-    score = score or next(iter(scores_of(rows[0])), "valid_bpc")
-    networks, values = [], []
+    if score is None:
+        had = {name for row in rows for name in scores_of(row)}
+        score = next((name for name in _SCORES if name in had), _SCORES[0])
+    kind, networks, values, steps = _kind(score), [], [], []
+    most = 1.0 if kind == "error" else math.inf
+    if not 0 < H0 <= most or math.inf == H0:
+        raise TheoryError(f"H0, the {score} of knowing nothing, must be positive{_unit_words(kind)}, got {H0:g}")
     for number, row in enumerate(rows, 1):
         try:
             networks.append(network_of(row, start))
             values.append(score_of(row, score))
+            if not 0 <= values[-1] <= most and not math.isnan(values[-1]):
+                raise TheoryError(f"{score} must not be negative{_unit_words(kind)}, got {values[-1]:g}")
+            if _given(row, "steps"):
+                steps.append(_whole(row, "steps"))
         except (ConfigError, TheoryError) as error:
             raise TheoryError(f"{source}: run {number}: {error}") from None
-    tasks = sorted(set(_column(rows, "task") or ()))
-    if len(tasks) > 1:
-        raise TheoryError(f"{source}: mixes {', '.join(tasks)}; fit one")
-    steps = [_whole(row, "steps") for row in rows if _given(row, "steps")]
+    for name in ("task", "data"):
+        kinds = sorted({str(row[name]) for row in rows if _given(row, name)})
+        if len(kinds) > 1:
+            raise TheoryError(f"{source}: mixes {', '.join(kinds)}; fit one")
+    tasks = {str(row["task"]) for row in rows if _given(row, "task")}
     return table(
         networks,
         values,
-        names=_column(rows, "name"),
+        names=_names_of(rows, networks),
         configurations=_column(rows, "configuration"),
-        task=tasks[0] if tasks else None,
-        caution=training_of(steps, _column(rows, "setting") or ())[1] if steps else None,
+        task=next(iter(tasks), None),
+        caution=training_of(steps, _column(rows, "setting") or ())[1],
         source=source,
         score=score,
         H0=H0,
-        unit=UNITS[_kind(score)],
+        unit=UNITS[kind],
     )
+
+
+def _unit_words(kind: str) -> str:
+    return " and at most 1 (not per cent)" if kind == "error" else ""
+
+
+def _names_of(rows: Sequence[Row], networks: Sequence[NetworkConfig]) -> list[str]:
+    """A name for every run: its own where no other has it, else by its sizes, and by its place if need be."""
+    sizes = [f"d_m {layer.neuron.memory}, N {layer.units}" for layer in (network.layers[0] for network in networks)]
+    places = [f"row {number}: {words}" for number, words in enumerate(sizes, 1)]
+    return next(names for names in (_column(rows, "name"), sizes, places) if names and len(set(names)) == len(names))
 
 
 def network_of(row: Row, start: NetworkConfig) -> NetworkConfig:
@@ -141,6 +163,9 @@ def network_of(row: Row, start: NetworkConfig) -> NetworkConfig:
     Raises:
         ConfigError: a size is missing or impossible, or the network has another P.
     """
+    for names in SIZES.values():
+        if len([name for name in names if _given(row, name)]) > 1:
+            raise ConfigError(f"has both {' and '.join(names)}; keep one")
     sizes = {part: _whole(row, name) for part, names in SIZES.items() for name in names if _given(row, name)}
     for part in ("units", "memory"):
         if part not in sizes:
@@ -175,15 +200,14 @@ def score_of(row: Row, score: str) -> float:
         raise TheoryError(f"no score {score!r}; it has {has}")
     try:
         value = float(row[name])
-    except ValueError:
+    except (TypeError, ValueError):
         raise TheoryError(f"{name} is no number: {row[name]!r}") from None
     return 1 - value if name.endswith("accuracy") else value
 
 
 def scores_of(row: Row) -> list[str]:
     """Every score of a row that a fit can be of, validation first."""
-    scores = [(split, kind) for split in _SPLITS for kind in UNITS]
-    return [f"{split}_{kind}" for split, kind in scores if any(_given(row, name) for name in _names(split, kind))]
+    return [score for score in _SCORES if any(_given(row, name) for name in _names(*score.split("_")))]
 
 
 def _names(split: str, kind: str) -> tuple[str, ...]:

@@ -182,13 +182,15 @@ def training_of(steps: Sequence[int], settings: Sequence[str]) -> tuple[str, str
     """How runs were trained, in words, and what makes a law of them all doubtful.
 
     Args:
-        steps: of each.
+        steps: of each; may be empty.
         settings: the same for runs whose other settings are; may be empty.
     """
-    words = f"{min(steps):,} steps" if len(set(steps)) == 1 else f"{min(steps):,} to {max(steps):,} steps"
-    protocols = len(set(settings))
+    parts, lengths, protocols = [], sorted(set(steps)), len(set(settings))
+    if lengths:
+        parts.append(f"{lengths[0]:,} steps" if len(lengths) == 1 else f"{lengths[0]:,} to {lengths[-1]:,} steps")
     if protocols > 1:
-        words += f", {protocols} training settings"
-    if protocols <= 1 and len(set(steps)) == 1:
+        parts.append(f"{protocols} training settings")
+    words = ", ".join(parts)
+    if protocols <= 1 and len(lengths) <= 1:
         return words, None
     return words, f"trained differently ({words}): the law is of one training, so fit runs of one alone"

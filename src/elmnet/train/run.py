@@ -104,6 +104,9 @@ class RunDirectory:
             raise RunError(f"{self.result_file}: damaged: {error}") from error
         if not isinstance(result, dict) or not result.keys() >= _RESULT:
             raise RunError(f"{self.result_file}: damaged: it is not a run's result; delete it and resume")
+        for split in ("valid", "test"):
+            if not all(isinstance(value, int | float) for value in result[split].values()):
+                raise RunError(f"{self.result_file}: damaged: a {split} score is no number; delete it and resume")
         return result
 
     def best_network(self, backend: str = "auto") -> Network:
