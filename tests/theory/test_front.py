@@ -1,10 +1,14 @@
 """Synthetic sweeps: the front, read off without the model."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from conftest import simulated
 
 from elmnet.errors import TheoryError
-from elmnet.theory.front import PowerLaw, near_front, pinball, power_law, power_law_worlds, read_front
+from elmnet.theory import fit
+from elmnet.theory.front import PowerLaw, gaps, near_front, pinball, power_law, power_law_worlds, read_front
 
 TRUTH = PowerLaw(1.2, 0.4, 5e3, 1e4, 1e7)
 
@@ -61,7 +65,28 @@ def test_a_front_read_without_the_model():
     assert front.near.sum() >= 8
     low, high = front.alpha
     assert low <= front.law.alpha <= high
+    assert 20 <= front.kept <= 40
     assert read_front(P, y, 0.004, draws=0).alpha is None
+    few = read_front(P[front.near][:9], y[front.near][:9], 0.004, draws=40)  # most resampled sets have fewer than 8
+    assert few.kept < 20 and few.alpha is None
+
+
+def test_the_front_of_a_law_beside_the_runs():
+    """Runs that undercut the law's best show where it is wrong."""
+    runs = simulated([1e4, 1e5, 1e6, 1e7], [4, 15, 40], noise=0.02)
+    found = gaps(fit(runs, draws=40), draws=30, budgets=3)
+    assert [gap.hidden for gap in found] == pytest.approx(np.geomspace(runs.hidden.min(), runs.hidden.max(), 3))
+    for gap in found:
+        assert gap.model_interval[0] <= gap.model <= gap.model_interval[1]
+        assert "lower" not in gap.verdict
+    better = runs.with_scores(np.where(runs.hidden > 3e6, runs.y - 0.5, runs.y))
+    known = fit(runs, draws=40)
+    last = gaps(replace(known, runs=better), draws=30, budgets=3)[-1]
+    assert last.verdict == "runs lie lower: SNRR is wrong here"
+    worse = gaps(replace(known, runs=runs.with_scores(runs.y + 0.5)), draws=30, budgets=3)[0]
+    assert worse.verdict.startswith("runs lie higher")
+    with pytest.raises(TheoryError, match="no interval: no bootstrap was asked for"):
+        gaps(fit(runs, draws=0))
 
 
 def test_pinball_leaves_a_tenth_below():

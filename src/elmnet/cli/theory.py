@@ -19,6 +19,7 @@ from elmnet.files import write_atomic
 
 if TYPE_CHECKING:
     from elmnet.theory.fit import Fit
+    from elmnet.theory.front import Gap
     from elmnet.theory.runs import Runs
     from elmnet.train.config import RunConfig
 
@@ -242,7 +243,7 @@ def _unit_fit(file: Path | None) -> None:
 def _front(known: "Fit", draws: int, seed: int) -> None:
     """The front of runs that span two decades, read without the model."""
     from elmnet.errors import TheoryError
-    from elmnet.theory.front import read_front
+    from elmnet.theory.front import gaps, read_front
 
     runs = known.runs
     try:
@@ -252,16 +253,32 @@ def _front(known: "Fit", draws: int, seed: int) -> None:
         out.print(f"no power law: {error}", highlight=False, markup=False, soft_wrap=True)
         return
     law, below = front.law, front.quantile
+    interval = f"(95 % {interval_words(front.alpha, '.3f')}, of {front.kept} of {draws} resampled sets)"
+    if front.alpha is None:
+        interval = f"(no interval: {front.kept} of {draws} resampled sets have such a front)" if draws else ""
     lines = [
         f"near the front: {int(front.near.sum())} of {len(runs)} runs",
         f"effective power law over P' = {law.P_min:,.0f} to {law.P_max:,.0f}: L_inf {law.L_inf:.4f}, "
-        f"P_c {law.P_c:,.3g}, exponent {law.alpha:.3f} {interval_words(front.alpha, '.3f')} (correlated with L_inf; "
-        "do not extrapolate)",
+        f"P_c {law.P_c:,.3g}, exponent {law.alpha:.3f} {interval}, correlated with L_inf; do not extrapolate",
         "pinball check, the power law that a tenth of all runs undercut: "
         f"L_inf {below.L_inf:.4f}, P_c {below.P_c:,.3g}, exponent {below.alpha:.3f}",
     ]
     for line in lines:
         out.print(line, highlight=False, markup=False, soft_wrap=True)
+    if known.worlds is not None:
+        with Console(stderr=True).status("resampling the pinball curve"):
+            found = gaps(known, seed=seed)
+        out.print(_gap_table(known, found))
+
+
+def _gap_table(known: "Fit", found: "Sequence[Gap]") -> Table:
+    title = f"least {known.runs.score} of a budget: the law's, and the pinball curve (a tenth of all runs lie lower)"
+    table = Table("P'", "SNRR", "95 %", "pinball", "95 %", "", title=title, title_justify="left")
+    for gap in found:
+        ends = (interval_words(gap.model_interval, ".4f"), interval_words(gap.pinball_interval, ".4f"))
+        numbers = (f"{gap.hidden:,.0f}", f"{gap.model:.4f}", ends[0], f"{gap.pinball:.4f}", ends[1])
+        table.add_row(*numbers, f"[yellow]{gap.verdict}[/]" if gap.verdict else "")
+    return table
 
 
 def _compare(known: "Fit") -> None:

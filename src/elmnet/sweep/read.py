@@ -50,7 +50,8 @@ def read_table(
             reasons = "".join(f"; {name}: {why}" for name, why in list(skipped.items())[:3])
             raise TheoryError(f"{file} holds no finished run{reasons}")
         source = f"{file} ({len(rows)} runs)"
-        return runs_of_rows(list(rows.values()), network, H0=H0, source=source, score=score), skipped, []
+        named = [{**row, "name": row["name"] if _said(row, "name") else name} for name, row in rows.items()]
+        return runs_of_rows(named, network, H0=H0, source=source, score=score), skipped, []
     if network is not None or H0 is not None:
         raise ConfigError(f"{file} tells its networks and what knowing nothing scores; leave out --network and --h0")
     found = []

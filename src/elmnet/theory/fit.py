@@ -83,6 +83,13 @@ class Fit:
         low, high = np.quantile(self.worlds.loss(N, k_e, k_c), [(1 - level) / 2, (1 + level) / 2], axis=0)
         return loss, low, high
 
+    def front(self, law: SNRR, hidden: ArrayLike) -> Array:
+        """Least loss of budgets P' under one of the models: k_c is free where κ_c was fitted, else the runs'."""
+        hidden = np.asarray(hidden, float)
+        if "kappa_c" in self.free:
+            return np.asarray(law.optimum_free(hidden).loss)
+        return np.asarray(law.optimum(hidden, np.full_like(hidden, float(self.runs.neuron.connectivity))).loss)
+
     @property
     def fitted_range(self) -> tuple[float, float]:
         """Budgets P' up to which a loss is interpolated: those of the runs, times and by 3 (§9)."""

@@ -4,7 +4,7 @@ Preferred is the surface of a fit to all runs (`SNRR.front`, the planner). What 
 and gives the power law of the literature for comparison.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,10 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import least_squares, linprog
 
 from elmnet.errors import TheoryError
+from elmnet.theory.fit import Fit
 
 Array = NDArray[np.float64]
 LEAST_POINTS = 8
 EXPONENTS = (0.1, 0.25, 0.5, 1.0)
+FINE, COARSE = (tuple(np.geomspace(0.05, 1.5, count)) for count in (40, 10))
+"""Exponents that the pinball curve tries: of all runs, and of every resampled set."""
 
 
 def near_front(P: ArrayLike, y: ArrayLike, sd: float) -> NDArray[np.bool_]:
@@ -107,13 +110,15 @@ class Front(NamedTuple):
     law: PowerLaw
     """Through the near-front runs."""
     alpha: tuple[float, float] | None
-    """95 % interval of its exponent, over resampled runs; None without a bootstrap."""
+    """95 % interval of its exponent, over resampled runs; None where fewer than half of them have a front."""
+    kept: int
+    """Resampled sets of runs that have one."""
     quantile: PowerLaw
     """A tenth of all runs lie below it."""
 
 
 def read_front(P: ArrayLike, y: ArrayLike, sd: float, *, draws: int = 300, seed: int = 0) -> Front:
-    """Near-front set, effective power law with its bootstrap, and the pinball check.
+    """Near-front set, effective power law with its bootstrap, and the pinball curve.
 
     Raises:
         TheoryError: too few runs, or they span too little (see `power_law`).
@@ -123,13 +128,67 @@ def read_front(P: ArrayLike, y: ArrayLike, sd: float, *, draws: int = 300, seed:
     law = power_law(P[near], y[near])
     alphas = [world.alpha for world in power_law_worlds(P, y, sd, draws=draws, seed=seed)] if draws else []
     interval = None
-    if len(alphas) >= 20:
+    if len(alphas) >= max(20, draws / 2):
         low, high = np.quantile(alphas, [0.025, 0.975])
         interval = (float(low), float(high))
-    return Front(near, law, interval, pinball(P, y))
+    return Front(near, law, interval, len(alphas), pinball(P, y))
 
 
-def pinball(P: ArrayLike, y: ArrayLike, quantile: float = 0.1) -> PowerLaw:
+class Gap(NamedTuple):
+    """The model's front and the pinball curve at a budget, with 95 % of their bootstraps."""
+
+    hidden: float
+    """P'."""
+    model: float
+    model_interval: tuple[float, float]
+    pinball: float
+    pinball_interval: tuple[float, float]
+
+    @property
+    def verdict(self) -> str:
+        """What a gap beyond both intervals means (§9); empty where there is none."""
+        if self.pinball_interval[1] < self.model_interval[0]:
+            return "runs lie lower: SNRR is wrong here"
+        if self.model_interval[1] < self.pinball_interval[0]:
+            return "runs lie higher: SNRR is wrong here, or no run is near the best"
+        return ""
+
+
+def gaps(known: Fit, *, draws: int = 100, seed: int = 0, budgets: int = 5) -> list[Gap]:
+    """The model's front beside the pinball curve of the same runs, over the budgets of the runs (§9).
+
+    Args:
+        known: a fit with a bootstrap.
+        draws: resampled sets of runs.
+        seed: of the resampling.
+        budgets: how many to compare, evenly in logarithm.
+
+    Raises:
+        TheoryError: fewer than 8 runs; a fit without a bootstrap.
+    """
+    if known.worlds is None:
+        raise TheoryError(f"the model's front has no interval: {known.no_intervals}")
+    P, y = known.runs.hidden, known.runs.y
+    at = np.geomspace(P.min(), P.max(), budgets)
+    rng = np.random.default_rng(seed)
+    chosen = [rng.integers(0, len(P), len(P)) for _ in range(draws)]
+    curves = np.array([pinball(P[index], y[index], exponents=COARSE).loss(at) for index in chosen])
+    ends = [0.025, 0.975]
+    rows = zip(
+        at,
+        known.front(known.law, at),
+        np.quantile(known.front(known.worlds, at), ends, axis=0).T,
+        pinball(P, y).loss(at),
+        np.quantile(curves, ends, axis=0).T,
+        strict=True,
+    )
+    return [
+        Gap(float(p), float(model), (float(a), float(b)), float(curve), (float(c), float(d)))
+        for p, model, (a, b), curve, (c, d) in rows
+    ]
+
+
+def pinball(P: ArrayLike, y: ArrayLike, quantile: float = 0.1, exponents: Sequence[float] = FINE) -> PowerLaw:
     """L_inf + (P_c/P)^α below which `quantile` of all runs lie (§9): a check on a surface's front, not to be
     extrapolated. Exact linear quantile regression at every exponent of a grid.
 
@@ -141,7 +200,7 @@ def pinball(P: ArrayLike, y: ArrayLike, quantile: float = 0.1) -> PowerLaw:
         raise TheoryError(f"the pinball check needs at least 8 runs, there are {len(P)}")
     middle, n = float(np.exp(np.log(P).mean())), len(P)
     best: tuple[float, float, float, float] | None = None
-    for alpha in np.geomspace(0.05, 1.5, 40):
+    for alpha in exponents:
         x = (middle / P) ** alpha
         # minimise Σ q·u + (1-q)·v with y - (L_inf + A·x) = u - v; A, u, v ≥ 0
         cost = np.concatenate([[0, 0], np.full(n, quantile), np.full(n, 1 - quantile)])

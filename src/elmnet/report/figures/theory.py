@@ -12,7 +12,7 @@ from elmnet.config import NeuronConfig
 from elmnet.errors import TheoryError
 from elmnet.report.figures.style import BLUE, GREEN, GREY, ORANGE, axis, decades, few_numbers, source
 from elmnet.theory.fit import Fit
-from elmnet.theory.front import near_front, power_law
+from elmnet.theory.front import near_front, pinball, power_law
 from elmnet.theory.planner import Plan
 from elmnet.theory.unit import complexity_of
 
@@ -193,6 +193,9 @@ def front(known: Fit, ax: "Axes | None" = None) -> "Axes":
         reach = np.geomspace(law.P_min, law.P_max, 100)
         label = f"L_inf + (P_c/P')^α, α = {law.alpha:.2f} here"
         ax.plot(reach, law.loss(reach), "--", color=GREEN, label=label)
+        ax.plot(
+            reach, pinball(runs.hidden, runs.y).loss(reach), "-.", color=GREY, label="a tenth of all runs lie lower"
+        )
     ax.axhline(known.law.L_inf, color=GREY, linewidth=0.8)
     ax.annotate("L_inf, this training's limit", (hidden[0], known.law.L_inf), (2, 3), textcoords="offset points")
     ax.set_xscale("log")
