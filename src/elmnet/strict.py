@@ -93,7 +93,17 @@ class _FastLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignor
     """The same in C, where there is a parser in C: sweeps have many files. Deep nesting would overflow its stack."""
 
 
+def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
+    """Refuses a key that stands twice; YAML would take the last."""
+    keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    if twice is not None:
+        raise yaml.constructor.ConstructorError(None, None, f"{twice!r} stands twice", node.start_mark)
+    return dict(loader.construct_mapping(node, deep=True))
+
+
 for _kind in (_Loader, _FastLoader):
+    _kind.add_constructor("tag:yaml.org,2002:map", _mapping)
     _kind.add_implicit_resolver(
         "tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
     )

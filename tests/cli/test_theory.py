@@ -340,8 +340,8 @@ def test_predictions_of_given_networks(capsys, tmp_path):
         (["plan", "enwik8", "--budget", "1e6", "--from", "nowhere"], "nowhere is neither a directory of runs, nor"),
         (["plan", "shd", "--budget", "1e5", "--h0", "3"], "--h0 is of runs to learn from; there are none published"),
         (["plan", "shd", "--budget", "1e5", "--least-memory", "2"], "--least-memory is of runs to learn from"),
-        (["plan", "enwik8", "--budget", "1e6", "--least-memory", "0"], "--least-memory must be at least 1, got 0"),
-        (["fit", "published:enwik8", "--least-memory", "0"], "--least-memory must be at least 1, got 0"),
+        (["plan", "enwik8", "--budget", "1e6", "--least-memory", "0"], "--least-memory must be 1 to 200, got 0"),
+        (["fit", "published:enwik8", "--least-memory", "0"], "--least-memory must be 1 to 200, got 0"),
         (["fit", "published:enwik8", "--h0", "5"], "--network and --h0 are for a .csv or .parquet table"),
         (["fit", "nowhere.csv"], "nowhere.csv: not a table of comma-separated values"),
         (["plan", "shd", "--budget", "1e5", "--design", "1"], "--design needs runs"),
@@ -483,6 +483,7 @@ def test_bad_csv(capsys, tmp_path):
         ("N,d_m\n1,2,3\n", "line 2"),
         ("N,d_m,d_m\n1,2,3\n", "got N,d_m,d_m"),
         ("", "not a CSV file"),
+        ("N,d_m\n", "has a line of names and no networks"),
         ("N,d_m\n\xff,2\n", "not a CSV file"),
     ):
         file.write_text(text, encoding="latin-1")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import conftest
@@ -127,6 +128,11 @@ def test_lists_random_draws_flops_and_repetitions(text_file):
         ({"set": {"seed": 3}}, "a seed is no setting here"),
         ({"grid": {"model": ["leaky"], "memory": [2]}}, "leaky units have a shape of their own"),
         ({"grid": {"memory": []}}, "grid.memory holds no values"),
+        ({"grid": {1: [2]}}, r"names of settings must be text, got \[1\]"),
+        ({"list": [{"memory": 2}], "set": {"training.clip": date(2026, 1, 1)}}, "a value is no number, text or list"),
+        ({"random": {"count": True, "memory": [2, 3]}}, "random.count must be a whole number, at least 1, got True"),
+        ({"random": {"count": 2}}, "random needs a range to draw from"),
+        ({"random": {"count": 2, "memory": [2, float("inf")]}}, r"random.memory must be \[least, most\]"),
         ({"budget": 3, "of": "hidden"}, "a budget of 3 hidden-layer parameters is too small"),
         ({"list": []}, "at least one"),
         ({"grid": {"memory": 2}, "seed": 3}, "seed is of random draws"),

@@ -12,7 +12,16 @@ from rich.console import Console
 
 from elmnet.cli.output import out
 from elmnet.cli.planned import design_table, document, plan_document, plan_remarks, plan_table, predictions_table
-from elmnet.cli.theory import LEAST_MEMORY, H0Option, Learned, NetworkOption, announce, give_credit, learn
+from elmnet.cli.theory import (
+    LEAST_MEMORY,
+    H0Option,
+    Learned,
+    NetworkOption,
+    announce,
+    check_least_memory,
+    give_credit,
+    learn,
+)
 from elmnet.errors import ConfigError
 from elmnet.files import write_atomic
 
@@ -263,8 +272,7 @@ def _learned(
 
     if source is None and task is None:
         raise ConfigError("name a task (enwik8, shd-adding, shd), or runs to learn from: --from RUNS")
-    if least_memory < 1:
-        raise ConfigError(f"--least-memory must be at least 1, got {least_memory}")
+    check_least_memory(least_memory)
     if source is None and (task not in PUBLISHED or not PUBLISHED[task].ignorance):
         given = {"--score": score, "--network": network, "--h0": h0}
         options = [name for name, value in given.items() if value is not None]
@@ -283,7 +291,9 @@ def _read_networks(start: "NetworkConfig", path: Path) -> "list[NetworkConfig]":
         head, *rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
     except (ValueError, csv.Error) as error:  # not text, or empty
         raise ConfigError(f"{path}: not a CSV file of text with a line of names ({error})") from None
-    if not rows or not set(head) <= {name for names in SIZES.values() for name in names} or len(set(head)) < len(head):
+    if not rows:
+        raise ConfigError(f"{path}: has a line of names and no networks")
+    if not set(head) <= {name for names in SIZES.values() for name in names} or len(set(head)) < len(head):
         raise ConfigError(
             f"{path}: expected a CSV file with columns N,d_m and perhaps d_tree,d_s,d_mlp, got {','.join(head)}"
         )

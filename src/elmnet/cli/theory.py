@@ -71,8 +71,7 @@ def fit(
         raise ConfigError(f"--draws must be 0 or at least 20, which an interval needs, got {draws}")
     if seed < 0:
         raise ConfigError(f"--seed must not be negative, got {seed}")
-    if least_memory < 1:
-        raise ConfigError(f"--least-memory must be at least 1, got {least_memory}")
+    check_least_memory(least_memory)
     known = fit_runs(runs, draws=draws, fixed=_constants(fix or []), seed=seed, least_memory=least_memory)
     out.print(_fit_table(known))
     for words in _remarks(known, skipped):
@@ -88,6 +87,12 @@ def fit(
         announce(save(of_fit(known), figures))
     if compare:
         _compare(known)
+
+
+def check_least_memory(value: int) -> None:
+    """Refuse what no plan considers."""
+    if not 1 <= value <= 200:
+        raise ConfigError(f"--least-memory must be 1 to 200, got {value}")
 
 
 @dataclass(frozen=True)
