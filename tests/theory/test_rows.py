@@ -87,9 +87,9 @@ def test_every_run_has_a_name_of_its_own():
 
 def test_an_error_is_no_percentage():
     rows = [{"N": 64, "d_m": 3, "valid_accuracy": 25}]
-    with pytest.raises(TheoryError, match=r"valid_error must not be negative and at most 1 \(not per cent\), got -24"):
+    with pytest.raises(TheoryError, match="valid_error must be a share from 0 to 1, not per cent, got -24"):
         runs_of_rows(rows, START, H0=0.9, source="here")
-    with pytest.raises(TheoryError, match=r"must be positive and at most 1 \(not per cent\), got 90"):
+    with pytest.raises(TheoryError, match="H0 must be a share from 0 to 1, not per cent, got 90"):
         runs_of_rows(rows, START, H0=90, source="here")
 
 
@@ -102,7 +102,7 @@ def test_an_error_is_no_percentage():
         ([{**ROWS[0], "N": "?"}], "here: run 1: N must be a whole number"),
         ([{**ROWS[0], "task": "a"}, ROWS[0], {**ROWS[0], "task": "b"}], "here: mixes a, b; fit one"),
         ([{**ROWS[0], "data": "txl"}, {**ROWS[0], "data": "bytes"}], "here: mixes bytes, txl; fit one"),
-        ([{**ROWS[0], "valid_bpc": -1}], "run 1: valid_bpc must not be negative, got -1"),
+        ([{**ROWS[0], "valid_bpc": -1}], "run 1: valid_bpc must be finite and not negative, got -1"),
         ([{"N": 3, "d_m": 3, "valid_bpc": ""}, *ROWS], "run 1: no score 'valid_bpc'; it has none"),
         ([{**ROWS[0], "steps": "x"}], "run 1: steps must be a whole number, got 'x'"),
         ([{**ROWS[0], "num_hidden": 3}], "run 1: has both N and num_hidden; keep one"),

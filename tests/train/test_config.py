@@ -111,7 +111,9 @@ def test_a_file_may_say_1e_minus_2_and_name_data_beside_it(tmp_path, monkeypatch
     assert config.data == str(tmp_path / "text.txt")
 
 
-@pytest.mark.parametrize("text", ["a: [", "task: a\ntask: b", "x: &a {y: *a}", "when: 2026-99-99", "\xff", "[" * 100_000, "- " * 100_000])
+@pytest.mark.parametrize(
+    "text", ["a: [", "task: a\ntask: b", "x: &a {y: *a}", "when: 2026-99-99", "\xff", "[" * 100_000, "- " * 100_000]
+)
 def test_what_is_no_yaml_is_refused_with_the_file_s_name(tmp_path, text):
     (tmp_path / "run.yaml").write_text(text, encoding="latin-1")
     with pytest.raises(ConfigError, match=r"run\.yaml: cannot be read as YAML"):

@@ -109,15 +109,14 @@ def runs_of_rows(
         had = {name for row in rows for name in scores_of(row)}
         score = next((name for name in _SCORES if name in had), _SCORES[0])
     kind, networks, values, steps = _kind(score), [], [], []
-    most = 1.0 if kind == "error" else math.inf
-    if not 0 < H0 <= most or math.inf == H0:
-        raise TheoryError(f"H0, the {score} of knowing nothing, must be positive{_unit_words(kind)}, got {H0:g}")
+    if not H0 > 0:
+        raise TheoryError(f"H0, the {score} of knowing nothing, must be positive, got {H0:g}")
+    _require_possible("H0", H0, kind)
     for number, row in enumerate(rows, 1):
         try:
             networks.append(network_of(row, start))
             values.append(score_of(row, score))
-            if not 0 <= values[-1] <= most and not math.isnan(values[-1]):
-                raise TheoryError(f"{score} must not be negative{_unit_words(kind)}, got {values[-1]:g}")
+            _require_possible(score, values[-1], kind)
             if _given(row, "steps"):
                 steps.append(_whole(row, "steps"))
         except (ConfigError, TheoryError) as error:
@@ -141,8 +140,12 @@ def runs_of_rows(
     )
 
 
-def _unit_words(kind: str) -> str:
-    return " and at most 1 (not per cent)" if kind == "error" else ""
+def _require_possible(name: str, value: float, kind: str) -> None:
+    """Refuse what no score can be; NaN, of a run that diverged, can."""
+    if kind == "error" and not 0 <= value <= 1 and not math.isnan(value):
+        raise TheoryError(f"{name} must be a share from 0 to 1, not per cent, got {value:g}")
+    if value < 0 or math.isinf(value):
+        raise TheoryError(f"{name} must be finite and not negative, got {value:g}")
 
 
 def _names_of(rows: Sequence[Row], networks: Sequence[NetworkConfig]) -> list[str]:
