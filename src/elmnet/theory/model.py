@@ -13,12 +13,12 @@ from Spieler, Martius, Levina (arXiv:2605.12049). `docs/theory.md` derives what 
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import brentq, minimize_scalar
+from scipy.optimize import brentq
 
 from elmnet.errors import TheoryError
 
@@ -151,21 +151,31 @@ class SNRR:
     # §4: the best network of a budget P' = N·(k_e + k_c) -------------------------------------------------------------
 
     def optimum(self, budget: ArrayLike, k_c: ArrayLike) -> Optimum:
-        """The best N and k_e where k_c is given (§4): in closed form for a = 1, else by a one-dimensional search.
+        """The best N and k_e where k_c is given (§4): in closed form for a = 1, else where the slope of X vanishes.
 
         Args:
             budget: P', parameters of the hidden layer.
             k_c: synapses per unit.
         """
         budget, k_c = np.asarray(budget, float), np.asarray(k_c, float)
-        kappa_c = self._lacking_synapses(k_c)
         if np.all(np.asarray(self.a) == 1):
-            k_e = np.sqrt(self.kappa_e / (1 + kappa_c) * (k_c + budget / self.N_r))
+            k_e = np.sqrt(self.kappa_e / (1 + self._lacking_synapses(k_c)) * (k_c + budget / self.N_r))
         else:
-            shape = np.broadcast_shapes(*(np.shape(value) for value in (budget, k_c, *self._constants())))
-            cells = [np.broadcast_to(value, shape).ravel() for value in (budget, k_c, *self._constants())]
-            k_e = np.array([self._at(*rest)._search(b, c) for b, c, *rest in zip(*cells, strict=True)]).reshape(shape)
+            k_e = self._stationary(budget, k_c)
         return self._optimum(budget, k_e, k_c)
+
+    def _stationary(self, budget: Array, k_c: Array) -> Array:
+        """k_e where more of it gains what the units it costs lose: ∂X/∂ln k_e has one root, which halving finds."""
+        with np.errstate(over="ignore"):
+            c = self._lacking_synapses(k_c) ** self.a
+        low, high = np.asarray(-20.0), np.log(budget) + 20
+        for _ in range(64):
+            x = (low + high) / 2
+            k_e = np.exp(x)
+            e, r = (self.kappa_e / k_e) ** self.a, (self.N_r * (k_e + k_c) / budget) ** self.a
+            costs = r / (1 + r) * k_e / (k_e + k_c) > e / (1 + e + c)
+            low, high = np.where(costs, low, x), np.where(costs, x, high)
+        return np.asarray(np.exp((low + high) / 2))
 
     def optimum_free(self, budget: ArrayLike) -> Optimum:
         """The best N, k_e and k_c where all are free (§4), in closed form for any a."""
@@ -180,14 +190,6 @@ class SNRR:
         units = budget / (k_e + k_c)
         lost = self.lost_bits(units, k_e, k_c)
         return Optimum(*(value[()] for value in (units, k_e, k_c + 0 * k_e, lost, self.loss_of(lost))))
-
-    def _search(self, budget: float, k_c: float) -> float:
-        def lost(x: float) -> float:
-            k_e = math.exp(x)
-            return float(self.lost_bits(budget / (k_e + k_c), k_e, k_c))
-
-        found = minimize_scalar(lost, bounds=(-3.0, math.log(budget) + 7), method="bounded", options={"xatol": 1e-10})
-        return math.exp(found.x)
 
     def near_optimal(self, budget: float, k_c: float, delta: float) -> tuple[float, float]:
         """Interval of k_e within which the loss is at most `delta` above the best of the budget (§4, flatness).
@@ -238,15 +240,9 @@ class SNRR:
 
     # Many models -----------------------------------------------------------------------------------------------------
 
-    def _constants(self) -> tuple[Any, ...]:
-        return tuple(getattr(self, name) for name in CONSTANTS)
-
-    def _at(self, *constants: float) -> "SNRR":
-        return replace(self, **dict(zip(CONSTANTS, map(float, constants), strict=True)))
-
     def __len__(self) -> int:
         """How many models this is."""
-        return int(np.prod(np.broadcast_shapes(*(np.shape(value) for value in self._constants()))))
+        return int(np.prod(np.broadcast_shapes(*(np.shape(getattr(self, name)) for name in CONSTANTS))))
 
 
 CONSTANTS = {
