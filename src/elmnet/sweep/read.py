@@ -14,7 +14,6 @@ from elmnet.theory.runs import Runs
 from elmnet.train.config import RunConfig
 from elmnet.train.results import Finished, as_runs, unfit
 
-FORMS = (".csv", ".parquet")
 Row = Mapping[str, Any]
 
 
