@@ -92,6 +92,11 @@ class NeuronConfig(Config):
         return self.branches * self.synapses
 
     @property
+    def sizes(self) -> dict[str, int | None]:
+        """d_m, d_mlp, d_tree and d_s, as `NetworkConfig.with_hidden` takes them."""
+        return {name: getattr(self, name) for name in ("memory", "hidden", "branches", "synapses")}
+
+    @property
     def expansion(self) -> float:
         """d_mlp/d_m."""
         return 2.0 if self.hidden is None else self.hidden / self.memory

@@ -94,7 +94,7 @@ def _verify_network(config: dict[str, Any], arrays: Arrays, backend: str, dtype:
         layers=layers[:1],
         readout=layers[1] if len(layers) > 1 else "linear",
     )
-    device = _device(backend)
+    device = device_of(backend)
     network = ELMNetwork(shape, seed=0, backend=backend).to(device, dtype)
     names = _parameter_names(network)
     with torch.no_grad():
@@ -185,9 +185,9 @@ def _verify_neuron(config: dict[str, Any], arrays: Arrays, backend: str, dtype: 
     state = {
         name.removeprefix("state."): torch.from_numpy(arrays[name]) for name in arrays if name.startswith("state.")
     }
-    elm = neuron_of(config, state, where="state", backend=backend).to(_device(backend), dtype)
+    elm = neuron_of(config, state, where="state", backend=backend).to(device_of(backend), dtype)
     with torch.no_grad():
-        out, _ = elm(torch.from_numpy(arrays["input"]).to(_device(backend), dtype))
+        out, _ = elm(torch.from_numpy(arrays["input"]).to(device_of(backend), dtype))
     final = torch.stack([torch.sigmoid(out[..., 0]), out[..., 1] * 10], -1)  # spike probability, soma voltage
     drawn = wiring.draw(elm.layer.config, elm.layer.inputs)
     tolerance = OUTPUT_TOLERANCE[torch.float32]
@@ -198,7 +198,7 @@ def _verify_neuron(config: dict[str, Any], arrays: Arrays, backend: str, dtype: 
     ]
 
 
-def _device(backend: str) -> torch.device:
+def device_of(backend: str) -> torch.device:
     """Where a backend runs: a GPU for one that runs nowhere else, if there is one."""
     devices = BACKENDS[backend].devices if backend in BACKENDS else ()
     gpu = bool(devices) and "cpu" not in devices and torch.cuda.is_available()
@@ -231,7 +231,7 @@ def self_check(*, backend: str = "auto", dtype: torch.dtype = torch.float64) -> 
             ),
         ),
     )
-    device = _device(backend)
+    device = device_of(backend)
     network = ELMNetwork(config, seed=1, backend=backend).to(device, dtype)
     x = torch.rand(2, 11, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     out, _ = network(x.to(device, dtype))

@@ -149,6 +149,7 @@ def test_doctor_reports_a_healthy_installation(capsys):
     assert code == 0
     for word in ("torch", "threads", "disk", "reference", "ok"):
         assert word in out
+    assert "reference (plain torch, any device, the definition): ok" in " ".join(out.split())
 
 
 def test_doctor_plans_for_gpus_that_are_not_here(capsys):

@@ -178,7 +178,7 @@ def doctor(
     from elmnet.files import cache_directory
     from elmnet.ops import BACKENDS, usable
     from elmnet.train.run import environment
-    from elmnet.verify import self_check
+    from elmnet.verify import device_of, self_check
 
     def line(name: str, value: object) -> None:
         out.print(f"{name:>12}  {value}", highlight=False, markup=False, soft_wrap=True)
@@ -195,15 +195,11 @@ def doctor(
         line("disk", f"{shutil.disk_usage(place).free / 2**30:.1f} GiB free at {place}")
     healthy = True
     for backend in BACKENDS.values():
-        device, dtype = torch.device("cpu"), torch.float64
-        if "cpu" not in backend.devices:
-            if not torch.cuda.is_available():
-                line("backend", f"{backend.name} ({backend.about}): needs a GPU, there is none")
-                continue
-            device, dtype = torch.device("cuda"), torch.float32
+        device = device_of(backend.name)
         if backend.name not in usable(device):
             line("backend", f"{backend.name} ({backend.about}): refuses, see `elmnet verify --backend {backend.name}`")
             continue
+        dtype = torch.float64 if device.type == "cpu" else torch.float32
         worst = max(self_check(backend=backend.name, dtype=dtype), key=lambda check: check.error / check.tolerance)
         healthy &= worst.passed
         verdict = "ok" if worst.passed else "FAILED"

@@ -370,9 +370,8 @@ def _write_run(
     config, name = _training(task, preset, learned, known, one.cost.hidden)
     if learned is None or not (learned.configs or learned.like):
         first = one.network.layers[0]
-        unit = {name: getattr(first.neuron, name) for name in ("memory", "hidden", "branches", "synapses")}
         assert isinstance(config.model, NetworkConfig)  # every preset is one
-        config = config.replace(model=config.model.with_hidden(units=first.units, **unit))
+        config = config.replace(model=config.model.with_hidden(units=first.units, **first.neuron.sizes))
     else:
         config = config.replace(model=one.network)
     write_atomic(path, yaml.safe_dump(config.to_dict(), sort_keys=False, width=120))

@@ -91,8 +91,10 @@ def fit(
 
 def check_least_memory(value: int) -> None:
     """Refuse what no plan considers."""
-    if not 1 <= value <= 200:
-        raise ConfigError(f"--least-memory must be 1 to 200, got {value}")
+    from elmnet.theory.planner import MOST_MEMORY
+
+    if not 1 <= value <= MOST_MEMORY:
+        raise ConfigError(f"--least-memory must be 1 to {MOST_MEMORY}, got {value}")
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from elmnet.config import NetworkConfig
-from elmnet.errors import ConfigError, RunError, TheoryError
+from elmnet.errors import ConfigError, RunError
 from elmnet.sweep import table
-from elmnet.theory.rows import runs_of_rows
+from elmnet.theory.rows import given, runs_of_rows
 from elmnet.theory.runs import Runs
 from elmnet.train.config import RunConfig
-from elmnet.train.results import Finished, as_runs, unfit
+from elmnet.train.results import Finished, as_runs, none_finished, unfit
 
 Row = Mapping[str, Any]
 
@@ -46,8 +46,7 @@ def read_table(
                 "hidden layer its rows vary (--network), and what a network that knows nothing scores (--h0)"
             )
         if not rows:
-            reasons = "".join(f"; {name}: {why}" for name, why in list(skipped.items())[:3])
-            raise TheoryError(f"{file} holds no finished run{reasons}")
+            raise none_finished(file, skipped)
         source = f"{file} ({len(rows)} runs)"
         named = [{**row, "name": row["name"] if _said(row, "name") else name} for name, row in rows.items()]
         return runs_of_rows(named, network, H0=H0, source=source, score=score), skipped, []
@@ -71,7 +70,7 @@ def _run(name: str, row: Row) -> Finished:
     scores: dict[str, dict[str, float]] = {"valid": {}, "test": {}}
     for column, value in row.items():
         split, _, kind = column.partition("_")
-        if split in scores and value not in (None, ""):
+        if split in scores and given(row, column):
             scores[split][kind] = float(value)
     config, baselines = RunConfig.from_dict(json.loads(row["config"])), json.loads(row["baselines"])
     floors = [{split: dict(floor[split]) for split in scores} for floor in baselines.values()]
@@ -97,8 +96,7 @@ def _finished(rows: Sequence[Row], *, collected: bool) -> tuple[dict[str, Row], 
 
 def _said(row: Row, name: str) -> bool:
     """Whether a row has something there."""
-    value = row.get(name)
-    return value is not None and value == value and str(value).lower() not in ("", "nan")
+    return given(row, name) and str(row[name]).lower() != "nan"
 
 
 def _rows(file: Path) -> tuple[list[str], list[dict[str, Any]]]:

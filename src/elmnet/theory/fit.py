@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from elmnet.errors import TheoryError
-from elmnet.theory.model import SNRR
+from elmnet.theory.model import SNRR, Optimum
 from elmnet.theory.runs import LEAST_MEMORY, Runs
 
 Array = NDArray[np.float64]
@@ -83,12 +83,12 @@ class Fit:
         low, high = np.quantile(self.worlds.loss(N, k_e, k_c), [(1 - level) / 2, (1 + level) / 2], axis=0)
         return loss, low, high
 
-    def front(self, law: SNRR, hidden: ArrayLike) -> Array:
-        """Least loss of budgets P' under one of the models: k_c is free where κ_c was fitted, else the runs'."""
+    def front(self, law: SNRR, hidden: ArrayLike) -> Optimum:
+        """The best of budgets P' under one of the models: k_c is free where κ_c was fitted, else the runs'."""
         hidden = np.asarray(hidden, float)
         if "kappa_c" in self.free:
-            return np.asarray(law.optimum_free(hidden).loss)
-        return np.asarray(law.optimum(hidden, np.full_like(hidden, float(self.runs.neuron.connectivity))).loss)
+            return law.optimum_free(hidden)
+        return law.optimum(hidden, np.full_like(hidden, float(self.runs.neuron.connectivity)))
 
     @property
     def fitted_range(self) -> tuple[float, float]:

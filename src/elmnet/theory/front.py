@@ -176,8 +176,8 @@ def gaps(known: Fit, *, draws: int = 100, seed: int = 0, budgets: int = 5) -> li
     ends = [0.025, 0.975]
     rows = zip(
         at,
-        known.front(known.law, at),
-        np.quantile(known.front(known.worlds, at), ends, axis=0).T,
+        known.front(known.law, at).loss,
+        np.quantile(known.front(known.worlds, at).loss, ends, axis=0).T,
         pinball(P, y).loss(at),
         np.quantile(curves, ends, axis=0).T,
         strict=True,

@@ -329,8 +329,9 @@ def _rivals(start: NetworkConfig, limit: Limit, wiring: Wiring, chosen: NetworkC
     if task in PUBLISHED:
         first = NetworkConfig.preset(PUBLISHED[task].preset).layers[0]
         ratio = first.neuron.memory / first.units**0.5
-        unit = {name: getattr(first.neuron, name) for name in ("memory", "hidden", "branches", "synapses")}
-        builds[f"published unit, d_m = {first.neuron.memory}"] = lambda units: start.with_hidden(units=units, **unit)
+        builds[f"published unit, d_m = {first.neuron.memory}"] = lambda units: start.with_hidden(
+            units=units, **first.neuron.sizes
+        )
 
     def by_recipe(units: int) -> NetworkConfig:
         return Wiring(None, wiring.synapses).at(start, units, max(1, round(ratio * units**0.5)))

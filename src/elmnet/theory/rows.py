@@ -117,27 +117,31 @@ def runs_of_rows(
             networks.append(network_of(row, start))
             values.append(score_of(row, score))
             _require_possible(score, values[-1], kind)
-            if _given(row, "steps"):
+            if given(row, "steps"):
                 steps.append(_whole(row, "steps"))
         except (ConfigError, TheoryError) as error:
             raise TheoryError(f"{source}: run {number}: {error}") from None
-    for name in ("task", "data"):
-        kinds = sorted({str(row[name]) for row in rows if _given(row, name)})
-        if len(kinds) > 1:
-            raise TheoryError(f"{source}: mixes {', '.join(kinds)}; fit one")
-    tasks = {str(row["task"]) for row in rows if _given(row, "task")}
+    task, _ = (_only(rows, name, source) for name in ("task", "data"))
     return table(
         networks,
         values,
         names=_names_of(rows, networks),
         configurations=_column(rows, "configuration"),
-        task=next(iter(tasks), None),
+        task=task,
         caution=training_of(steps, _column(rows, "setting") or ())[1],
         source=source,
         score=score,
         H0=H0,
         unit=UNITS[kind],
     )
+
+
+def _only(rows: Sequence[Row], name: str, source: str) -> str | None:
+    """What the rows that say it say; several are refused."""
+    found = sorted({str(row[name]) for row in rows if given(row, name)})
+    if len(found) > 1:
+        raise TheoryError(f"{source}: mixes {', '.join(found)}; fit one")
+    return found[0] if found else None
 
 
 def _require_possible(name: str, value: float, kind: str) -> None:
@@ -167,9 +171,9 @@ def network_of(row: Row, start: NetworkConfig) -> NetworkConfig:
         ConfigError: a size is missing or impossible, or the network has another P.
     """
     for names in SIZES.values():
-        if len([name for name in names if _given(row, name)]) > 1:
+        if len([name for name in names if given(row, name)]) > 1:
             raise ConfigError(f"has both {' and '.join(names)}; keep one")
-    sizes = {part: _whole(row, name) for part, names in SIZES.items() for name in names if _given(row, name)}
+    sizes = {part: _whole(row, name) for part, names in SIZES.items() for name in names if given(row, name)}
     for part in ("units", "memory"):
         if part not in sizes:
             raise ConfigError(f"has no {' or '.join(SIZES[part])}")
@@ -177,7 +181,7 @@ def network_of(row: Row, start: NetworkConfig) -> NetworkConfig:
     network = start.with_hidden(**{"hidden": unit.hidden, **sizes})
     P = budget.parameters(network)
     for name in _PARAMETERS:
-        if _given(row, name) and _whole(row, name) != P:
+        if given(row, name) and _whole(row, name) != P:
             raise ConfigError(
                 f"has {name} {_whole(row, name):,}; a network of its sizes has {P:,}, so inputs, outputs or read-out "
                 "are others"
@@ -197,7 +201,7 @@ def score_of(row: Row, score: str) -> float:
         TheoryError: the row does not have it.
     """
     split, kind = score.partition("_")[0], _kind(score)
-    name = next((name for name in _names(split, kind) if _given(row, name)), None)
+    name = next((name for name in _names(split, kind) if given(row, name)), None)
     if name is None:
         has = ", ".join(scores_of(row)) or f"none that the model is of, which are {', '.join(UNITS)}"
         raise TheoryError(f"no score {score!r}; it has {has}")
@@ -210,7 +214,7 @@ def score_of(row: Row, score: str) -> float:
 
 def scores_of(row: Row) -> list[str]:
     """Every score of a row that a fit can be of, validation first."""
-    return [score for score in _SCORES if any(_given(row, name) for name in _names(*score.split("_")))]
+    return [score for score in _SCORES if any(given(row, name) for name in _names(*score.split("_")))]
 
 
 def _names(split: str, kind: str) -> tuple[str, ...]:
@@ -231,13 +235,14 @@ def _kind(score: str) -> str:
     return kind
 
 
-def _given(row: Row, name: str) -> bool:
+def given(row: Row, name: str) -> bool:
+    """Whether a row has something in a column."""
     return row.get(name) not in (None, "")
 
 
 def _column(rows: Sequence[Row], name: str) -> list[str] | None:
     """A column of words; None where it has gaps."""
-    return [str(row[name]) for row in rows] if all(_given(row, name) for row in rows) else None
+    return [str(row[name]) for row in rows] if all(given(row, name) for row in rows) else None
 
 
 def _whole(row: Row, name: str) -> int:

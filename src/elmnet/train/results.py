@@ -94,8 +94,7 @@ def as_runs(
         TheoryError: no finished run; runs of several tasks or data; a score they do not have.
     """
     if not found:
-        reasons = "".join(f"; {name}: {why}" for name, why in list((skipped or {}).items())[:3])
-        raise TheoryError(f"{where} holds no finished run{reasons}")
+        raise none_finished(where, skipped or {})
     kinds = sorted({(one.config.task, one.data) for one in found})
     if len(kinds) > 1:
         raise TheoryError(f"{where} mixes {', '.join(f'{task} on {data}' for task, data in kinds)}; fit one")
@@ -119,6 +118,12 @@ def as_runs(
         H0=max(score_of(floor, score) for floor in floors),
         unit=UNITS[score.partition("_")[2]],
     )
+
+
+def none_finished(where: Path, skipped: Mapping[str, str]) -> TheoryError:
+    """The error for a place without a run to fit, with why some were left out."""
+    reasons = "".join(f"; {name}: {why}" for name, why in list(skipped.items())[:3])
+    return TheoryError(f"{where} holds no finished run{reasons}")
 
 
 def read_runs(directory: Path, score: str | None = None) -> tuple[Runs, dict[str, str]]:

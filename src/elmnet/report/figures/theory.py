@@ -176,15 +176,14 @@ def front(known: Fit, ax: "Axes | None" = None) -> "Axes":
     free, k_c = "kappa_c" in known.free, float(runs.neuron.connectivity)
     low, high = known.fitted_range
     hidden = np.geomspace(low / 10, high * 10, 200)
-    best = known.law.optimum_free(hidden) if free else known.law.optimum(hidden, np.full_like(hidden, k_c))
+    best = known.front(known.law, hidden)
     inside = np.array([known.outside(*one) is None for one in zip(hidden, best.connectivity, strict=True)])
     ax.plot(hidden, best.loss, ":", color=BLUE, label="extrapolated")
     words = "N, k_e, k_c" if free else f"N, k_e; k_c = {k_c:,.0f}"
     ax.plot(hidden[inside], best.loss[inside], color=BLUE, label=f"best {words} of each budget, SNRR")
     if known.worlds is not None and inside.any():
         shown = hidden[inside][::4]
-        losses = known.worlds.optimum_free(shown).loss if free else known.worlds.optimum(shown, k_c).loss
-        ends = np.quantile(losses, [0.025, 0.975], axis=0)
+        ends = np.quantile(known.front(known.worlds, shown).loss, [0.025, 0.975], axis=0)
         ax.fill_between(shown, *ends, color=BLUE, alpha=0.2, linewidth=0, label="95 % of the law")
     _dots(ax, known, k_c, runs.hidden, runs.y)
     near = near_front(runs.hidden, runs.y, known.sd)
