@@ -97,6 +97,19 @@ def test_equals_the_reference(monkeypatch, case, regime):
     assert_equal(layer, torch.randn(3, 3, 4), random_state(layer, 3), lengths, masks)
 
 
+@pytest.mark.parametrize("lanes", [8, 16])
+def test_many_sequences_and_many_synapses_of_one_source(monkeypatch, lanes):
+    """Rows of several quads, tiles that are not full, more readers of a channel than are added at once."""
+    monkeypatch.setattr(launch, "plan", planned("whole", lanes=lanes))
+    cell = neuron(branches=8, synapses=12, synapse_dropout=0.2, activation="identity")
+    layer = ELMLayer(LayerConfig(units=3, neuron=cell, recurrent_connect=0.9), 4)
+    layer.connectome[:, ::7] = -1
+    readers = torch.bincount(layer.connectome[layer.connectome >= 4])
+    wires = launch.wires_of(layer.connectome, 4, 7, (3, 8, 12))
+    assert int(readers.max()) > 4 * 16 and wires.recurrent > 4
+    assert_equal(layer, torch.randn(19, 2, 4), random_state(layer, 19), None, layer.draw_masks(19))
+
+
 @pytest.mark.parametrize("rho", [0.0, 1.0])
 def test_layers_of_one_kind_of_synapse(rho):
     layer = ELMLayer(LayerConfig(units=3, neuron=neuron(activation="identity"), recurrent_connect=rho), 2)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from elmnet.ops import reference
@@ -33,15 +34,16 @@ class Wires(NamedTuple):
     """A connectome, sorted as the kernels read it."""
 
     connectome: Tensor  # (N, k_c) int32
-    sources: Tensor  # (N, d_tree, R) int32, recurrent synapses first in each branch, sources in 0..N·n_y, -1: none
-    picks: Tensor  # (N, d_tree, R) int64, which synapses of a branch these are
+    sources: Tensor  # (R, N, d_tree) int32, what each branch's recurrent synapses read, 0..N·n_y; N·n_y: nothing
+    picks: Tensor  # (R, N, d_tree) int32, which of the N·k_c synapses these are; N·k_c: none
     first: Tensor  # (n_in + N·n_y + 1,) int32
     readers: Tensor  # int32, synapses sorted by source: those of channel c are readers[first[c]:first[c + 1]]
+    rows: Tensor  # int32, the branches 0..N·d_tree they belong to
 
     @property
     def recurrent(self) -> int:
         """R, the most recurrent synapses that a branch has."""
-        return int(self.sources.shape[2])
+        return len(self.sources)
 
     @classmethod
     def of(cls, connectome: Tensor, inputs: int, channels: int, shape: tuple[int, int, int]) -> "Wires":
@@ -54,17 +56,22 @@ class Wires(NamedTuple):
         sources = connectome.view(shape)
         recurrent = sources >= inputs
         most = int(recurrent.sum(2).max())
-        picks = recurrent.to(torch.int8).sort(dim=2, descending=True, stable=True).indices[:, :, :most]
-        listed = torch.where(recurrent, sources - inputs, -1).gather(2, picks)
+        place = recurrent.to(torch.int8).sort(dim=2, descending=True, stable=True).indices[:, :, :most]
+        real = recurrent.gather(2, place)
+        listed = torch.where(real, sources.gather(2, place) - inputs, channels - inputs)
+        numbers = torch.arange(connectome.numel(), device=connectome.device).view(shape)
+        picks = torch.where(real, numbers.gather(2, place), connectome.numel())
         flat = connectome.flatten()
         order = flat.sort(stable=True).indices
         counts = torch.bincount(flat + 1, minlength=channels + 1)  # of unconnected synapses first
+        readers = order[int(counts[0]) :].int()
         return cls(
             connectome.int().contiguous(),
-            listed.int().contiguous(),
-            picks.contiguous(),
+            listed.int().permute(2, 0, 1).contiguous(),
+            picks.int().permute(2, 0, 1).contiguous(),
             torch.cat([counts.new_zeros(1), counts[1:].cumsum(0)]).int().contiguous(),
-            order[int(counts[0]) :].int().contiguous(),
+            readers,
+            readers // shape[2],
         )
 
 
@@ -96,12 +103,14 @@ def sizes_of(i: Inputs, wires: Wires) -> Sizes:
 
 def shape_of(chosen: Plan, sizes: Sizes, n: Numbers, steps: int, masked: int) -> Shape:
     """What the kernels are compiled for; `masked` are the numbers of a synapse mask."""
-    readers = min(max(4096 // (chosen.block * chosen.lanes), 16), 128)
+    readers = min(max(512 * chosen.warps // (chosen.block * chosen.lanes), 16), 128)  # 16 numbers a thread
     return Shape(
         *(sizes.branches, sizes.memory, sizes.hidden, sizes.outputs, *sizes.rows),
         block=chosen.block,
         lanes=chosen.lanes,
+        quad=min(chosen.lanes, 4),
         readers=readers,
+        ahead=4 if chosen.lanes <= 8 else 2,
         mlp_activation=MLP_ACTIVATIONS.index(n.mlp_activation),
         activation=ACTIVATIONS.index(n.activation),
         filtered=n.branch_decay is not None,
@@ -207,12 +216,15 @@ class Layer:
         out = self.new(shape[0], shape[1], self.units * self.outputs)
         heard, synapse, mask_synapse = None, None, None
         if w.recurrent:
-            heard = self.new(2, self.units * self.outputs, self.batch)
+            tiles, lanes = self.plan.tiles, self.plan.lanes
+            heard = self.new(2, tiles, self.units * self.outputs + 1, lanes)
             said = activity if i.mask_recurrent is None else activity * i.mask_recurrent
-            heard[0].copy_(said.t())
-            synapse = i.synapse.gather(2, w.picks)
+            said = pad(said, (0, 0, 0, tiles * lanes - self.batch)).view(tiles, lanes, -1)
+            heard[0, :, :-1] = said.transpose(1, 2)
+            heard[:, :, -1] = 0
+            synapse = pad(i.synapse.flatten(), (0, 1))[w.picks]
             if i.mask_synapse is not None:
-                mask_synapse = i.mask_synapse.gather(3, w.picks.expand(self.batch, *w.picks.shape))
+                mask_synapse = pad(i.mask_synapse.flatten(1), (0, 1))[:, w.picks]
         names = dict(zip(("state_memory", "state_branch", "state_highpass"), state, strict=True))
         arguments = {
             **{name: tensor if s.hidden or name != "hidden" else None for name, tensor in tape.items()},
@@ -288,16 +300,16 @@ class Layer:
         back |= {name: self.new(*shape, s.memory) for name in ("gain", "decay") if want[name]}
         told = None
         if w.recurrent:
-            told = out.new_zeros(2, self.units * self.branches, self.batch, dtype=torch.float32)
+            told = out.new_zeros(2, self.plan.tiles, self.units * self.branches + 1, self.plan.lanes)
         first = w.first[self.inputs :]
         arguments = {
             **{"hidden": kept["hidden"] if s.hidden else None, "mlp": kept["mlp"], "drive": kept["drive"]},
             **{"g_out": g_out, **{f"g_{k}": given[k] for k in ("branch", "mlp", "memory", "readout")}},
             **{f"b_{k}": back.get(k) for k in ("branch", "mlp", "readout", "drive", "gain", "decay")},
-            **{"b_hidden": back["hidden"] if s.hidden else None, "told": told, "first": first, "readers": w.readers},
+            **{"b_hidden": back["hidden"] if s.hidden else None, "told": told, "first": first, "rows": w.rows},
             **{f"state_{k}": v for k, v in state.items()},
-            **{"synapse": i.synapse, "mask_synapse": i.mask_synapse, "lengths": self.lengths},
-            **{"per_branch": self.synapses, "surrogate_gain": self.n.surrogate_gain},
+            **{"weights": i.synapse.flatten()[w.readers], "readers": w.readers, "mask_synapse": i.mask_synapse},
+            **{"lengths": self.lengths, "per_branch": self.synapses, "surrogate_gain": self.n.surrogate_gain},
         }
         self._loop(kernels.backward, self.steps, arguments)
         found = self._weight_gradients(out, kept, back, want)

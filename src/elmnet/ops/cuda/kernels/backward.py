@@ -7,13 +7,18 @@ from elmnet.ops.cuda.kernels.tile import (
     NOT_SPECIALISED,
     column,
     inside,
+    listed,
     load_state,
     matrix,
+    per_sequence,
     place,
+    quads_of_zeros,
     relu,
+    slot,
     store_state,
     tanh,
     times,
+    together,
     wait,
     zeros,
 )
@@ -50,35 +55,31 @@ def _matrices(u, units, weight1, weight2, S: tl.constexpr):
 
 
 @triton.jit
-def _told(told, slot, channel, there, b, batch, units, first, readers, synapse, mask_synapse, per_branch,
+def _told(said, channel, there, batch, units, first, rows, weights, readers, mask_synapse, per_branch,
           S: tl.constexpr):  # fmt: skip
     """The gradient [u, 1, b] of what channels (u,) said, from all synapses that read them: a sum in fixed order."""
     low = tl.load(first + channel, mask=there, other=0)
     high = tl.load(first + channel + 1, mask=there, other=0)
-    total = zeros(S.block, S.readers, S.lanes)
+    total = quads_of_zeros(S.lanes // S.quad, S.block, S.readers, S.quad)
     longest = tl.max(high - low, 0)
-    k = 0
-    while k < longest:
-        entry = low[:, None] + k + tl.arange(0, S.readers)[None, :]
-        real = entry < high[:, None]
-        reader = tl.load(readers + entry, mask=real, other=0)
-        weight = tl.load(synapse + reader, mask=real, other=0.0)[:, :, None]
-        row = slot * units * S.branches + reader // per_branch
-        both = real[:, :, None] & (b < batch)[None, None, :]
-        g = tl.load(told + row[:, :, None] * batch + b[None, None, :], mask=both, other=0.0)
-        if mask_synapse is not None:
-            per_sequence = b[None, None, :] * units * S.branches * per_branch
-            g *= tl.load(mask_synapse + per_sequence + reader[:, :, None], mask=both, other=0.0)
-        total += weight * g
-        k += S.readers
-    return tl.sum(total, 1, keep_dims=True)
+    ahead: tl.constexpr = S.ahead
+    for k in range(0, longest, ahead * S.readers):
+        for s in tl.static_range(ahead):
+            entry = low[:, None] + k + s * S.readers + tl.arange(0, S.readers)[None, :]
+            real = entry < high[:, None]
+            g = listed(said, tl.load(rows + entry, mask=real, other=units * S.branches), S)
+            if mask_synapse is not None:
+                reader = tl.load(readers + entry, mask=real, other=0)
+                g *= per_sequence(mask_synapse, reader, per_branch * units * S.branches, batch, real, S)
+            total += tl.load(weights + entry, mask=real, other=0.0)[None, :, :, None] * g
+    return tl.sum(together(total, S.block, S.readers, S.lanes), 1, keep_dims=True)
 
 
 @triton.jit
 def _step(
     t, u, b, matrices, state,
     hidden, mlp, drive, g_out, g_branch, g_mlp, g_memory, g_readout,
-    b_branch, b_hidden, b_mlp, b_readout, b_drive, b_gain, b_decay, told, first, readers, synapse,
+    b_branch, b_hidden, b_mlp, b_readout, b_drive, b_gain, b_decay, told, first, rows, weights, readers,
     readout_weight, decay, gain, mask_recurrent, mask_synapse, mask_memory, lengths,
     batch, steps, units, per_branch, input_scale, branch_decay, highpass_decay, highpass_rest, surrogate_gain,
     S: tl.constexpr,
@@ -100,8 +101,10 @@ def _step(
         heard = zeros(S.block, S.output_rows, S.lanes)
         for i in range(S.outputs):
             channel = u * S.outputs + i
-            g = _told(told, (t + 1) % 2, channel, u < units, b, batch, units, first, readers, synapse, mask_synapse,
-                      per_branch, S)  # fmt: skip
+            said = slot(told, t + 1, units * S.branches + 1, S)
+            g = _told(
+                said, channel, u < units, batch, units, first, rows, weights, readers, mask_synapse, per_branch, S
+            )
             heard += tl.where((y == i)[None, :, None], g, 0.0)
         heard *= input_scale
         if mask_recurrent is not None:
@@ -170,8 +173,9 @@ def _step(
         d_low = tl.where(live, branch_decay * d_x, d_low)
     tl.store(b_branch + at_j, d_x, mask=in_j)
     if told is not None:
-        to = (t % 2) * units * S.branches + u[:, None, None] * S.branches + j[None, :, None]
-        tl.store(told + to * batch + b[None, None, :], d_x, mask=in_j)
+        row = u[:, None, None] * S.branches + j[None, :, None]
+        to = slot(told, t, units * S.branches + 1, S) + row * S.lanes + tl.arange(0, S.lanes)[None, None, :]
+        tl.store(to, d_x, mask=(u < units)[:, None, None] & (j < S.branches)[None, :, None])
     return d_memory, d_low, d_slow
 
 
@@ -180,8 +184,8 @@ def backward(
     hidden, mlp, drive, g_out, g_branch, g_mlp, g_memory, g_readout,  # (B, T, N, ·); gradients that come in
     b_branch, b_hidden, b_mlp, b_readout, b_drive, b_gain, b_decay,  # (B, T, N, ·); gradients that go out
     state_memory, state_branch, state_highpass,  # (B, N, ·) gradients of the state, read and overwritten
-    told,  # (2, N·d_tree, B) gradients of the branches, of even and odd steps; None: nobody listens
-    first, readers, synapse,  # the synapses that read a channel: readers[first[c]:first[c+1]], indices in (N·k_c,)
+    told,  # (2, tiles, N·d_tree + 1, lanes) gradients of branches as `heard` of `forward`; None: nobody listens
+    first, rows, weights, readers,  # branch, weight and number of synapses; first[c]:first[c + 1] read channel c
     weight1, weight2, readout_weight, decay, gain,
     mask_recurrent, mask_synapse, mask_memory, lengths, counter,
     batch, steps, units, begin, end, blocks, programs, per_branch,
@@ -201,7 +205,7 @@ def backward(
             state = _step(
                 steps - 1 - i, u, b, matrices, state,
                 hidden, mlp, drive, g_out, g_branch, g_mlp, g_memory, g_readout,
-                b_branch, b_hidden, b_mlp, b_readout, b_drive, b_gain, b_decay, told, first, readers, synapse,
+                b_branch, b_hidden, b_mlp, b_readout, b_drive, b_gain, b_decay, told, first, rows, weights, readers,
                 readout_weight, decay, gain, mask_recurrent, mask_synapse, mask_memory, lengths,
                 batch, steps, units, per_branch,
                 input_scale, branch_decay, highpass_decay, highpass_rest, surrogate_gain, S,
@@ -217,7 +221,7 @@ def backward(
                 state = _step(
                     steps - 1 - i, u, b, matrices, state,
                     hidden, mlp, drive, g_out, g_branch, g_mlp, g_memory, g_readout,
-                    b_branch, b_hidden, b_mlp, b_readout, b_drive, b_gain, b_decay, told, first, readers, synapse,
+                    b_branch, b_hidden, b_mlp, b_readout, b_drive, b_gain, b_decay, told, first, rows, weights, readers,
                     readout_weight, decay, gain, mask_recurrent, mask_synapse, mask_memory, lengths,
                     batch, steps, units, per_branch,
                     input_scale, branch_decay, highpass_decay, highpass_rest, surrogate_gain, S,

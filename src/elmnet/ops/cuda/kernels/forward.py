@@ -7,13 +7,18 @@ from elmnet.ops.cuda.kernels.tile import (
     NOT_SPECIALISED,
     column,
     inside,
+    listed,
     load_state,
     matrix,
+    per_sequence,
     place,
+    quads_of_zeros,
     relu,
+    slot,
     store_state,
     tanh,
     times,
+    together,
     wait,
 )
 
@@ -51,6 +56,24 @@ def _matrices(u, units, weight1, weight2, S: tl.constexpr):
 
 
 @triton.jit
+def _lateral(said, sources, synapse, mask_synapse, u, j, batch, units, per_branch, S: tl.constexpr):
+    """[u, j, b], what recurrent synapses bring to the branches."""
+    total = quads_of_zeros(S.lanes // S.quad, S.block, S.branch_rows, S.quad)
+    there = (u < units)[:, None] & (j < S.branches)[None, :]
+    ahead: tl.constexpr = S.ahead
+    for first in range(0, per_branch, ahead):
+        for s in tl.static_range(ahead):
+            k = ((first + s) * units + u[:, None]) * S.branches + j[None, :]
+            k = tl.max_contiguous(k, [1, 1])  # so that a thread has whole rows of `said`, not four branches of a unit
+            real = there & (first + s < per_branch)
+            a = listed(said, tl.load(sources + k, mask=real, other=units * S.outputs), S)
+            if mask_synapse is not None:
+                a *= per_sequence(mask_synapse, k, per_branch * units * S.branches, batch, real, S)
+            total += tl.load(synapse + k, mask=real, other=0.0)[None, :, :, None] * a
+    return together(total, S.block, S.branch_rows, S.lanes)
+
+
+@triton.jit
 def _step(
     t, u, b, matrices, state,
     branch, hidden, mlp, memory, readout, drive, out, heard, sources, synapse,
@@ -70,19 +93,9 @@ def _step(
 
     x = tl.load(branch + at_j, mask=in_j, other=0.0)
     if heard is not None:
-        lateral = tl.zeros_like(x)
-        for s in range(per_branch):
-            k = (u[:, None, None] * S.branches + j[None, :, None]) * per_branch + s
-            own = (u < units)[:, None, None] & (j < S.branches)[None, :, None]
-            source = tl.load(sources + k, mask=own, other=-1)
-            weight = tl.load(synapse + k, mask=own, other=0.0)
-            row = (t % 2) * units * S.outputs + source
-            a = tl.load(heard + row * batch + b[None, None, :], mask=in_j & (source >= 0), other=0.0)
-            if mask_synapse is not None:
-                per_sequence = b[None, None, :] * units * S.branches * per_branch
-                a *= tl.load(mask_synapse + per_sequence + k, mask=in_j, other=0.0)
-            lateral += weight * a
-        x += input_scale * lateral
+        x += input_scale * _lateral(
+            slot(heard, t, units * S.outputs + 1, S), sources, synapse, mask_synapse, u, j, batch, units, per_branch, S
+        )
     if S.filtered:
         x += branch_decay * low
         low = tl.where(live, x, low)
@@ -133,10 +146,11 @@ def _step(
         tl.store(drive + at_y, v, mask=in_y)
     tl.store(out + at_y, a, mask=in_y)
     if heard is not None:
-        to = ((t + 1) % 2) * units * S.outputs + u[:, None, None] * S.outputs + y[None, :, None]
         if mask_recurrent is not None:
             a *= tl.load(mask_recurrent + place(b, 0, u, y, 1, units, S.outputs), mask=in_y, other=0.0)
-        tl.store(heard + to * batch + b[None, None, :], a, mask=in_y)
+        row = u[:, None, None] * S.outputs + y[None, :, None]
+        to = slot(heard, t + 1, units * S.outputs + 1, S) + row * S.lanes + tl.arange(0, S.lanes)[None, None, :]
+        tl.store(to, a, mask=(u < units)[:, None, None] & (y < S.outputs)[None, :, None])
     return new, low, slow
 
 
@@ -144,8 +158,8 @@ def _step(
 def forward(
     branch, hidden, mlp, memory, readout, drive, out,  # (B, T, N, ·); all but branch and out may be None
     state_memory, state_branch, state_highpass,  # (B, N, ·), read and overwritten
-    heard,  # (2, N·n_y, B) the activity others hear, of even and odd steps; None: nobody listens
-    sources, synapse,  # (N, d_tree, per_branch) recurrent synapses, sources in 0..N·n_y, -1: none
+    heard,  # (2, tiles, N·n_y + 1, lanes) what others hear, of even and odd steps, the last zeros; None: nobody listens
+    sources, synapse,  # (per_branch, N, d_tree) recurrent synapses: what they read, 0..N·n_y, and weight; N·n_y: nothing
     weight1, bias1, weight2, bias2, readout_weight, bias, decay, gain,
     mask_recurrent, mask_synapse, mask_memory, lengths, counter,
     batch, steps, units, begin, end, blocks, programs, per_branch,

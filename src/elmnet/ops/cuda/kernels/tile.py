@@ -26,7 +26,9 @@ class Shape(NamedTuple):
     output_rows: int
     block: int  # units of a tile
     lanes: int  # sequences of a tile
-    readers: int  # synapses that the way back reads at a time
+    quad: int  # of these, how many a thread reads at once: four, or all of fewer
+    readers: int  # synapses that the way back adds side by side
+    ahead: int  # how many such additions are read at once: what takes time is waiting for memory
     mlp_activation: int  # index in operands.MLP_ACTIVATIONS
     activation: int  # index in operands.ACTIVATIONS
     filtered: bool
@@ -52,6 +54,46 @@ def inside(b, u, row, batch, units, rows: tl.constexpr):
 @triton.jit
 def zeros(a: tl.constexpr, b: tl.constexpr, c: tl.constexpr):
     return tl.zeros((a, b, c), tl.float32)
+
+
+@triton.jit
+def _lane(S: tl.constexpr):
+    """[p, ·, ·, q] → lane 4p + q of a tile. A thread reads four lanes at once and has them where it has the number and
+    weight of their row, so nothing moves between threads until `together`."""
+    quad: tl.constexpr = S.quad
+    quads: tl.constexpr = S.lanes // S.quad
+    return tl.arange(0, quads)[:, None, None, None] * quad + tl.arange(0, quad)[None, None, None, :]
+
+
+@triton.jit
+def listed(table, row, S: tl.constexpr):
+    """[p, u, k, q] of rows [u, k] of a table (·, lanes)."""
+    return tl.load(table + row.to(tl.int64)[None, :, :, None] * S.lanes + _lane(S))
+
+
+@triton.jit
+def per_sequence(mask, k, size, batch, there, S: tl.constexpr):
+    """[p, u, k, q] of numbers [u, k] of a mask (B, size)."""
+    b = tl.program_id(1).to(tl.int64) * S.lanes + _lane(S)
+    return tl.load(mask + b * size + k[None, :, :, None], mask=(b < batch) & there[None, :, :, None], other=0.0)
+
+
+@triton.jit
+def quads_of_zeros(quads: tl.constexpr, block: tl.constexpr, rows: tl.constexpr, quad: tl.constexpr):
+    """Of [p, u, k, q]."""
+    return tl.zeros((quads, block, rows, quad), tl.float32)
+
+
+@triton.jit
+def together(values, block: tl.constexpr, rows: tl.constexpr, lanes: tl.constexpr):
+    """[p, u, k, q] → [u, k, lane]."""
+    return tl.reshape(tl.permute(values, (1, 2, 0, 3)), (block, rows, lanes))
+
+
+@triton.jit
+def slot(table, t, rows, S: tl.constexpr):
+    """Where this tile's rows of step t begin in a table (2, tiles, rows, lanes) of even and odd steps."""
+    return table + ((t % 2) * tl.num_programs(1) + tl.program_id(1)).to(tl.int64) * rows * S.lanes
 
 
 @triton.jit
