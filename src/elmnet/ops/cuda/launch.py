@@ -111,6 +111,7 @@ def shape_of(chosen: Plan, sizes: Sizes, n: Numbers, steps: int, masked: int) ->
         quad=min(chosen.lanes, 4),
         readers=readers,
         ahead=4 if chosen.lanes <= 8 else 2,
+        early=chosen.lanes <= 8,
         mlp_activation=MLP_ACTIVATIONS.index(n.mlp_activation),
         activation=ACTIVATIONS.index(n.activation),
         filtered=n.branch_decay is not None,

@@ -5,6 +5,7 @@ import triton.language as tl
 
 from elmnet.ops.cuda.kernels.tile import (
     NOT_SPECIALISED,
+    arrive,
     column,
     inside,
     listed,
@@ -78,7 +79,7 @@ def _step(
     t, u, b, matrices, state,
     branch, hidden, mlp, memory, readout, drive, out, heard, sources, synapse,
     bias1, bias2, readout_weight, bias, decay, gain, mask_recurrent, mask_synapse, mask_memory, lengths,
-    batch, steps, units, per_branch, input_scale, branch_decay, highpass_decay, highpass_rest,
+    counter, batch, steps, units, per_branch, input_scale, branch_decay, highpass_decay, highpass_rest,
     S: tl.constexpr,
 ):  # fmt: skip
     """One step; `branch` holds the feed-forward drive and becomes the branches. Returns the new state."""
@@ -91,7 +92,14 @@ def _step(
     at_y, in_y = place(b, t, u, y, steps, units, S.outputs), inside(b, u, y, batch, units, S.outputs)
     live = (t < tl.load(lengths + b, mask=b < batch, other=0))[None, None, :]
 
+    # asked for before what others said, so that it comes while that is gathered
     x = tl.load(branch + at_j, mask=in_j, other=0.0)
+    kept, absorbed = column(decay, u, units, m, S.memory), column(gain, u, units, m, S.memory)
+    offset, threshold = column(bias2, u, units, m, S.memory), column(bias, u, units, y, S.outputs)
+    if S.hidden > 0:
+        offset1 = column(bias1, u, units, h, S.hidden)
+    if S.output_rows == 1:
+        reading = column(readout_weight, u, units, m, S.memory)
     if heard is not None:
         x += input_scale * _lateral(
             slot(heard, t, units * S.outputs + 1, S), sources, synapse, mask_synapse, u, j, batch, units, per_branch, S
@@ -99,36 +107,27 @@ def _step(
     if S.filtered:
         x += branch_decay * low
         low = tl.where(live, x, low)
+
     if memory is not None:
         tl.store(branch + at_j, x, mask=in_j)
-
-    decayed = column(decay, u, units, m, S.memory) * before
+    decayed = kept * before
     first = times(of_branch, x) + times(of_memory, decayed)
-    offset = column(bias2, u, units, m, S.memory)
     if S.hidden > 0:
-        first += column(bias1, u, units, h, S.hidden)
-        if memory is not None:
-            at_h = place(b, t, u, h, steps, units, S.hidden)
-            tl.store(hidden + at_h, first, mask=inside(b, u, h, batch, units, S.hidden))
+        first += offset1
         update = times(second, _activate(first, S.mlp_activation)) + offset
     else:
         update = first + offset
-    kept = update
+    taken = update
     if mask_memory is not None:
-        kept *= tl.load(mask_memory + place(b, 0, u, m, 1, units, S.memory), mask=in_m, other=0.0)
-    if memory is not None:
-        tl.store(mlp + at_m, update, mask=in_m)
-    absorbed = column(gain, u, units, m, S.memory)
-    new = tl.where(live, decayed + absorbed * (1.7159 * tanh(kept * (2 / 3))), before)
-    if memory is not None:
-        tl.store(memory + at_m, new, mask=in_m)
+        taken *= tl.load(mask_memory + place(b, 0, u, m, 1, units, S.memory), mask=in_m, other=0.0)
+    new = tl.where(live, decayed + absorbed * (1.7159 * tanh(taken * (2 / 3))), before)
     if S.output_rows == 1:
-        read = tl.sum(column(readout_weight, u, units, m, S.memory) * new, 1, keep_dims=True)
+        read = tl.sum(reading * new, 1, keep_dims=True)
     else:
         size: tl.constexpr = S.outputs * S.memory
         rows = matrix(readout_weight, u, units, y, S.outputs, S.memory, m, S.memory, 1, size, 0)
         read = times(rows, new)
-    v = read + column(bias, u, units, y, S.outputs)
+    v = read + threshold
     if S.highpassed:
         faded = highpass_decay * slow + highpass_rest * read
         v -= faded
@@ -141,16 +140,25 @@ def _step(
         a = tl.where(v > 0, 1.0, 0.0)
     a = tl.where(live, a, 0.0)
 
+    if heard is not None:
+        said = a
+        if mask_recurrent is not None:
+            said *= tl.load(mask_recurrent + place(b, 0, u, y, 1, units, S.outputs), mask=in_y, other=0.0)
+        row = u[:, None, None] * S.outputs + y[None, :, None]
+        to = slot(heard, t + 1, units * S.outputs + 1, S) + (row * S.lanes + tl.arange(0, S.lanes)[None, None, :])
+        tl.store(to, said, mask=(u < units)[:, None, None] & (y < S.outputs)[None, :, None])
+        if S.kept:
+            arrive(counter, S)
+    # what nobody waits for
+    tl.store(out + at_y, a, mask=in_y)
     if memory is not None:
+        if S.hidden > 0:
+            at_h = place(b, t, u, h, steps, units, S.hidden)
+            tl.store(hidden + at_h, first, mask=inside(b, u, h, batch, units, S.hidden))
+        tl.store(mlp + at_m, update, mask=in_m)
+        tl.store(memory + at_m, new, mask=in_m)
         tl.store(readout + at_y, read, mask=in_y)
         tl.store(drive + at_y, v, mask=in_y)
-    tl.store(out + at_y, a, mask=in_y)
-    if heard is not None:
-        if mask_recurrent is not None:
-            a *= tl.load(mask_recurrent + place(b, 0, u, y, 1, units, S.outputs), mask=in_y, other=0.0)
-        row = u[:, None, None] * S.outputs + y[None, :, None]
-        to = slot(heard, t + 1, units * S.outputs + 1, S) + row * S.lanes + tl.arange(0, S.lanes)[None, None, :]
-        tl.store(to, a, mask=(u < units)[:, None, None] & (y < S.outputs)[None, :, None])
     return new, low, slow
 
 
@@ -159,7 +167,7 @@ def forward(
     branch, hidden, mlp, memory, readout, drive, out,  # (B, T, N, ·); all but branch and out may be None
     state_memory, state_branch, state_highpass,  # (B, N, ·), read and overwritten
     heard,  # (2, tiles, N·n_y + 1, lanes) what others hear, of even and odd steps, the last zeros; None: nobody listens
-    sources, synapse,  # (per_branch, N, d_tree) recurrent synapses: what they read, 0..N·n_y, and weight; N·n_y: nothing
+    sources, synapse,  # (per_branch, N, d_tree) recurrent synapses: what they read, 0..N·n_y (none), and weight
     weight1, bias1, weight2, bias2, readout_weight, bias, decay, gain,
     mask_recurrent, mask_synapse, mask_memory, lengths, counter,
     batch, steps, units, begin, end, blocks, programs, per_branch,
@@ -180,7 +188,8 @@ def forward(
                 t, u, b, matrices, state,
                 branch, hidden, mlp, memory, readout, drive, out, heard, sources, synapse,
                 bias1, bias2, readout_weight, bias, decay, gain, mask_recurrent, mask_synapse, mask_memory, lengths,
-                batch, steps, units, per_branch, input_scale, branch_decay, highpass_decay, highpass_rest, S,
+                counter, batch, steps, units, per_branch,
+                input_scale, branch_decay, highpass_decay, highpass_rest, S,
             )  # fmt: skip
             wait(counter, t - begin + 1, programs, S)
         store_state(state, state_memory, state_branch, state_highpass, b, u, batch, units, S)
@@ -194,7 +203,9 @@ def forward(
                     t, u, b, matrices, state,
                     branch, hidden, mlp, memory, readout, drive, out, heard, sources, synapse,
                     bias1, bias2, readout_weight, bias, decay, gain, mask_recurrent, mask_synapse, mask_memory, lengths,
-                    batch, steps, units, per_branch, input_scale, branch_decay, highpass_decay, highpass_rest, S,
+                    counter, batch, steps, units, per_branch,
+                    input_scale, branch_decay, highpass_decay, highpass_rest, S,
                 )  # fmt: skip
                 store_state(state, state_memory, state_branch, state_highpass, b, u, batch, units, S)
+            arrive(counter, S)
             wait(counter, t - begin + 1, programs, S)

@@ -29,6 +29,7 @@ class Shape(NamedTuple):
     quad: int  # of these, how many a thread reads at once: four, or all of fewer
     readers: int  # synapses that the way back adds side by side
     ahead: int  # how many such additions are read at once: what takes time is waiting for memory
+    early: bool  # the way back reads what was kept before it gathers, which takes registers
     mlp_activation: int  # index in operands.MLP_ACTIVATIONS
     activation: int  # index in operands.ACTIVATIONS
     filtered: bool
@@ -68,7 +69,7 @@ def _lane(S: tl.constexpr):
 @triton.jit
 def listed(table, row, S: tl.constexpr):
     """[p, u, k, q] of rows [u, k] of a table (·, lanes)."""
-    return tl.load(table + row.to(tl.int64)[None, :, :, None] * S.lanes + _lane(S))
+    return tl.load(table + (row.to(tl.int64)[None, :, :, None] * S.lanes + _lane(S)))
 
 
 @triton.jit
@@ -153,13 +154,20 @@ def store_state(state, memory, branch, slow, b, u, batch, units, S: tl.constexpr
 
 
 @triton.jit
+def arrive(counter, S: tl.constexpr):
+    """Tell the programs of this tile of sequences that what they read of this one's step lies there."""
+    if S.barrier:
+        tl.debug_barrier()  # every thread's stores come before the release
+        tl.atomic_add(counter + tl.program_id(1), 1, sem="release", scope="gpu")
+
+
+@triton.jit
 def wait(counter, done, programs, S: tl.constexpr):
-    """Until all threads have done this step and, where programs wait, all programs of this tile of sequences: they must
-    all be resident, or none returns."""
-    tl.debug_barrier()  # every thread's stores come before the release
+    """Until all threads have done this step and, where programs wait, all programs of this tile of sequences have
+    arrived `done` times: they must all be resident, or none returns."""
+    tl.debug_barrier()
     if S.barrier:
         own = counter + tl.program_id(1)
-        tl.atomic_add(own, 1, sem="acq_rel", scope="gpu")
         looks = 0
         while tl.atomic_add(own, 0, sem="acquire", scope="gpu") < done * programs:
             looks += 1
