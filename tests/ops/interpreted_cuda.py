@@ -106,7 +106,7 @@ def test_many_sequences_and_many_synapses_of_one_source(monkeypatch, lanes):
     layer.connectome[:, ::7] = -1
     readers = torch.bincount(layer.connectome[layer.connectome >= 4])
     wires = launch.wires_of(layer.connectome, 4, 7, (3, 8, 12))
-    assert int(readers.max()) > 4 * 16 and wires.recurrent > 4
+    assert int(readers.max()) > 4 * 16 and wires.lateral.longest > 4
     assert_equal(layer, torch.randn(19, 2, 4), random_state(layer, 19), None, layer.draw_masks(19))
 
 

@@ -15,7 +15,7 @@ from elmnet.ops.cuda import kernels
 from elmnet.ops.cuda.kept import kept
 from elmnet.ops.cuda.kernels import Shape
 from elmnet.ops.cuda.operator import TAPE, segments, tape_rows
-from elmnet.ops.cuda.plan import Limits, Plan, Sizes, plan
+from elmnet.ops.cuda.plan import Limits, Plan, Sizes, plan, power
 from elmnet.ops.operands import ACTIVATIONS, DIFFERENTIABLE, MLP_ACTIVATIONS, STATE, Inputs, Numbers, refuse_sources
 
 Launch = Callable[[Any, tuple[int, ...], Mapping[str, Any], Mapping[str, Any]], None]
@@ -30,20 +30,46 @@ def start(kernel: Any, grid: tuple[int, ...], arguments: Mapping[str, Any], opti
     kernel[grid](**arguments, **({} if INTERPRETED else options))
 
 
+class Listed(NamedTuple):
+    """Some of the synapses of every branch, at most R, in lists of equal length."""
+
+    sources: Tensor  # (R, N, d_tree) int32, what they read; one past the last source: nothing
+    picks: Tensor  # (R, N, d_tree) int32, which of the N·k_c synapses they are; N·k_c: none
+
+    @property
+    def longest(self) -> int:
+        """R."""
+        return len(self.sources)
+
+    @classmethod
+    def of(cls, sources: Tensor, chosen: Tensor, nothing: int) -> "Listed":
+        """Those `chosen` among (N, d_tree, d_s)."""
+        longest = int(chosen.sum(2).max())
+        place = chosen.to(torch.int8).sort(dim=2, descending=True, stable=True).indices[:, :, :longest]
+        real = chosen.gather(2, place)
+        numbers = torch.arange(sources.numel(), device=sources.device).view(sources.shape)
+        found = torch.where(real, sources.gather(2, place), nothing)
+        picks = torch.where(real, numbers.gather(2, place), sources.numel())
+        return cls(*(tensor.int().permute(2, 0, 1).contiguous() for tensor in (found, picks)))
+
+    def weights(self, synapse: Tensor) -> Tensor:
+        """(R, N, d_tree) of (N, d_tree, d_s), 0 where there is none."""
+        return pad(synapse.flatten(), (0, 1))[self.picks]
+
+    def masks(self, mask: Tensor | None) -> Tensor | None:
+        """(B, R, N, d_tree) of (B, N, d_tree, d_s)."""
+        return None if mask is None else pad(mask.flatten(1), (0, 1))[:, self.picks]
+
+
 class Wires(NamedTuple):
     """A connectome, sorted as the kernels read it."""
 
     connectome: Tensor  # (N, k_c) int32
-    sources: Tensor  # (R, N, d_tree) int32, what each branch's recurrent synapses read, 0..N·n_y; N·n_y: nothing
-    picks: Tensor  # (R, N, d_tree) int32, which of the N·k_c synapses these are; N·k_c: none
+    fed: "Listed"  # input synapses; what they read is 0..n_in
+    lateral: "Listed"  # recurrent synapses; what they read is 0..N·n_y
     first: Tensor  # (n_in + N·n_y + 1,) int32
     readers: Tensor  # int32, synapses sorted by source: those of channel c are readers[first[c]:first[c + 1]]
     rows: Tensor  # int32, the branches 0..N·d_tree they belong to
-
-    @property
-    def recurrent(self) -> int:
-        """R, the most recurrent synapses that a branch has."""
-        return len(self.sources)
 
     @classmethod
     def of(cls, connectome: Tensor, inputs: int, channels: int, shape: tuple[int, int, int]) -> "Wires":
@@ -54,21 +80,16 @@ class Wires(NamedTuple):
         """
         refuse_sources(connectome, channels)
         sources = connectome.view(shape)
-        recurrent = sources >= inputs
-        most = int(recurrent.sum(2).max())
-        place = recurrent.to(torch.int8).sort(dim=2, descending=True, stable=True).indices[:, :, :most]
-        real = recurrent.gather(2, place)
-        listed = torch.where(real, sources.gather(2, place) - inputs, channels - inputs)
-        numbers = torch.arange(connectome.numel(), device=connectome.device).view(shape)
-        picks = torch.where(real, numbers.gather(2, place), connectome.numel())
+        fed = Listed.of(sources, (sources >= 0) & (sources < inputs), inputs)
+        lateral = Listed.of(sources - inputs, sources >= inputs, channels - inputs)
         flat = connectome.flatten()
         order = flat.sort(stable=True).indices
         counts = torch.bincount(flat + 1, minlength=channels + 1)  # of unconnected synapses first
         readers = order[int(counts[0]) :].int()
         return cls(
             connectome.int().contiguous(),
-            listed.int().permute(2, 0, 1).contiguous(),
-            picks.int().permute(2, 0, 1).contiguous(),
+            fed,
+            lateral,
             torch.cat([counts.new_zeros(1), counts[1:].cumsum(0)]).int().contiguous(),
             readers,
             readers // shape[2],
@@ -97,7 +118,7 @@ empty = torch.empty
 def sizes_of(i: Inputs, wires: Wires) -> Sizes:
     """What the planner wants to know."""
     branches, hidden, memory, _, outputs, _ = tape_rows(i)
-    recurrent, of_weights = wires.recurrent > 0, i.weight2.element_size()
+    recurrent, of_weights = wires.lateral.longest > 0, i.weight2.element_size()
     return Sizes(len(i.x), len(i.synapse), branches, memory, hidden, outputs, recurrent, of_weights)
 
 
@@ -108,7 +129,6 @@ def shape_of(chosen: Plan, sizes: Sizes, n: Numbers, steps: int, masked: int) ->
         *(sizes.branches, sizes.memory, sizes.hidden, sizes.outputs, *sizes.rows),
         block=chosen.block,
         lanes=chosen.lanes,
-        quad=min(chosen.lanes, 4),
         readers=readers,
         ahead=4 if chosen.lanes <= 8 else 2,
         early=chosen.lanes <= 8,
@@ -208,29 +228,35 @@ class Layer:
         branch = tape["branch"]
         assert branch is not None
         lines, count = shape[0] * shape[1], self.units * self.branches
+        table = _chunks(x.flatten(0, 1))
         feed = {
-            **{"x": x, "connectome": w.connectome, "synapse": i.synapse, "mask_synapse": i.mask_synapse},
-            **{"branch": branch, "rows": lines, "steps": shape[1], "inputs": self.inputs, "count": count},
-            **{"input_scale": n.input_scale, "SYNAPSES": self.synapses, "ROWS": 8, "BRANCHES": 128},
+            **{"table": table, "sources": w.fed.sources, "synapse": w.fed.weights(i.synapse)},
+            **{"mask_synapse": w.fed.masks(i.mask_synapse), "branch": branch, "lines": lines, "steps": shape[1]},
+            **{"inputs": self.inputs, "count": count, "per_branch": w.fed.longest, "input_scale": n.input_scale},
+            "BRANCHES": 256,
         }
-        self.launch(kernels.feed, (-(-lines // 8), -(-count // 128)), feed, {"num_warps": 4})
+        self.launch(kernels.feed, (len(table), -(-count // 256)), feed, {"num_warps": 8})
         out = self.new(shape[0], shape[1], self.units * self.outputs)
         heard, synapse, mask_synapse = None, None, None
-        if w.recurrent:
+        if w.lateral.longest:
             tiles, lanes = self.plan.tiles, self.plan.lanes
             heard = self.new(2, tiles, self.units * self.outputs + 1, lanes)
             said = activity if i.mask_recurrent is None else activity * i.mask_recurrent
             said = pad(said, (0, 0, 0, tiles * lanes - self.batch)).view(tiles, lanes, -1)
             heard[0, :, :-1] = said.transpose(1, 2)
             heard[:, :, -1] = 0
-            synapse = pad(i.synapse.flatten(), (0, 1))[w.picks]
-            if i.mask_synapse is not None:
-                mask_synapse = pad(i.mask_synapse.flatten(1), (0, 1))[:, w.picks]
+            synapse, mask_synapse = w.lateral.weights(i.synapse), w.lateral.masks(i.mask_synapse)
         names = dict(zip(("state_memory", "state_branch", "state_highpass"), state, strict=True))
         arguments = {
             **{name: tensor if s.hidden or name != "hidden" else None for name, tensor in tape.items()},
-            **{"out": out, "heard": heard, "sources": w.sources, "synapse": synapse, "mask_synapse": mask_synapse},
-            **{"bias1": i.bias1, "bias2": i.bias2, "bias": i.bias, "lengths": lengths, "per_branch": w.recurrent},
+            **{
+                "out": out,
+                "heard": heard,
+                "sources": w.lateral.sources,
+                "synapse": synapse,
+                "mask_synapse": mask_synapse,
+            },
+            **{"bias1": i.bias1, "bias2": i.bias2, "bias": i.bias, "lengths": lengths, "per_branch": w.lateral.longest},
             **names,
         }
         self._loop(kernels.forward, shape[1], arguments)
@@ -300,7 +326,7 @@ class Layer:
         back = {name: self.new(*shape, count) for name, count in rows.items()}
         back |= {name: self.new(*shape, s.memory) for name in ("gain", "decay") if want[name]}
         told = None
-        if w.recurrent:
+        if w.lateral.longest:
             told = out.new_zeros(2, self.plan.tiles, self.units * self.branches + 1, self.plan.lanes)
         first = w.first[self.inputs :]
         arguments = {
@@ -363,36 +389,46 @@ class Layer:
     def _of_synapses(self, out: Tensor, b_branch: Tensor) -> Tensor:
         i = self.i
         table, channels = self.x, self.inputs
-        if self.wires.recurrent:
+        if self.wires.lateral.longest:
             said = torch.cat([i.activity0.unsqueeze(1), out[:, :-1]], 1)
             said = said if i.mask_recurrent is None else said * i.mask_recurrent.unsqueeze(1)
             table, channels = torch.cat([table, said], 2), self.channels
-        rows, size = self.batch * self.steps, i.synapse.numel()
-        groups = -(-size // 256)
-        shares = max(1, min(2048 // groups, rows // 16))
-        share = -(-rows // shares)
-        partial = self.new(shares, size)
+        table = _chunks(table.flatten(0, 1))
+        count, side, branches = self.units * self.branches, min(power(self.synapses), 16), 32
+        groups, sides = -(-count // branches), -(-self.synapses // side)
+        shares = max(1, min(2048 // (groups * sides), len(table)))
+        share = -(-len(table) // shares)
+        partial = self.new(shares, i.synapse.numel())
         arguments = {
             **{"table": table, "b_branch": b_branch, "connectome": self.wires.connectome, "partial": partial},
-            **{"mask_synapse": i.mask_synapse, "rows": rows, "steps": self.steps, "channels": channels},
-            **{"count": self.units * self.branches, "share": share, "input_scale": self.n.input_scale},
-            **{"SYNAPSES": self.synapses, "LANES": 256},
+            **{"mask_synapse": i.mask_synapse, "lines": self.batch * self.steps, "steps": self.steps},
+            **{"channels": channels, "count": count, "share": share, "input_scale": self.n.input_scale},
+            **{"SYNAPSES": self.synapses, "SIDE": side, "BRANCHES": branches},
         }
-        self.launch(kernels.synapse_gradient, (groups, shares), arguments, {"num_warps": 8})
+        self.launch(kernels.synapse_gradient, (groups, shares, sides), arguments, {"num_warps": 8})
         return partial.sum(0).view(i.synapse.shape)
 
     def _of_sources(self, b_branch: Tensor, first: Tensor, channels: int, steps: int) -> Tensor:
-        """b_branch (rows, N, d_tree) → (rows, channels), what those who read a channel tell it."""
-        i, rows = self.i, len(b_branch)
-        out = self.new(rows, channels)
+        """b_branch (lines, N, d_tree) → (lines, channels), what those who read a channel tell it."""
+        i, w = self.i, self.wires
+        table, out = _chunks(b_branch.flatten(1)), self.new(len(b_branch), channels)
         arguments = {
-            **{"b_branch": b_branch, "first": first, "readers": self.wires.readers, "synapse": i.synapse},
-            **{"mask_synapse": i.mask_synapse, "out": out, "steps": steps, "channels": channels},
-            **{"count": self.units * self.branches, "input_scale": self.n.input_scale},
-            **{"SYNAPSES": self.synapses, "CHANNELS": 32, "READERS": 32},
+            **{"table": table, "first": first, "rows": w.rows, "weights": i.synapse.flatten()[w.readers]},
+            **{"readers": w.readers, "mask_synapse": i.mask_synapse, "out": out, "lines": len(out), "steps": steps},
+            **{"channels": channels, "count": self.units * self.branches, "synapses": i.synapse.numel()},
+            **{"input_scale": self.n.input_scale, "CHANNELS": 8, "READERS": 32},
         }
-        self.launch(kernels.source_gradient, (rows, -(-channels // 32)), arguments, {"num_warps": 4})
+        self.launch(kernels.source_gradient, (len(table), -(-channels // 8)), arguments, {"num_warps": 8})
         return out
+
+
+def _chunks(lines: Tensor) -> Tensor:
+    """(n, c) → (⌈n / 16⌉, c + 1, 16), sixteen lines side by side, then zeros."""
+    n, c = lines.shape
+    chunks = -(-n // 16)
+    table = lines.new_zeros(chunks, c + 1, 16)
+    table[:, :-1] = pad(lines, (0, 0, 0, 16 * chunks - n)).view(chunks, 16, c).transpose(1, 2)
+    return table
 
 
 _ACTIVATIONS = [reference.MLP_ACTIVATIONS[name] for name in MLP_ACTIVATIONS]

@@ -116,7 +116,7 @@ class Plan:
 
 def plan(sizes: Sizes, limits: Limits) -> Plan:
     """Where the layer fits best; there is always a way (`refuses` has turned down neurons too large for any)."""
-    lanes = min(_power(sizes.batch), LANES)
+    lanes = min(power(sizes.batch), LANES)
     tiles = -(-sizes.batch // lanes)
     most = 1  # units of a block that fit
     largest = TILE_VALUES // (lanes * sizes.rows[0])
@@ -168,7 +168,7 @@ def alternatives(sizes: Sizes, limits: Limits) -> list[Plan]:
 
 def laid(sizes: Sizes, limits: Limits, regime: Regime, block: int, lanes: int, warps: int) -> Plan | None:
     """That plan, if it fits. Of programs that wait, each keeps its weights where there is one for every block."""
-    most = min(_power(sizes.batch), LANES)
+    most = min(power(sizes.batch), LANES)
     if not (1 <= block < 2 * sizes.units and 1 <= lanes <= most and 2 <= warps <= 16):
         return None
     if sizes.shared_bytes(block) > limits.shared_bytes or block * lanes * sizes.rows[0] > TILE_VALUES:
@@ -196,12 +196,13 @@ def refuses(branches: int, memory: int, hidden: int, outputs: int, limits: Limit
 
 def padded(rows: int) -> int:
     """Rows of a matrix product's operand: a power of two, at least 16."""
-    return max(16, _power(rows))
+    return max(16, power(rows))
 
 
 def _output_rows(outputs: int) -> int:
     return 1 if outputs == 1 else padded(outputs)
 
 
-def _power(n: int) -> int:
+def power(n: int) -> int:
+    """The least power of two that is not less."""
     return 1 << max(n - 1, 0).bit_length()

@@ -1,72 +1,88 @@
-"""What does not recur: the feed-forward drive before the loop, gradients of synapses and sources after it."""
+"""What does not recur: the feed-forward drive before the loop, gradients of synapses and sources after it.
+
+A line is one step of one sequence. Tables (chunks, ·, 16) hold sixteen lines side by side, as those inside the loop
+hold the sequences of a tile; their last row is zeros, for synapses that read nothing.
+"""
 
 import triton
 import triton.language as tl
 
+from elmnet.ops.cuda.kernels.tile import lane, listed, together, zero_quads
 
-@triton.jit(do_not_specialize=["rows", "steps", "inputs", "count"])
-def feed(x, connectome, synapse, mask_synapse, branch, rows, steps, inputs, count, input_scale,
-         SYNAPSES: tl.constexpr, ROWS: tl.constexpr, BRANCHES: tl.constexpr):  # fmt: skip
-    """x (B·T, n_in) → branch (B·T, count = N·d_tree), what input synapses bring."""
-    r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+LINES = tl.constexpr(16)
+
+
+@triton.jit(do_not_specialize=["lines", "steps", "inputs", "count", "per_branch"])
+def feed(table, sources, synapse, mask_synapse, branch, lines, steps, inputs, count, per_branch, input_scale,
+         BRANCHES: tl.constexpr):  # fmt: skip
+    """Table (chunks, n_in + 1, 16) of the input → branch (B·T, count = N·d_tree), what input synapses bring;
+    `sources` and `synapse` are (per_branch, count)."""
+    chunk = tl.program_id(0).to(tl.int64)
     n = tl.program_id(1) * BRANCHES + tl.arange(0, BRANCHES)
     there = n < count
-    inside = (r < rows)[:, None] & there[None, :]
-    total = tl.zeros((ROWS, BRANCHES), tl.float32)
-    for s in range(SYNAPSES):
-        k = n.to(tl.int64) * SYNAPSES + s
-        source = tl.load(connectome + k, mask=there, other=-1)
-        weight = tl.load(synapse + k, mask=there, other=0.0)
-        real = inside & ((source >= 0) & (source < inputs))[None, :]
-        a = tl.load(x + r.to(tl.int64)[:, None] * inputs + source[None, :], mask=real, other=0.0)
+    total = zero_quads(1, BRANCHES, LINES)
+    for s in range(per_branch):
+        k = tl.max_contiguous(s * count + n, [1])  # as in the loop: a thread has whole rows of the table
+        source = tl.load(sources + k, mask=there, other=inputs)
+        a = listed(table + chunk * (inputs + 1) * LINES, source[None, :], LINES)
         if mask_synapse is not None:
-            sequence = (r // steps).to(tl.int64)[:, None] * count * SYNAPSES
-            a *= tl.load(mask_synapse + sequence + k[None, :], mask=real, other=0.0)
-        total += weight[None, :] * a
-    tl.store(branch + r.to(tl.int64)[:, None] * count + n[None, :], input_scale * total, mask=inside)
+            line = chunk * LINES + lane(LINES)
+            own = line // steps * per_branch * count + k[None, None, :, None]
+            a *= tl.load(mask_synapse + own, mask=(line < lines) & there[None, None, :, None], other=0.0)
+        total += tl.load(synapse + k, mask=there, other=0.0)[None, None, :, None] * a
+    line = (chunk * LINES + tl.arange(0, LINES))[None, None, :]
+    to = branch + line * count + n[None, :, None]
+    tl.store(to, input_scale * together(total, 1, BRANCHES, LINES), mask=(line < lines) & there[None, :, None])
 
 
-@triton.jit(do_not_specialize=["rows", "steps", "channels", "count", "share"])
-def synapse_gradient(table, b_branch, connectome, mask_synapse, partial, rows, steps, channels, count, share,
-                     input_scale, SYNAPSES: tl.constexpr, LANES: tl.constexpr):  # fmt: skip
-    """table (B·T, channels) of what synapses saw, b_branch (B·T, count) → partial (shares, count·SYNAPSES)."""
-    k = tl.program_id(0) * LANES + tl.arange(0, LANES)
-    size = count.to(tl.int64) * SYNAPSES
-    there = k < size
+@triton.jit(do_not_specialize=["lines", "steps", "channels", "count", "share"])
+def synapse_gradient(table, b_branch, connectome, mask_synapse, partial, lines, steps, channels, count, share,
+                     input_scale, SYNAPSES: tl.constexpr, SIDE: tl.constexpr, BRANCHES: tl.constexpr):  # fmt: skip
+    """Table (chunks, channels + 1, 16) of what synapses saw, b_branch (B·T, count) → partial (shares, count·SYNAPSES),
+    each of `share` chunks; a program does SIDE synapses of each of its branches."""
+    n = tl.program_id(0) * BRANCHES + tl.arange(0, BRANCHES)
+    s = tl.program_id(2) * SIDE + tl.arange(0, SIDE)
+    there = (n < count)[:, None] & (s < SYNAPSES)[None, :]
+    k = n.to(tl.int64)[:, None] * SYNAPSES + s[None, :]
     source = tl.load(connectome + k, mask=there, other=-1)
-    total = tl.zeros((LANES,), tl.float32)
-    row = tl.program_id(1).to(tl.int64) * share
-    end = tl.minimum(row + share, rows)
-    while row < end:
-        g = tl.load(b_branch + row * count + k // SYNAPSES, mask=there, other=0.0)
-        a = tl.load(table + row * channels + source, mask=there & (source >= 0), other=0.0)
+    source = tl.where(source < 0, channels, source)
+    total = zero_quads(BRANCHES, SIDE, LINES)
+    chunk = tl.program_id(1).to(tl.int64) * share
+    end = tl.minimum(chunk + share, tl.cdiv(lines, LINES))
+    while chunk < end:
+        line = chunk * LINES + lane(LINES)
+        at = line * count + n[None, :, None, None]
+        g = tl.load(b_branch + at, mask=(line < lines) & (n < count)[None, :, None, None], other=0.0)
+        a = listed(table + chunk * (channels + 1) * LINES, source, LINES)
         if mask_synapse is not None:
-            a *= tl.load(mask_synapse + (row // steps) * size + k, mask=there, other=0.0)
+            own = line // steps * count * SYNAPSES + k[None, :, :, None]
+            a *= tl.load(mask_synapse + own, mask=(line < lines) & there[None, :, :, None], other=0.0)
         total += g * a
-        row += 1
-    tl.store(partial + tl.program_id(1) * size + k, input_scale * total, mask=there)
+        chunk += 1
+    to = partial + tl.program_id(1) * count.to(tl.int64) * SYNAPSES + k
+    tl.store(to, input_scale * tl.sum(tl.sum(total, 3), 0), mask=there)
 
 
-@triton.jit(do_not_specialize=["steps", "channels", "count"])
-def source_gradient(b_branch, first, readers, synapse, mask_synapse, out, steps, channels, count, input_scale,
-                    SYNAPSES: tl.constexpr, CHANNELS: tl.constexpr, READERS: tl.constexpr):  # fmt: skip
-    """b_branch (rows, count) → out (rows, channels): the gradient of every channel from the synapses that read it."""
-    row = tl.program_id(0).to(tl.int64)
+@triton.jit(do_not_specialize=["lines", "steps", "channels", "count", "synapses"])
+def source_gradient(table, first, rows, weights, readers, mask_synapse, out, lines, steps, channels, count, synapses,
+                    input_scale, CHANNELS: tl.constexpr, READERS: tl.constexpr):  # fmt: skip
+    """Table (chunks, count + 1, 16) of the branches' gradients → out (lines, channels), the gradient of every channel
+    from the synapses that read it, which are first[c]:first[c + 1] of rows, weights, readers."""
+    chunk = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     low = tl.load(first + c, mask=c < channels, other=0)
     high = tl.load(first + c + 1, mask=c < channels, other=0)
-    longest = tl.max(high - low, 0)
-    total = tl.zeros((CHANNELS, READERS), tl.float32)
-    k = 0
-    while k < longest:
+    total = zero_quads(CHANNELS, READERS, LINES)
+    for k in range(0, tl.max(high - low, 0), READERS):
         entry = low[:, None] + k + tl.arange(0, READERS)[None, :]
         real = entry < high[:, None]
-        reader = tl.load(readers + entry, mask=real, other=0).to(tl.int64)
-        g = tl.load(b_branch + row * count + reader // SYNAPSES, mask=real, other=0.0)
-        g *= tl.load(synapse + reader, mask=real, other=0.0)
+        row = tl.load(rows + entry, mask=real, other=count)
+        g = listed(table + chunk * (count + 1) * LINES, row, LINES)
         if mask_synapse is not None:
-            sequence = (row // steps) * count * SYNAPSES
-            g *= tl.load(mask_synapse + sequence + reader, mask=real, other=0.0)
-        total += g
-        k += READERS
-    tl.store(out + row * channels + c, input_scale * tl.sum(total, 1), mask=c < channels)
+            line = chunk * LINES + lane(LINES)
+            own = line // steps * synapses + tl.load(readers + entry, mask=real, other=0)[None, :, :, None]
+            g *= tl.load(mask_synapse + own, mask=(line < lines) & real[None, :, :, None], other=0.0)
+        total += tl.load(weights + entry, mask=real, other=0.0)[None, :, :, None] * g
+    line = (chunk * LINES + tl.arange(0, LINES))[None, :]
+    found = tl.sum(together(total, CHANNELS, READERS, LINES), 1)
+    tl.store(out + line * channels + c[:, None], input_scale * found, mask=(line < lines) & (c < channels)[:, None])

@@ -13,7 +13,6 @@ from elmnet.ops.cuda.kernels.tile import (
     matrix,
     per_sequence,
     place,
-    quads_of_zeros,
     relu,
     slot,
     store_state,
@@ -21,6 +20,7 @@ from elmnet.ops.cuda.kernels.tile import (
     times,
     together,
     wait,
+    zero_quads,
     zeros,
 )
 
@@ -61,17 +61,17 @@ def _told(said, channel, there, batch, units, first, rows, weights, readers, mas
     """The gradient [u, 1, b] of what channels (u,) said, from all synapses that read them: a sum in fixed order."""
     low = tl.load(first + channel, mask=there, other=0)
     high = tl.load(first + channel + 1, mask=there, other=0)
-    total = quads_of_zeros(S.lanes // S.quad, S.block, S.readers, S.quad)
+    total = zero_quads(S.block, S.readers, S.lanes)
     longest = tl.max(high - low, 0)
     ahead: tl.constexpr = S.ahead
     for k in range(0, longest, ahead * S.readers):
         for s in tl.static_range(ahead):
             entry = low[:, None] + k + s * S.readers + tl.arange(0, S.readers)[None, :]
             real = entry < high[:, None]
-            g = listed(said, tl.load(rows + entry, mask=real, other=units * S.branches), S)
+            g = listed(said, tl.load(rows + entry, mask=real, other=units * S.branches), S.lanes)
             if mask_synapse is not None:
                 reader = tl.load(readers + entry, mask=real, other=0)
-                g *= per_sequence(mask_synapse, reader, per_branch * units * S.branches, batch, real, S)
+                g *= per_sequence(mask_synapse, reader, per_branch * units * S.branches, batch, real, S.lanes)
             total += tl.load(weights + entry, mask=real, other=0.0)[None, :, :, None] * g
     return tl.sum(together(total, S.block, S.readers, S.lanes), 1, keep_dims=True)
 

@@ -13,7 +13,6 @@ from elmnet.ops.cuda.kernels.tile import (
     matrix,
     per_sequence,
     place,
-    quads_of_zeros,
     relu,
     slot,
     store_state,
@@ -21,6 +20,7 @@ from elmnet.ops.cuda.kernels.tile import (
     times,
     together,
     wait,
+    zero_quads,
 )
 
 
@@ -59,7 +59,7 @@ def _matrices(u, units, weight1, weight2, S: tl.constexpr):
 @triton.jit
 def _lateral(said, sources, synapse, mask_synapse, u, j, batch, units, per_branch, S: tl.constexpr):
     """[u, j, b], what recurrent synapses bring to the branches."""
-    total = quads_of_zeros(S.lanes // S.quad, S.block, S.branch_rows, S.quad)
+    total = zero_quads(S.block, S.branch_rows, S.lanes)
     there = (u < units)[:, None] & (j < S.branches)[None, :]
     ahead: tl.constexpr = S.ahead
     for first in range(0, per_branch, ahead):
@@ -67,9 +67,9 @@ def _lateral(said, sources, synapse, mask_synapse, u, j, batch, units, per_branc
             k = ((first + s) * units + u[:, None]) * S.branches + j[None, :]
             k = tl.max_contiguous(k, [1, 1])  # so that a thread has whole rows of `said`, not four branches of a unit
             real = there & (first + s < per_branch)
-            a = listed(said, tl.load(sources + k, mask=real, other=units * S.outputs), S)
+            a = listed(said, tl.load(sources + k, mask=real, other=units * S.outputs), S.lanes)
             if mask_synapse is not None:
-                a *= per_sequence(mask_synapse, k, per_branch * units * S.branches, batch, real, S)
+                a *= per_sequence(mask_synapse, k, per_branch * units * S.branches, batch, real, S.lanes)
             total += tl.load(synapse + k, mask=real, other=0.0)[None, :, :, None] * a
     return together(total, S.block, S.branch_rows, S.lanes)
 

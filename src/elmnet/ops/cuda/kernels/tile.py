@@ -26,7 +26,6 @@ class Shape(NamedTuple):
     output_rows: int
     block: int  # units of a tile
     lanes: int  # sequences of a tile
-    quad: int  # of these, how many a thread reads at once: four, or all of fewer
     readers: int  # synapses that the way back adds side by side
     ahead: int  # how many such additions are read at once: what takes time is waiting for memory
     early: bool  # the way back reads what was kept before it gathers, which takes registers
@@ -58,30 +57,32 @@ def zeros(a: tl.constexpr, b: tl.constexpr, c: tl.constexpr):
 
 
 @triton.jit
-def _lane(S: tl.constexpr):
-    """[p, ·, ·, q] → lane 4p + q of a tile. A thread reads four lanes at once and has them where it has the number and
-    weight of their row, so nothing moves between threads until `together`."""
-    quad: tl.constexpr = S.quad
-    quads: tl.constexpr = S.lanes // S.quad
+def lane(lanes: tl.constexpr):
+    """[p, ·, ·, q] → lane 4p + q. A thread reads four lanes at once and has them where it has the number and weight of
+    their row, so nothing moves between threads until `together`."""
+    quad: tl.constexpr = lanes if lanes < 4 else 4
+    quads: tl.constexpr = lanes // quad
     return tl.arange(0, quads)[:, None, None, None] * quad + tl.arange(0, quad)[None, None, None, :]
 
 
 @triton.jit
-def listed(table, row, S: tl.constexpr):
+def listed(table, row, lanes: tl.constexpr):
     """[p, u, k, q] of rows [u, k] of a table (·, lanes)."""
-    return tl.load(table + (row.to(tl.int64)[None, :, :, None] * S.lanes + _lane(S)))
+    return tl.load(table + (row.to(tl.int64)[None, :, :, None] * lanes + lane(lanes)))
 
 
 @triton.jit
-def per_sequence(mask, k, size, batch, there, S: tl.constexpr):
+def per_sequence(mask, k, size, batch, there, lanes: tl.constexpr):
     """[p, u, k, q] of numbers [u, k] of a mask (B, size)."""
-    b = tl.program_id(1).to(tl.int64) * S.lanes + _lane(S)
+    b = tl.program_id(1).to(tl.int64) * lanes + lane(lanes)
     return tl.load(mask + b * size + k[None, :, :, None], mask=(b < batch) & there[None, :, :, None], other=0.0)
 
 
 @triton.jit
-def quads_of_zeros(quads: tl.constexpr, block: tl.constexpr, rows: tl.constexpr, quad: tl.constexpr):
+def zero_quads(block: tl.constexpr, rows: tl.constexpr, lanes: tl.constexpr):
     """Of [p, u, k, q]."""
+    quad: tl.constexpr = lanes if lanes < 4 else 4
+    quads: tl.constexpr = lanes // quad
     return tl.zeros((quads, block, rows, quad), tl.float32)
 
 
