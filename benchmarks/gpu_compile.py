@@ -2,7 +2,8 @@
 
     python benchmarks/gpu_compile.py [--case enwik8-paper] [--capability 90] [--bf16]
 
-Registers, shared memory and spilled bytes for both layers of the benchmark's cases; the exit code is 1 if any spill.
+Registers, shared memory, spilled bytes and the machine instructions of every loop (the first is a step) for both layers
+of the benchmark's cases; the exit code is 1 if any spill.
 """
 
 import argparse
@@ -23,7 +24,8 @@ def main() -> int:
     parser.add_argument("--capability", action="append", type=int, choices=list(GPUS), help="repeatable; default: all")
     parser.add_argument("--bf16", action="store_true", help="as under torch.autocast to bfloat16")
     chosen = parser.parse_args()
-    table = Table("case", "layer", "for", "regime", "kernel", "warps", "registers", "shared, bytes", "spilled, bytes")
+    table = Table("case", "layer", "for", "regime", "kernel", "warps", "registers", "shared, bytes", "spilled, bytes",
+                  "loops, instructions")  # fmt: skip
     spilled = 0
     for capability in chosen.capability or GPUS:
         for name in chosen.case or CASES:
@@ -33,9 +35,10 @@ def main() -> int:
                 print(f"{name}, {place}, {GPUS[capability].name}: {plan.in_words()}", file=sys.stderr, flush=True)
                 for k in kernels:
                     numbers = (k.warps, k.registers, k.shared_bytes, k.spilled_bytes)
-                    table.add_row(name, place, f"sm_{capability}", plan.regime, k.kernel, *map(str, numbers))
+                    loops = ", ".join(map(str, k.loops))
+                    table.add_row(name, place, f"sm_{capability}", plan.regime, k.kernel, *map(str, numbers), loops)
                     spilled += k.spilled_bytes
-    Console(width=140).print(table)
+    Console(width=160).print(table)
     return 1 if spilled else 0
 
 

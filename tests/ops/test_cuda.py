@@ -130,7 +130,8 @@ def test_without_triton_the_reference_runs_with_a_line(monkeypatch, caplog):
 @pytest.mark.parametrize("capability", [90, pytest.param(80, marks=pytest.mark.slow)])
 def test_kernels_compile_without_spills_for_gpus_that_are_not_here(capability, monkeypatch):
     """A small layer that waits; `pytest -m slow` compiles those of the benchmark cases. The assembly shows what the
-    interpreter does not have: maxima that lose NaN, a way out of a wait, loads begun before their time."""
+    interpreter does not have: maxima that lose NaN, a way out of a wait, loads begun before their time; gathers that
+    read four numbers at once and hand none from thread to thread."""
     import triton
 
     from elmnet.ops.cuda.offline import compile_layer
@@ -144,15 +145,32 @@ def test_kernels_compile_without_spills_for_gpus_that_are_not_here(capability, m
         return made
 
     monkeypatch.setattr(triton, "compile", compile_)
-    layer = ELMLayer(LayerConfig(units=300, neuron=neuron(branches=3), recurrent_connect=0.5), 3)
+    layer = ELMLayer(LayerConfig(units=600, neuron=neuron(branches=50), recurrent_connect=0.5), 3)
     for bf16 in (False, True):
-        chosen, compiled = compile_layer(layer, 2, capability, bf16=bf16)
+        chosen, compiled = compile_layer(layer, 5, capability, bf16=bf16)
         assert chosen.barrier
         names = {"feed", "forward", "backward", "synapse_gradient", "source_gradient"}
         assert {c.kernel for c in compiled} == names
         assert all(c.spilled_bytes == 0 and 0 < c.registers <= 255 for c in compiled), compiled
     assert not any("max.f32" in ptx or "cp.async" in ptx for ptx in code)
     assert sum("max.NaN.f32" in ptx for ptx in code) == sum("trap;" in ptx for ptx in code) == 4
+    gathers = {ptx: [body for body in innermost_loops(ptx) if "ld.global.v4" in body] for ptx in code}
+    for ptx, bodies in gathers.items():
+        assert len(bodies) >= 1, ptx
+        handed = [word for word in ("bar.sync", "shfl", "st.shared") for body in bodies if word in body]
+        assert not handed or "synapse_gradient" in ptx  # which shares one row among a branch's synapses
+
+
+def innermost_loops(ptx):
+    """The lines between a label and a branch back to it that hold no other such pair."""
+    lines = ptx.splitlines()
+    labels = {line.split(":")[0]: at for at, line in enumerate(lines) if line.startswith("$L")}
+    jumps = [
+        (labels[line.split()[-1].rstrip(";")], at) for at, line in enumerate(lines) if " bra " in f" {line.strip()}"
+    ]
+    back = [(start, end) for start, end in jumps if start < end]
+    inner = [a for a in back if not any(a != b and a[0] <= b[0] and b[1] <= a[1] for b in back)]
+    return ["\n".join(lines[start : end + 1]) for start, end in inner]
 
 
 def test_weights_of_half_the_bytes_take_half_the_room():

@@ -28,6 +28,8 @@ class Compiled:
     registers: int
     shared_bytes: int
     spilled_bytes: int
+    loops: tuple[int, ...]
+    """Machine instructions of each loop, those within it included, in the order of the code."""
 
 
 @torch.no_grad()
@@ -80,18 +82,38 @@ def _compile(kernel: Any, arguments: Mapping[str, Any], options: Mapping[str, An
     return Compiled(kernel.__name__, capability, warps, *_assemble(made.asm["ptx"], capability, made.metadata.shared))
 
 
-def _assemble(ptx: str, capability: int, shared: int) -> tuple[int, int, int]:
-    """Registers, shared memory and spills of generated PTX, from the assembler that comes with Triton."""
+def _assemble(ptx: str, capability: int, shared: int) -> tuple[int, int, int, tuple[int, ...]]:
+    """Registers, shared memory, spills and loops of generated PTX, from the assembler that comes with Triton."""
     from triton import knobs
 
+    target = f"sm_{capability}a" if capability >= 90 else f"sm_{capability}"
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "kernel.ptx"
+        file, code = Path(folder) / "kernel.ptx", f"{folder}/kernel.cubin"
         file.write_text(ptx)
-        target = f"sm_{capability}a" if capability >= 90 else f"sm_{capability}"
-        command = [knobs.nvidia.ptxas.path, "-v", f"--gpu-name={target}", str(file), "-o", f"{folder}/kernel.cubin"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        said = _run([knobs.nvidia.ptxas.path, "-v", f"--gpu-name={target}", str(file), "-o", code], target).stderr
+        listing = _run([knobs.nvidia.nvdisasm.path, "-c", code], target).stdout
+    spills = re.findall(r"(\d+) bytes spill (?:stores|loads)", said)
+    registers = re.findall(r"Used (\d+) registers", said)
+    return max(map(int, registers)), shared, sum(map(int, spills)), _loops(listing)
+
+
+def _run(command: list[str], target: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise BackendError(f"ptxas cannot assemble a kernel for {target}: {done.stderr.strip()}")
-    spills = re.findall(r"(\d+) bytes spill (?:stores|loads)", done.stderr)
-    registers = re.findall(r"Used (\d+) registers", done.stderr)
-    return max(map(int, registers)), shared, sum(map(int, spills))
+        raise BackendError(f"{Path(command[0]).name} cannot do a kernel for {target}: {done.stderr.strip()}")
+    return done
+
+
+def _loops(listing: str) -> tuple[int, ...]:
+    """Branches back to a label, of disassembled code; one to itself, which pads the end, is none."""
+    places: dict[str, int] = {}
+    ends: dict[str, int] = {}
+    count = 0
+    for line in listing.splitlines():
+        if label := re.match(r"(\.L_x_\d+):", line):
+            places[label[1]] = count
+        elif re.match(r"\s+/\*[0-9a-f]{4,}\*/ ", line):
+            if (jump := re.search(r"BRA.*`\((\.L_x_\d+)\)", line)) and places.get(jump[1], count) < count:
+                ends[jump[1]] = count
+            count += 1
+    return tuple(end - places[label] + 1 for label, end in sorted(ends.items(), key=lambda item: places[item[0]]))

@@ -179,8 +179,8 @@ def _step(
         row = u[:, None, None] * S.branches + j[None, :, None]
         to = slot(told, t, units * S.branches + 1, S) + (row * S.lanes + tl.arange(0, S.lanes)[None, None, :])
         tl.store(to, d_x, mask=(u < units)[:, None, None] & (j < S.branches)[None, :, None])
-        if S.kept:
-            arrive(counter, S)
+    if S.kept:
+        arrive(counter, S)
     # what nobody waits for
     d_decayed = d_new + times(to_memory, d_first)
     d_memory = tl.where(live, kept * d_decayed, d_memory)

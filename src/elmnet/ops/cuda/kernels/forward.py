@@ -107,9 +107,9 @@ def _step(
     if S.filtered:
         x += branch_decay * low
         low = tl.where(live, x, low)
-
     if memory is not None:
         tl.store(branch + at_j, x, mask=in_j)
+
     decayed = kept * before
     first = times(of_branch, x) + times(of_memory, decayed)
     if S.hidden > 0:
@@ -147,8 +147,8 @@ def _step(
         row = u[:, None, None] * S.outputs + y[None, :, None]
         to = slot(heard, t + 1, units * S.outputs + 1, S) + (row * S.lanes + tl.arange(0, S.lanes)[None, None, :])
         tl.store(to, said, mask=(u < units)[:, None, None] & (y < S.outputs)[None, :, None])
-        if S.kept:
-            arrive(counter, S)
+    if S.kept:
+        arrive(counter, S)
     # what nobody waits for
     tl.store(out + at_y, a, mask=in_y)
     if memory is not None:
