@@ -52,7 +52,7 @@ def test_a_wrong_backend_gets_no_number(monkeypatch):
         out, state, signals = reference.run(*arguments, **options)
         return out * 1.001, state, signals
 
-    liar = ops.Backend("liar", wrong, lambda dtype, dynamics: None, "")
+    liar = ops.Backend("liar", wrong, lambda device, dtype, dynamics: None, "")
     monkeypatch.setattr(ops, "BACKENDS", {"liar": liar, "reference": reference})
     entrants = [Torch("liar"), Torch("reference")]
     bad, good = harness.run(SMALL, entrants, rounds=1)
@@ -70,7 +70,7 @@ def test_wrong_only_at_the_timed_batch_gets_no_number(monkeypatch):
         out, state, signals = reference.run(x, *arguments, **options)
         return out * (1.5 if len(x) == case.batch else 1.0), state, signals
 
-    liar = ops.Backend("liar", wrong, lambda dtype, dynamics: None, "")
+    liar = ops.Backend("liar", wrong, lambda device, dtype, dynamics: None, "")
     monkeypatch.setattr(ops, "BACKENDS", {"liar": liar, "reference": reference})
     (result,) = harness.run(case, [Torch("liar")], rounds=1)
     assert "failed verification" in result.refused

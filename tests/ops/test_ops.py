@@ -15,9 +15,11 @@ def picky(monkeypatch):
     reference = ops.BACKENDS["reference"]
     monkeypatch.setattr(ops, "BACKENDS", {"reference": reference})
     ops._passed_over.cache_clear()
-    backend = ops.Backend(
-        "picky", reference.run, lambda dtype, dynamics: None if dtype == torch.float32 else "float32 only", "", ("cpu",)
-    )
+
+    def refuses(device, dtype, dynamics):
+        return None if dtype == torch.float32 else "float32 only"
+
+    backend = ops.Backend("picky", reference.run, refuses, "", ("cpu",))
     ops.register(backend)
     return backend
 

@@ -196,7 +196,7 @@ class Compiled(Torch):
             with patch.object(reference, "step", step):
                 return reference.recurrence(*arguments, **options)
 
-        return ops.Backend("torch.compile", run, lambda dtype, dynamics: None, "the reference's step, compiled")
+        return ops.Backend("torch.compile", run, lambda device, dtype, dynamics: None, "the reference's step, compiled")
 
 
 @contextmanager

@@ -43,8 +43,8 @@ class Backend:
 
     name: str
     run: Recurrence
-    refuses: Callable[[torch.dtype, Dynamics], str | None]
-    """Why this backend cannot run a layer with weights of a dtype and these dynamics; None: it can."""
+    refuses: Callable[[torch.device, torch.dtype, Dynamics], str | None]
+    """Why this backend cannot run a layer of these dynamics with weights of a dtype on a device; None: it can."""
     about: str
     devices: tuple[str, ...] = ()
     """Types of device it runs on; empty: all."""
@@ -56,7 +56,7 @@ class Backend:
         """Why this backend cannot run a layer that lies on a device; None: it can."""
         if self.devices and device.type not in self.devices:
             return f"the weights are on {device}, it runs on {', '.join(self.devices)}"
-        return self.refuses(dtype, dynamics)
+        return self.refuses(device, dtype, dynamics)
 
 
 BACKENDS: dict[str, Backend] = {}
@@ -105,7 +105,7 @@ def _passed_over(name: str, reason: str) -> None:
     logger.warning("elmnet: backend %r is not used: %s", name, reason)
 
 
-def _refuses_integers(dtype: torch.dtype, dynamics: Dynamics) -> str | None:
+def _refuses_integers(device: torch.device, dtype: torch.dtype, dynamics: Dynamics) -> str | None:
     return None if dtype.is_floating_point else f"weights are {dtype}, not floating point"
 
 

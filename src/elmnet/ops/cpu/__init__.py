@@ -16,7 +16,7 @@ __all__ = ["ABOUT", "Stream", "recurrence", "refuses"]
 ABOUT = f"compiled for {LIBRARY.name}, threaded" if isinstance(LIBRARY, Library) else "not available"
 
 
-def refuses(dtype: torch.dtype, dynamics: Dynamics) -> str | None:
+def refuses(device: torch.device, dtype: torch.dtype, dynamics: Dynamics) -> str | None:
     """Why this backend cannot run such a layer; None: it can."""
     if not isinstance(LIBRARY, Library):
         return LIBRARY

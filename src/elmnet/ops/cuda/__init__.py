@@ -28,7 +28,7 @@ def rounded(weights: Weights) -> Weights:
     return weights._replace(mlp=tuple((matrix.bfloat16(), offset) for matrix, offset in weights.mlp))
 
 
-def refuses(dtype: torch.dtype, dynamics: Dynamics) -> str | None:
+def refuses(device: torch.device, dtype: torch.dtype, dynamics: Dynamics) -> str | None:
     """Why this backend cannot run such a layer; None: it can."""
     if find_spec("triton") is None:
         return "Triton is not installed; pip install 'elmnet[cuda]'"
@@ -36,19 +36,21 @@ def refuses(dtype: torch.dtype, dynamics: Dynamics) -> str | None:
         return f"weights are {dtype}, it computes in float32"
     if dynamics.mlp_layers > 1:
         return f"the neurons' MLP has {dynamics.mlp_layers} hidden layers, it has kernels for 0 and 1"
-    too_large = _too_large(dynamics)
-    if too_large is None and torch.cuda.is_available() and not torch.compiler.is_compiling():
-        return check.disagreement(recurrence, torch.device("cuda", torch.cuda.current_device()))
+    here = torch.cuda.is_available()
+    if here and device == torch.device("cuda"):
+        device = torch.device("cuda", torch.cuda.current_device())
+    too_large = _too_large(device if here else torch.device("cpu"), dynamics)
+    if too_large is None and here and not torch.compiler.is_compiling():
+        return check.disagreement(recurrence, device)
     return too_large
 
 
 @lru_cache
-def _too_large(dynamics: Dynamics) -> str | None:
+def _too_large(device: torch.device, dynamics: Dynamics) -> str | None:
     if not dynamics.mlp_widths:
         return None
     first, *hidden, memory = dynamics.mlp_widths
-    limits = operator.limits(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    return plan.refuses(first - memory, memory, hidden[0] if hidden else 0, dynamics.outputs, limits)
+    return plan.refuses(first - memory, memory, hidden[0] if hidden else 0, dynamics.outputs, operator.limits(device))
 
 
 def recurrence(
