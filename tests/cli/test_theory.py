@@ -450,6 +450,10 @@ def test_tables_of_other_origin(capsys, taught, tmp_path):
         ([*named[:2], "--h0", "nan"], "H0, the valid_bpc of knowing nothing, must be positive, got nan"),
     ):
         assert words in run(capsys, "fit", file, *options)[2]
+    write(file, rows + [{**row, "num_hidden": 3 * row["num_hidden"], "P": None} for row in rows])
+    code, out, err = run(capsys, "fit", file, *named, "--draws", 0, "--compare")
+    assert (code, out) == (2, "")
+    assert "--compare describes one fixed-budget curve; these runs have several budgets" in err
     assert "these runs are of enwik8, the plan is for shd" in run(capsys, "plan", "shd", "--from", file, *named)[2]
 
 

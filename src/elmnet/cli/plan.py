@@ -117,6 +117,7 @@ def plan(
         plans = [planner.plan(start, limit, options, known) for limit in limits]
     if latency is not None:
         plans = [_fast_enough(plans[0], start, options, known)]
+    asked = next_runs.design(known, start, limits[0], options, design) if design and known is not None else None
     where = known.runs.source if known is not None else f"no runs of {task}: priors alone, allocation only"
     Console(width=max(out.width, 150)).print(plan_table(plans, where, known))
     for one in plans:
@@ -125,8 +126,8 @@ def plan(
     if latency is not None:
         words = f"measured here: {plans[0].price:.0f} µs per streamed step, {latency:g} asked"
         out.print(words, highlight=False, style=None if plans[0].price <= latency else "yellow")
-    if design and known is not None:
-        out.print(design_table(*next_runs.design(known, start, limits[0], options, design), limits[0]))
+    if asked is not None:
+        out.print(design_table(*asked, limits[0]))
     give_credit()
     if path is not None:
         _write_run(task, preset, learned, known, plans[0], path)

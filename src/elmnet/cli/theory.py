@@ -73,6 +73,8 @@ def fit(
         raise ConfigError(f"--seed must not be negative, got {seed}")
     check_least_memory(least_memory)
     known = fit_runs(runs, draws=draws, fixed=_constants(fix or []), seed=seed, least_memory=least_memory)
+    if compare and known.runs.hidden.max() > 1.1 * known.runs.hidden.min():
+        raise ConfigError("--compare describes one fixed-budget curve; these runs have several budgets")
     out.print(_fit_table(known))
     for words in _remarks(known, skipped):
         out.print(words, highlight=False, markup=False, soft_wrap=True)
@@ -294,8 +296,6 @@ def _compare(known: "Fit") -> None:
     from elmnet.theory.compare import judge, profile
 
     runs = known.runs
-    if runs.hidden.max() > 1.1 * runs.hidden.min():
-        raise ConfigError("--compare describes one fixed-budget curve; these runs have several budgets")
     ordered = np.sort(runs.d_m)
     few = max(3, len(runs) // 5)
     low, high = float(ordered[few - 2]), float(ordered[-few - 1]) if len(runs) >= 12 else float(ordered[-3])
