@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import time
 import zlib
@@ -14,6 +15,11 @@ from elmnet.errors import DataError
 
 BAD_ARCHIVE = (OSError, EOFError, BadZipFile, zlib.error, AttributeError, TypeError, NotImplementedError)
 """What `numpy.load` raises for a damaged or foreign .npz, besides ValueError."""
+
+
+def in_sql(path: Path) -> str:
+    """A path between quotes of DuckDB's SQL, to read this file alone: *, ? and [ make a pattern of several there."""
+    return re.sub(r"[\[*?]", r"[\g<0>]", str(path).replace("'", "''"))
 
 
 def fsync_directory(path: Path) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elmnet.errors import ConfigError, DataError
-from elmnet.files import BAD_ARCHIVE, sha256
+from elmnet.files import BAD_ARCHIVE, in_sql, sha256
 
 PARTS = ("train", "valid", "test")
 Array = NDArray[Any]
@@ -130,12 +130,9 @@ def _parquet(path: Path, targets: bool) -> dict[str, Any]:
         import duckdb
     except ImportError:
         raise ConfigError(f"{path}: Parquet needs DuckDB: pip install 'elmnet[sweep]'") from None
-    if set("*?[") & set(str(path)):
-        raise DataError(f"{path}: DuckDB takes *, ? and [ in a path for a pattern; rename the file or its folder")
-    quoted = str(path).replace("'", "''")
     try:
         with duckdb.connect() as connection:
-            connection.execute(f"CREATE TABLE rows AS FROM read_parquet('{quoted}', hive_partitioning = false)")
+            connection.execute(f"CREATE TABLE rows AS FROM read_parquet('{in_sql(path)}', hive_partitioning = false)")
             connection.execute("SET enable_external_access = false")  # from here on the file's own words are read
             columns = {name: kind for name, kind, *_ in connection.execute("DESCRIBE rows").fetchall()}
             missing = [name for name in ("sequence", "step") if name not in columns]

@@ -1,13 +1,13 @@
 """The collected table: Parquet through DuckDB, asked in SQL."""
 
 import csv
-import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from elmnet.errors import ConfigError, RunError
+from elmnet.files import in_sql
 from elmnet.scores import ALWAYS, leading
 from elmnet.sweep.store import Sweep, row
 
@@ -76,7 +76,8 @@ def write(sweep: Sweep, target: Path) -> list[dict[str, Any]]:
                 writer.writerows(rows)
             with duckdb.connect() as connection:
                 connection.read_csv(str(lines), header=True, dtype=kinds).create("trials")
-                connection.execute(f"COPY trials TO '{_quoted(aside)}' (FORMAT {forms[target.suffix]})")
+                quoted = str(aside).replace("'", "''")  # written to, a path is no pattern
+                connection.execute(f"COPY trials TO '{quoted}' (FORMAT {forms[target.suffix]})")
         aside.replace(target)
     except (duckdb.Error, OSError) as error:
         aside.unlink(missing_ok=True)
@@ -138,19 +139,10 @@ def _load(connection: Any, file: Path) -> None:
         raise RunError(f"there is no file {file}")
     reader = "read_parquet" if file.suffix == ".parquet" else "read_csv"
     try:
-        connection.execute(f"CREATE TABLE trials AS FROM {reader}('{_alone(file)}')")
+        connection.execute(f"CREATE TABLE trials AS FROM {reader}('{in_sql(file)}')")
     except _duckdb().Error as error:
         words = " ".join(str(error).split())
         raise RunError(f"{file}: damaged: {words}; `elmnet sweep collect` writes it anew") from error
-
-
-def _quoted(path: Path) -> str:
-    return str(path).replace("'", "''")
-
-
-def _alone(path: Path) -> str:
-    """A path to read from that is no pattern of several."""
-    return re.sub(r"[\[*?]", r"[\g<0>]", _quoted(path))
 
 
 def _duckdb() -> Any:
