@@ -62,7 +62,7 @@ def _as_usual(device: torch.device) -> Iterator[None]:
 def _everything(run: Recurrence, units: int, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
     """Outputs and gradients of a layer drawn from a seed; its activation has no kink for rounding to cross."""
     neuron = NeuronConfig(memory=3, branches=4, synapses=2, activation="identity", tau_branch=3.0, tau_highpass=4.0)
-    batch, steps, inputs = 3, 5, 2
+    batch, steps, inputs = 5, 5, 2  # a tile of eight sequences, which is not full
     chance: Any = {"generator": torch.Generator("cpu").manual_seed(0), "device": "cpu"}
 
     def draw(*shape: int) -> Tensor:

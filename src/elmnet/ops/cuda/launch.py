@@ -65,8 +65,8 @@ class Wires(NamedTuple):
     """A connectome, sorted as the kernels read it."""
 
     connectome: Tensor  # (N, k_c) int32
-    fed: "Listed"  # input synapses; what they read is 0..n_in
-    lateral: "Listed"  # recurrent synapses; what they read is 0..N·n_y
+    fed: Listed  # input synapses; what they read is 0..n_in
+    lateral: Listed  # recurrent synapses; what they read is 0..N·n_y
     first: Tensor  # (n_in + N·n_y + 1,) int32
     readers: Tensor  # int32, synapses sorted by source: those of channel c are readers[first[c]:first[c + 1]]
     rows: Tensor  # int32, the branches 0..N·d_tree they belong to
@@ -249,14 +249,9 @@ class Layer:
         names = dict(zip(("state_memory", "state_branch", "state_highpass"), state, strict=True))
         arguments = {
             **{name: tensor if s.hidden or name != "hidden" else None for name, tensor in tape.items()},
-            **{
-                "out": out,
-                "heard": heard,
-                "sources": w.lateral.sources,
-                "synapse": synapse,
-                "mask_synapse": mask_synapse,
-            },
-            **{"bias1": i.bias1, "bias2": i.bias2, "bias": i.bias, "lengths": lengths, "per_branch": w.lateral.longest},
+            **{"out": out, "heard": heard, "sources": w.lateral.sources, "synapse": synapse},
+            **{"mask_synapse": mask_synapse, "bias1": i.bias1, "bias2": i.bias2, "bias": i.bias},
+            **{"lengths": lengths, "per_branch": w.lateral.longest},
             **names,
         }
         self._loop(kernels.forward, shape[1], arguments)

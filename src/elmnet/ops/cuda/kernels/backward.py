@@ -164,10 +164,9 @@ def _step(
         if not S.early:
             pre = tl.load(hidden + at_h, mask=live & in_h, other=0.0)
         d_first = times(to_hidden, d_update) * _activate_back(pre, S.mlp_activation)
+        tl.store(b_hidden + at_h, d_first, mask=in_h)
     else:
         d_first = d_update
-    if S.hidden > 0:
-        tl.store(b_hidden + at_h, d_first, mask=in_h)
     d_x = times(to_branch, d_first)
     if g_branch is not None:
         d_x += tl.load(g_branch + at_j, mask=live & in_j, other=0.0)
