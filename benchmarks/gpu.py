@@ -5,10 +5,10 @@
     python benchmarks/gpu.py --tune --case enwik8-paper --json tuned.json
 
 The first recomputes golden files (float32, TF32 off), times full training steps, also captured, beside JAX A and B on
-the same GPU, nn.LSTM and the reference, and varies N, d_m, batch and T. The second trains one network for so many
-seconds on the GPU, and its first steps on the CPU with two seeds, and writes all losses. The third also tries the
-planner's alternatives, most of its time in Triton's compiler. Input of timings is synthetic. Nothing is timed after a
-failed check.
+the same GPU, nn.LSTM and the reference, profiles ours, and varies N, d_m, batch and T. The second trains one network
+for so many seconds on the GPU, and its first steps on the CPU with two seeds, and writes all losses. The third also
+tries the planner's alternatives, most of its time in Triton's compiler. Input of timings is synthetic. Nothing is timed
+after a failed check.
 """
 
 import argparse
@@ -182,6 +182,21 @@ def lstm_step(case: Case) -> Callable[[], float]:
     return trainer(model, loss)
 
 
+def kernels_of(step: Callable[[], Any], *, rounds: int = 5, most: int = 12) -> list[str]:
+    """Where a step's time goes on the GPU: its longest kernels, microseconds and launches a step."""
+    for _ in range(3):
+        step()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        for _ in range(rounds):
+            step()
+        torch.cuda.synchronize()
+    found = sorted(profile.key_averages(), key=lambda kernel: -kernel.self_device_time_total)
+    return [
+        f"{kernel.self_device_time_total / rounds:,.0f} µs, {kernel.count / rounds:g} ×, {kernel.key[:60]}"
+        for kernel in found[:most]
+    ]
+
+
 def error_of(case: Case) -> float:
     """Worst relative error of loss and gradients on the GPU, on the case's batch and first steps, against float64."""
     small = case.shortened(batch=case.batch, steps=12)
@@ -242,6 +257,10 @@ def timed(case: Case, *, tuned: bool) -> Iterator[tuple[str, Any]]:
             yield name, described(case, seconds_of(make()))
         except Exception as broken:
             yield name, f"not timed: {in_a_line(broken)}"
+    try:
+        yield "cuda, its kernels", kernels_of(step_of(case, "cuda"))
+    except Exception as broken:  # a profiler may be refused
+        yield "cuda, its kernels", f"not known: {in_a_line(broken)}"
 
 
 def described(case: Case, seconds: list[float]) -> dict[str, Any]:
