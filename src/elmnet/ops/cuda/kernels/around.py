@@ -7,7 +7,7 @@ hold the sequences of a tile; their last row is zeros, for synapses that read no
 import triton
 import triton.language as tl
 
-from elmnet.ops.cuda.kernels.tile import lane, listed, together, zero_quads
+from elmnet.ops.cuda.kernels.tile import listed, mask_of, together, zero_quads
 
 LINES = tl.constexpr(16)
 
@@ -18,21 +18,23 @@ def feed(table, sources, synapse, mask_synapse, branch, lines, steps, inputs, co
     """Table (chunks, n_in + 1, 16) of the input → branch (B·T, count = N·d_tree), what input synapses bring;
     `sources` and `synapse` are (per_branch, count)."""
     chunk = tl.program_id(0).to(tl.int64)
-    n = tl.program_id(1) * BRANCHES + tl.arange(0, BRANCHES)
+    n = (tl.program_id(1) * BRANCHES + tl.arange(0, BRANCHES))[None, :]
     there = n < count
     total = zero_quads(1, BRANCHES, LINES)
     for s in range(per_branch):
-        k = tl.max_contiguous(s * count + n, [1])  # as in the loop: a thread has whole rows of the table
+        k = tl.max_contiguous(s * count + n, [1, 1])  # as in the loop: a thread has whole rows of the table
         source = tl.load(sources + k, mask=there, other=inputs)
-        a = listed(table + chunk * (inputs + 1) * LINES, source[None, :], LINES)
-        if mask_synapse is not None:
-            line = chunk * LINES + lane(LINES)
-            own = line // steps * per_branch * count + k[None, None, :, None]
-            a *= tl.load(mask_synapse + own, mask=(line < lines) & there[None, None, :, None], other=0.0)
-        total += tl.load(synapse + k, mask=there, other=0.0)[None, None, :, None] * a
+        weight = tl.load(synapse + k, mask=there, other=0.0)[:, :, None]
+        added = ()
+        for p in tl.static_range(len(total)):
+            a = listed(table + chunk * (inputs + 1) * LINES, source, p, LINES)
+            if mask_synapse is not None:
+                a *= mask_of(mask_synapse, k, per_branch * count, chunk * LINES, steps, lines, there, p, LINES)
+            added = added + (total[p] + weight * a,)
+        total = added
     line = (chunk * LINES + tl.arange(0, LINES))[None, None, :]
-    to = branch + line * count + n[None, :, None]
-    tl.store(to, input_scale * together(total, 1, BRANCHES, LINES), mask=(line < lines) & there[None, :, None])
+    to = branch + line * count + n[:, :, None]
+    tl.store(to, input_scale * together(total, 1, BRANCHES, LINES), mask=(line < lines) & there[:, :, None])
 
 
 @triton.jit(do_not_specialize=["lines", "steps", "channels", "count", "share"])
@@ -46,14 +48,16 @@ def synapse_gradient(table, b_branch, connectome, mask_synapse, partial, lines, 
     k = n.to(tl.int64)[:, None] * SYNAPSES + s[None, :]
     source = tl.load(connectome + k, mask=there, other=-1)
     source = tl.where(source < 0, channels, source)
-    total = zero_quads(BRANCHES, SIDE, LINES)
+    quad = tl.arange(0, LINES // 4)[:, None, None, None] * 4 + tl.arange(0, 4)[None, None, None, :]  # [p, n, s, q]
+    total = tl.zeros((LINES // 4, BRANCHES, SIDE, 4), tl.float32)
     chunk = tl.program_id(1).to(tl.int64) * share
     end = tl.minimum(chunk + share, tl.cdiv(lines, LINES))
     while chunk < end:
-        line = chunk * LINES + lane(LINES)
+        line = chunk * LINES + quad
         at = line * count + n[None, :, None, None]
         g = tl.load(b_branch + at, mask=(line < lines) & (n < count)[None, :, None, None], other=0.0)
-        a = listed(table + chunk * (channels + 1) * LINES, source, LINES)
+        own = chunk * (channels + 1) + source
+        a = tl.load(table + (own[None, :, :, None] * LINES + quad))
         if mask_synapse is not None:
             own = line // steps * count * SYNAPSES + k[None, :, :, None]
             a *= tl.load(mask_synapse + own, mask=(line < lines) & there[None, :, :, None], other=0.0)
@@ -74,15 +78,18 @@ def source_gradient(table, first, rows, weights, readers, mask_synapse, out, lin
     high = tl.load(first + c + 1, mask=c < channels, other=0)
     total = zero_quads(CHANNELS, READERS, LINES)
     for k in range(0, tl.max(high - low, 0), READERS):
-        entry = low[:, None] + k + tl.arange(0, READERS)[None, :]
+        entry = tl.max_contiguous(low[:, None] + k + tl.arange(0, READERS)[None, :], [1, 1])
         real = entry < high[:, None]
         row = tl.load(rows + entry, mask=real, other=count)
-        g = listed(table + chunk * (count + 1) * LINES, row, LINES)
-        if mask_synapse is not None:
-            line = chunk * LINES + lane(LINES)
-            own = line // steps * synapses + tl.load(readers + entry, mask=real, other=0)[None, :, :, None]
-            g *= tl.load(mask_synapse + own, mask=(line < lines) & real[None, :, :, None], other=0.0)
-        total += tl.load(weights + entry, mask=real, other=0.0)[None, :, :, None] * g
+        weight = tl.load(weights + entry, mask=real, other=0.0)[:, :, None]
+        added = ()
+        for p in tl.static_range(len(total)):
+            g = listed(table + chunk * (count + 1) * LINES, row, p, LINES)
+            if mask_synapse is not None:
+                reader = tl.load(readers + entry, mask=real, other=0)
+                g *= mask_of(mask_synapse, reader, synapses, chunk * LINES, steps, lines, real, p, LINES)
+            added = added + (total[p] + weight * g,)
+        total = added
     line = (chunk * LINES + tl.arange(0, LINES))[None, :]
     found = tl.sum(together(total, CHANNELS, READERS, LINES), 1)
     tl.store(out + line * channels + c[:, None], input_scale * found, mask=(line < lines) & (c < channels)[:, None])

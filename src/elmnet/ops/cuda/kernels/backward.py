@@ -10,8 +10,8 @@ from elmnet.ops.cuda.kernels.tile import (
     inside,
     listed,
     load_state,
+    mask_of,
     matrix,
-    per_sequence,
     place,
     relu,
     slot,
@@ -67,12 +67,19 @@ def _told(said, channel, there, batch, units, first, rows, weights, readers, mas
     for k in range(0, longest, ahead * S.readers):
         for s in tl.static_range(ahead):
             entry = low[:, None] + k + s * S.readers + tl.arange(0, S.readers)[None, :]
+            entry = tl.max_contiguous(entry, [1, 1])  # as in `forward`
             real = entry < high[:, None]
-            g = listed(said, tl.load(rows + entry, mask=real, other=units * S.branches), S.lanes)
-            if mask_synapse is not None:
-                reader = tl.load(readers + entry, mask=real, other=0)
-                g *= per_sequence(mask_synapse, reader, per_branch * units * S.branches, batch, real, S.lanes)
-            total += tl.load(weights + entry, mask=real, other=0.0)[None, :, :, None] * g
+            row = tl.load(rows + entry, mask=real, other=units * S.branches)
+            weight = tl.load(weights + entry, mask=real, other=0.0)[:, :, None]
+            added = ()
+            for p in tl.static_range(len(total)):
+                g = listed(said, row, p, S.lanes)
+                if mask_synapse is not None:
+                    reader = tl.load(readers + entry, mask=real, other=0)
+                    size, begin = per_branch * units * S.branches, tl.program_id(1).to(tl.int64) * S.lanes
+                    g *= mask_of(mask_synapse, reader, size, begin, 1, batch, real, p, S.lanes)
+                added = added + (total[p] + weight * g,)
+            total = added
     return tl.sum(together(total, S.block, S.readers, S.lanes), 1, keep_dims=True)
 
 

@@ -10,8 +10,8 @@ from elmnet.ops.cuda.kernels.tile import (
     inside,
     listed,
     load_state,
+    mask_of,
     matrix,
-    per_sequence,
     place,
     relu,
     slot,
@@ -67,10 +67,16 @@ def _lateral(said, sources, synapse, mask_synapse, u, j, batch, units, per_branc
             k = ((first + s) * units + u[:, None]) * S.branches + j[None, :]
             k = tl.max_contiguous(k, [1, 1])  # so that a thread has whole rows of `said`, not four branches of a unit
             real = there & (first + s < per_branch)
-            a = listed(said, tl.load(sources + k, mask=real, other=units * S.outputs), S.lanes)
-            if mask_synapse is not None:
-                a *= per_sequence(mask_synapse, k, per_branch * units * S.branches, batch, real, S.lanes)
-            total += tl.load(synapse + k, mask=real, other=0.0)[None, :, :, None] * a
+            source = tl.load(sources + k, mask=real, other=units * S.outputs)
+            weight = tl.load(synapse + k, mask=real, other=0.0)[:, :, None]
+            added = ()
+            for p in tl.static_range(len(total)):
+                a = listed(said, source, p, S.lanes)
+                if mask_synapse is not None:
+                    size, begin = per_branch * units * S.branches, tl.program_id(1).to(tl.int64) * S.lanes
+                    a *= mask_of(mask_synapse, k, size, begin, 1, batch, real, p, S.lanes)
+                added = added + (total[p] + weight * a,)
+            total = added
     return together(total, S.block, S.branch_rows, S.lanes)
 
 

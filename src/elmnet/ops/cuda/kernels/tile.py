@@ -57,39 +57,49 @@ def zeros(a: tl.constexpr, b: tl.constexpr, c: tl.constexpr):
 
 
 @triton.jit
-def lane(lanes: tl.constexpr):
-    """[p, ·, ·, q] → lane 4p + q. A thread reads four lanes at once and has them where it has the number and weight of
-    their row, so nothing moves between threads until `together`."""
-    quad: tl.constexpr = lanes if lanes < 4 else 4
-    quads: tl.constexpr = lanes // quad
-    return tl.arange(0, quads)[:, None, None, None] * quad + tl.arange(0, quad)[None, None, None, :]
-
-
-@triton.jit
-def listed(table, row, lanes: tl.constexpr):
-    """[p, u, k, q] of rows [u, k] of a table (·, lanes)."""
-    return tl.load(table + (row.to(tl.int64)[None, :, :, None] * lanes + lane(lanes)))
-
-
-@triton.jit
-def per_sequence(mask, k, size, batch, there, lanes: tl.constexpr):
-    """[p, u, k, q] of numbers [u, k] of a mask (B, size)."""
-    b = tl.program_id(1).to(tl.int64) * lanes + lane(lanes)
-    return tl.load(mask + b * size + k[None, :, :, None], mask=(b < batch) & there[None, :, :, None], other=0.0)
-
-
-@triton.jit
 def zero_quads(block: tl.constexpr, rows: tl.constexpr, lanes: tl.constexpr):
-    """Of [p, u, k, q]."""
+    """A tile [u, k, lane] as a tuple of [u, k, q], four lanes each. A thread reads four lanes at once and has them
+    where it has the number and weight of their row, so nothing moves between threads until `together`."""
     quad: tl.constexpr = lanes if lanes < 4 else 4
     quads: tl.constexpr = lanes // quad
-    return tl.zeros((quads, block, rows, quad), tl.float32)
+    made = ()
+    for _ in tl.static_range(quads):
+        made = made + (tl.zeros((block, rows, quad), tl.float32),)
+    return made
 
 
 @triton.jit
-def together(values, block: tl.constexpr, rows: tl.constexpr, lanes: tl.constexpr):
-    """[p, u, k, q] → [u, k, lane]."""
-    return tl.reshape(tl.permute(values, (1, 2, 0, 3)), (block, rows, lanes))
+def _lane(p: tl.constexpr, lanes: tl.constexpr):
+    quad: tl.constexpr = lanes if lanes < 4 else 4
+    return (p * quad + tl.arange(0, quad))[None, None, :]
+
+
+@triton.jit
+def listed(table, row, p: tl.constexpr, lanes: tl.constexpr):
+    """The p-th quad [u, k, q] of rows [u, k] of a table (·, lanes)."""
+    return tl.load(table + (row.to(tl.int64)[:, :, None] * lanes + _lane(p, lanes)))
+
+
+@triton.jit
+def mask_of(mask, k, size, first, each, count, there, p: tl.constexpr, lanes: tl.constexpr):
+    """The p-th quad [u, k, q] of numbers [u, k] of a mask (B, size). The tile's lanes begin at `first` of `count`, and
+    `each` of them are of one sequence."""
+    number = first + _lane(p, lanes)
+    at = number // each * size + k[:, :, None]
+    return tl.load(mask + at, mask=(number < count) & there[:, :, None], other=0.0)
+
+
+@triton.jit
+def together(quads, block: tl.constexpr, rows: tl.constexpr, lanes: tl.constexpr):
+    """[u, k, lane] of its quads."""
+    if lanes <= 4:
+        return quads[0]
+    elif lanes == 8:
+        both = tl.join(quads[0], quads[1])
+        return tl.reshape(tl.permute(both, (0, 1, 3, 2)), (block, rows, lanes))
+    else:
+        four = tl.join(tl.join(quads[0], quads[2]), tl.join(quads[1], quads[3]))
+        return tl.reshape(tl.permute(four, (0, 1, 3, 4, 2)), (block, rows, lanes))
 
 
 @triton.jit
