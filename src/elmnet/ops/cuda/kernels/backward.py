@@ -5,12 +5,11 @@ import triton.language as tl
 
 from elmnet.ops.cuda.kernels.tile import (
     NOT_SPECIALISED,
+    add_rows,
     arrive,
     column,
     inside,
-    listed,
     load_state,
-    mask_of,
     matrix,
     place,
     relu,
@@ -63,6 +62,7 @@ def _told(said, channel, there, batch, units, first, rows, weights, readers, mas
     high = tl.load(first + channel + 1, mask=there, other=0)
     total = zero_quads(S.block, S.readers, S.lanes)
     longest = tl.max(high - low, 0)
+    size, begin = per_branch * units * S.branches, tl.program_id(1).to(tl.int64) * S.lanes
     ahead: tl.constexpr = S.ahead
     for k in range(0, longest, ahead * S.readers):
         for s in tl.static_range(ahead):
@@ -70,16 +70,10 @@ def _told(said, channel, there, batch, units, first, rows, weights, readers, mas
             entry = tl.max_contiguous(entry, [1, 1])  # as in `forward`
             real = entry < high[:, None]
             row = tl.load(rows + entry, mask=real, other=units * S.branches)
-            weight = tl.load(weights + entry, mask=real, other=0.0)[:, :, None]
-            added = ()
-            for p in tl.static_range(len(total)):
-                g = listed(said, row, p, S.lanes)
-                if mask_synapse is not None:
-                    reader = tl.load(readers + entry, mask=real, other=0)
-                    size, begin = per_branch * units * S.branches, tl.program_id(1).to(tl.int64) * S.lanes
-                    g *= mask_of(mask_synapse, reader, size, begin, 1, batch, real, p, S.lanes)
-                added = added + (total[p] + weight * g,)
-            total = added
+            weight = tl.load(weights + entry, mask=real, other=0.0)
+            if mask_synapse is not None:
+                entry = tl.load(readers + entry, mask=real, other=0)
+            total = add_rows(total, said, row, weight, mask_synapse, entry, size, begin, 1, batch, real, S.lanes)
     return tl.sum(together(total, S.block, S.readers, S.lanes), 1, keep_dims=True)
 
 

@@ -5,12 +5,11 @@ import triton.language as tl
 
 from elmnet.ops.cuda.kernels.tile import (
     NOT_SPECIALISED,
+    add_rows,
     arrive,
     column,
     inside,
-    listed,
     load_state,
-    mask_of,
     matrix,
     place,
     relu,
@@ -61,6 +60,7 @@ def _lateral(said, sources, synapse, mask_synapse, u, j, batch, units, per_branc
     """[u, j, b], what recurrent synapses bring to the branches."""
     total = zero_quads(S.block, S.branch_rows, S.lanes)
     there = (u < units)[:, None] & (j < S.branches)[None, :]
+    size, begin = per_branch * units * S.branches, tl.program_id(1).to(tl.int64) * S.lanes
     ahead: tl.constexpr = S.ahead
     for first in range(0, per_branch, ahead):
         for s in tl.static_range(ahead):
@@ -68,15 +68,8 @@ def _lateral(said, sources, synapse, mask_synapse, u, j, batch, units, per_branc
             k = tl.max_contiguous(k, [1, 1])  # so that a thread has whole rows of `said`, not four branches of a unit
             real = there & (first + s < per_branch)
             source = tl.load(sources + k, mask=real, other=units * S.outputs)
-            weight = tl.load(synapse + k, mask=real, other=0.0)[:, :, None]
-            added = ()
-            for p in tl.static_range(len(total)):
-                a = listed(said, source, p, S.lanes)
-                if mask_synapse is not None:
-                    size, begin = per_branch * units * S.branches, tl.program_id(1).to(tl.int64) * S.lanes
-                    a *= mask_of(mask_synapse, k, size, begin, 1, batch, real, p, S.lanes)
-                added = added + (total[p] + weight * a,)
-            total = added
+            weight = tl.load(synapse + k, mask=real, other=0.0)
+            total = add_rows(total, said, source, weight, mask_synapse, k, size, begin, 1, batch, real, S.lanes)
     return together(total, S.block, S.branch_rows, S.lanes)
 
 

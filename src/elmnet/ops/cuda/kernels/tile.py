@@ -69,24 +69,19 @@ def zero_quads(block: tl.constexpr, rows: tl.constexpr, lanes: tl.constexpr):
 
 
 @triton.jit
-def _lane(p: tl.constexpr, lanes: tl.constexpr):
+def add_rows(total, table, row, weight, mask, k, size, first, each, count, there, lanes: tl.constexpr):
+    """Quads plus weight [u, k] · rows [u, k] of a table (·, lanes), times numbers k of a mask (B, size), if any. The
+    tile's lanes begin at `first` of `count`, and `each` of them are of one sequence."""
     quad: tl.constexpr = lanes if lanes < 4 else 4
-    return (p * quad + tl.arange(0, quad))[None, None, :]
-
-
-@triton.jit
-def listed(table, row, p: tl.constexpr, lanes: tl.constexpr):
-    """The p-th quad [u, k, q] of rows [u, k] of a table (·, lanes)."""
-    return tl.load(table + (row.to(tl.int64)[:, :, None] * lanes + _lane(p, lanes)))
-
-
-@triton.jit
-def mask_of(mask, k, size, first, each, count, there, p: tl.constexpr, lanes: tl.constexpr):
-    """The p-th quad [u, k, q] of numbers [u, k] of a mask (B, size). The tile's lanes begin at `first` of `count`, and
-    `each` of them are of one sequence."""
-    number = first + _lane(p, lanes)
-    at = number // each * size + k[:, :, None]
-    return tl.load(mask + at, mask=(number < count) & there[:, :, None], other=0.0)
+    added = ()
+    for p in tl.static_range(len(total)):
+        lane = p * quad + tl.arange(0, quad)[None, None, :]
+        a = tl.load(table + (row.to(tl.int64)[:, :, None] * lanes + lane))
+        if mask is not None:
+            at = (first + lane) // each * size + k[:, :, None]
+            a *= tl.load(mask + at, mask=(first + lane < count) & there[:, :, None], other=0.0)
+        added = added + (total[p] + weight[:, :, None] * a,)
+    return added
 
 
 @triton.jit
