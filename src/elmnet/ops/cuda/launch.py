@@ -3,12 +3,12 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from elmnet.ops import reference
 from elmnet.ops.cuda import kernels
@@ -16,7 +16,8 @@ from elmnet.ops.cuda.kept import kept
 from elmnet.ops.cuda.kernels import Shape
 from elmnet.ops.cuda.operator import TAPE, segments, tape_rows
 from elmnet.ops.cuda.plan import Limits, Plan, Sizes, plan, power
-from elmnet.ops.operands import ACTIVATIONS, DIFFERENTIABLE, MLP_ACTIVATIONS, STATE, Inputs, Numbers, refuse_sources
+from elmnet.ops.cuda.wires import Wires, wires_of
+from elmnet.ops.operands import ACTIVATIONS, DIFFERENTIABLE, MLP_ACTIVATIONS, STATE, Inputs, Numbers
 
 Launch = Callable[[Any, tuple[int, ...], Mapping[str, Any], Mapping[str, Any]], None]
 """Starts a kernel: (kernel, grid, arguments, options)."""
@@ -30,87 +31,6 @@ def start(kernel: Any, grid: tuple[int, ...], arguments: Mapping[str, Any], opti
     kernel[grid](**arguments, **({} if INTERPRETED else options))
 
 
-class Listed(NamedTuple):
-    """Some of the synapses of every branch, at most R, in lists of equal length."""
-
-    sources: Tensor  # (R, N, d_tree) int32, what they read; one past the last source: nothing
-    picks: Tensor  # (R, N, d_tree) int32, which of the N·k_c synapses they are; N·k_c: none
-
-    @property
-    def longest(self) -> int:
-        """R."""
-        return len(self.sources)
-
-    @classmethod
-    def of(cls, sources: Tensor, chosen: Tensor, nothing: int) -> "Listed":
-        """Those `chosen` among (N, d_tree, d_s)."""
-        longest = int(chosen.sum(2).max())
-        place = chosen.to(torch.int8).sort(dim=2, descending=True, stable=True).indices[:, :, :longest]
-        real = chosen.gather(2, place)
-        numbers = torch.arange(sources.numel(), device=sources.device).view(sources.shape)
-        found = torch.where(real, sources.gather(2, place), nothing)
-        picks = torch.where(real, numbers.gather(2, place), sources.numel())
-        return cls(*(tensor.int().permute(2, 0, 1).contiguous() for tensor in (found, picks)))
-
-    def weights(self, synapse: Tensor) -> Tensor:
-        """(R, N, d_tree) of (N, d_tree, d_s), 0 where there is none."""
-        return pad(synapse.flatten(), (0, 1))[self.picks]
-
-    def masks(self, mask: Tensor | None) -> Tensor | None:
-        """(B, R, N, d_tree) of (B, N, d_tree, d_s)."""
-        return None if mask is None else pad(mask.flatten(1), (0, 1))[:, self.picks]
-
-
-class Wires(NamedTuple):
-    """A connectome, sorted as the kernels read it."""
-
-    connectome: Tensor  # (N, k_c) int32
-    fed: Listed  # input synapses; what they read is 0..n_in
-    lateral: Listed  # recurrent synapses; what they read is 0..N·n_y
-    first: Tensor  # (n_in + N·n_y + 1,) int32
-    readers: Tensor  # int32, synapses sorted by source: those of channel c are readers[first[c]:first[c + 1]]
-    rows: Tensor  # int32, the branches 0..N·d_tree they belong to
-
-    @classmethod
-    def of(cls, connectome: Tensor, inputs: int, channels: int, shape: tuple[int, int, int]) -> "Wires":
-        """Sort a connectome of `shape` (N, d_tree, d_s) that names `channels` sources, inputs first.
-
-        Raises:
-            ShapeError: it names others.
-        """
-        refuse_sources(connectome, channels)
-        sources = connectome.view(shape)
-        fed = Listed.of(sources, (sources >= 0) & (sources < inputs), inputs)
-        lateral = Listed.of(sources - inputs, sources >= inputs, channels - inputs)
-        flat = connectome.flatten()
-        order = flat.sort(stable=True).indices
-        counts = torch.bincount(flat + 1, minlength=channels + 1)  # of unconnected synapses first
-        readers = order[int(counts[0]) :].int()
-        return cls(
-            connectome.int().contiguous(),
-            fed,
-            lateral,
-            torch.cat([counts.new_zeros(1), counts[1:].cumsum(0)]).int().contiguous(),
-            readers,
-            readers // shape[2],
-        )
-
-
-_WIRES: Any = WeakTensorKeyDictionary()
-
-
-def wires_of(connectome: Tensor, inputs: int, channels: int, shape: tuple[int, int, int]) -> Wires:
-    """Sorted once for every connectome: sorting asks the GPU how long lists are."""
-    if connectome.is_inference():  # nobody counts its changes
-        return Wires.of(connectome, inputs, channels, shape)
-    key = (connectome._version, inputs, channels, shape)
-    kept = _WIRES.get(connectome)
-    if kept is None or kept[0] != key:
-        kept = (key, Wires.of(connectome, inputs, channels, shape))
-        _WIRES[connectome] = kept
-    return kept[1]  # type: ignore[no-any-return]
-
-
 empty = torch.empty
 """Tests put NaN into it, to find reads of what nobody wrote."""
 
@@ -122,8 +42,8 @@ def sizes_of(i: Inputs, wires: Wires) -> Sizes:
     return Sizes(len(i.x), len(i.synapse), branches, memory, hidden, outputs, recurrent, of_weights)
 
 
-def shape_of(chosen: Plan, sizes: Sizes, n: Numbers, steps: int, masked: int) -> Shape:
-    """What the kernels are compiled for; `masked` are the numbers of a synapse mask."""
+def shape_of(chosen: Plan, sizes: Sizes, n: Numbers, steps: int) -> Shape:
+    """What the kernels are compiled for."""
     readers = min(max(512 * chosen.warps // (chosen.block * chosen.lanes), 16), 128)  # 16 numbers a thread
     return Shape(
         *(sizes.branches, sizes.memory, sizes.hidden, sizes.outputs, *sizes.rows),
@@ -138,7 +58,7 @@ def shape_of(chosen: Plan, sizes: Sizes, n: Numbers, steps: int, masked: int) ->
         highpassed=n.highpass_decay is not None,
         kept=chosen.kept,
         barrier=chosen.barrier,
-        wide=max(sizes.batch * steps * sizes.units * max(sizes.rows), masked) >= 2**31,
+        wide=sizes.batch * steps * sizes.units * max(sizes.rows) >= 2**31,
     )
 
 
@@ -161,8 +81,7 @@ class Layer:
         self.wires = wires_of(i.connectome, self.inputs, self.channels, tuple(i.synapse.shape))  # type: ignore[arg-type]
         self.sizes = sizes_of(i, self.wires)
         self.plan = chosen or kept(self.sizes, limits) or plan(self.sizes, limits)
-        masked = 0 if i.mask_synapse is None else i.mask_synapse.numel()
-        self.shape = shape_of(self.plan, self.sizes, n, self.steps, masked)
+        self.shape = shape_of(self.plan, self.sizes, n, self.steps)
         self.x = i.x if i.mask_input is None else i.x * i.mask_input.unsqueeze(1)
         whole = torch.full((self.batch,), self.steps, dtype=torch.int32, device=i.x.device)
         self.lengths = whole if i.lengths is None else i.lengths.int()
@@ -176,6 +95,11 @@ class Layer:
         last = lengths.long().clamp(1, out.shape[1]) - 1
         found = out.gather(1, last.view(-1, 1, 1).expand(-1, 1, out.shape[2])).squeeze(1)
         return torch.where(lengths.unsqueeze(1) > 0, found, before)
+
+    @cached_property
+    def by_source(self) -> Tensor:
+        """Weights of the synapses in the order of `Wires.readers`."""
+        return self.i.synapse.flatten()[self.wires.readers]
 
     def _loop(self, kernel: Any, steps: int, arguments: Mapping[str, Any]) -> None:
         """Start a kernel of the recurrence as the plan says."""
@@ -330,7 +254,7 @@ class Layer:
             **{f"b_{k}": back.get(k) for k in ("branch", "mlp", "readout", "drive", "gain", "decay")},
             **{"b_hidden": back["hidden"] if s.hidden else None, "told": told, "first": first, "rows": w.rows},
             **{f"state_{k}": v for k, v in state.items()},
-            **{"weights": i.synapse.flatten()[w.readers], "readers": w.readers, "mask_synapse": i.mask_synapse},
+            **{"weights": self.by_source, "readers": w.readers, "mask_synapse": i.mask_synapse},
             **{"lengths": self.lengths, "per_branch": self.synapses, "surrogate_gain": self.n.surrogate_gain},
         }
         self._loop(kernels.backward, self.steps, arguments)
@@ -408,7 +332,7 @@ class Layer:
         i, w = self.i, self.wires
         table, out = _chunks(b_branch.flatten(1)), self.new(len(b_branch), channels)
         arguments = {
-            **{"table": table, "first": first, "rows": w.rows, "weights": i.synapse.flatten()[w.readers]},
+            **{"table": table, "first": first, "rows": w.rows, "weights": self.by_source},
             **{"readers": w.readers, "mask_synapse": i.mask_synapse, "out": out, "lines": len(out), "steps": steps},
             **{"channels": channels, "count": self.units * self.branches, "synapses": i.synapse.numel()},
             **{"input_scale": self.n.input_scale, "CHANNELS": 8, "READERS": 32},

@@ -7,7 +7,7 @@ hold the sequences of a tile; their last row is zeros, for synapses that read no
 import triton
 import triton.language as tl
 
-from elmnet.ops.cuda.kernels.tile import add_rows, together, zero_quads
+from elmnet.ops.cuda.kernels.tile import of_lists, of_readers
 
 LINES = tl.constexpr(16)
 
@@ -20,16 +20,13 @@ def feed(table, sources, synapse, mask_synapse, branch, lines, steps, inputs, co
     chunk = tl.program_id(0).to(tl.int64)
     n = (tl.program_id(1) * BRANCHES + tl.arange(0, BRANCHES))[None, :]
     there = n < count
-    seen, first, size = table + chunk * (inputs + 1) * LINES, chunk * LINES, per_branch * count
-    total = zero_quads(1, BRANCHES, LINES)
-    for s in range(per_branch):
-        k = tl.max_contiguous(s * count + n, [1, 1])  # as in the loop: a thread has whole rows of the table
-        source = tl.load(sources + k, mask=there, other=inputs)
-        weight = tl.load(synapse + k, mask=there, other=0.0)
-        total = add_rows(total, seen, source, weight, mask_synapse, k, size, first, steps, lines, there, LINES)
-    line = (first + tl.arange(0, LINES))[None, None, :]
+    brought = of_lists(
+        table + chunk * (inputs + 1) * LINES, n, there, sources, synapse, mask_synapse, inputs,
+        per_branch, count, chunk * LINES, steps, lines, 1, BRANCHES, 4, LINES,
+    )  # fmt: skip
+    line = (chunk * LINES + tl.arange(0, LINES))[None, None, :]
     to = branch + line * count + n[:, :, None]
-    tl.store(to, input_scale * together(total, 1, BRANCHES, LINES), mask=(line < lines) & there[:, :, None])
+    tl.store(to, input_scale * brought, mask=(line < lines) & there[:, :, None])
 
 
 @triton.jit(do_not_specialize=["lines", "steps", "channels", "count", "share"])
@@ -51,8 +48,8 @@ def synapse_gradient(table, b_branch, connectome, mask_synapse, partial, lines, 
         line = chunk * LINES + quad
         at = line * count + n[None, :, None, None]
         g = tl.load(b_branch + at, mask=(line < lines) & (n < count)[None, :, None, None], other=0.0)
-        own = chunk * (channels + 1) + source
-        a = tl.load(table + (own[None, :, :, None] * LINES + quad))
+        row = chunk * (channels + 1) + source
+        a = tl.load(table + (row[None, :, :, None] * LINES + quad))
         if mask_synapse is not None:
             own = line // steps * count * SYNAPSES + k[None, :, :, None]
             a *= tl.load(mask_synapse + own, mask=(line < lines) & there[None, :, :, None], other=0.0)
@@ -69,18 +66,10 @@ def source_gradient(table, first, rows, weights, readers, mask_synapse, out, lin
     from the synapses that read it, which are first[c]:first[c + 1] of rows, weights, readers."""
     chunk = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    low = tl.load(first + c, mask=c < channels, other=0)
-    high = tl.load(first + c + 1, mask=c < channels, other=0)
-    told, begin = table + chunk * (count + 1) * LINES, chunk * LINES
-    total = zero_quads(CHANNELS, READERS, LINES)
-    for k in range(0, tl.max(high - low, 0), READERS):
-        entry = tl.max_contiguous(low[:, None] + k + tl.arange(0, READERS)[None, :], [1, 1])
-        real = entry < high[:, None]
-        row = tl.load(rows + entry, mask=real, other=count)
-        weight = tl.load(weights + entry, mask=real, other=0.0)
-        if mask_synapse is not None:
-            entry = tl.load(readers + entry, mask=real, other=0)
-        total = add_rows(total, told, row, weight, mask_synapse, entry, synapses, begin, steps, lines, real, LINES)
-    line = (begin + tl.arange(0, LINES))[None, :]
-    found = tl.sum(together(total, CHANNELS, READERS, LINES), 1)
-    tl.store(out + line * channels + c[:, None], input_scale * found, mask=(line < lines) & (c < channels)[:, None])
+    found = of_readers(
+        table + chunk * (count + 1) * LINES, c, c < channels, first, rows, weights, readers,
+        mask_synapse, count, synapses, chunk * LINES, steps, lines, CHANNELS, READERS, 4, LINES,
+    )  # fmt: skip
+    line = (chunk * LINES + tl.arange(0, LINES))[None, None, :]
+    to = out + line * channels + c[:, None, None]
+    tl.store(to, input_scale * found, mask=(line < lines) & (c < channels)[:, None, None])

@@ -5,21 +5,19 @@ import triton.language as tl
 
 from elmnet.ops.cuda.kernels.tile import (
     NOT_SPECIALISED,
-    add_rows,
     arrive,
     column,
     inside,
     load_state,
     matrix,
+    of_readers,
     place,
     relu,
     slot,
     store_state,
     tanh,
     times,
-    together,
     wait,
-    zero_quads,
     zeros,
 )
 
@@ -52,29 +50,6 @@ def _matrices(u, units, weight1, weight2, S: tl.constexpr):
         to_memory = matrix(weight2, u, units, m, S.memory, 1, m, S.memory, width, size, S.branches)
         to_hidden = to_memory  # not used
     return to_branch, to_memory, to_hidden
-
-
-@triton.jit
-def _told(said, channel, there, batch, units, first, rows, weights, readers, mask_synapse, per_branch,
-          S: tl.constexpr):  # fmt: skip
-    """The gradient [u, 1, b] of what channels (u,) said, from all synapses that read them: a sum in fixed order."""
-    low = tl.load(first + channel, mask=there, other=0)
-    high = tl.load(first + channel + 1, mask=there, other=0)
-    total = zero_quads(S.block, S.readers, S.lanes)
-    longest = tl.max(high - low, 0)
-    size, begin = per_branch * units * S.branches, tl.program_id(1).to(tl.int64) * S.lanes
-    ahead: tl.constexpr = S.ahead
-    for k in range(0, longest, ahead * S.readers):
-        for s in tl.static_range(ahead):
-            entry = low[:, None] + k + s * S.readers + tl.arange(0, S.readers)[None, :]
-            entry = tl.max_contiguous(entry, [1, 1])  # as in `forward`
-            real = entry < high[:, None]
-            row = tl.load(rows + entry, mask=real, other=units * S.branches)
-            weight = tl.load(weights + entry, mask=real, other=0.0)
-            if mask_synapse is not None:
-                entry = tl.load(readers + entry, mask=real, other=0)
-            total = add_rows(total, said, row, weight, mask_synapse, entry, size, begin, 1, batch, real, S.lanes)
-    return tl.sum(together(total, S.block, S.readers, S.lanes), 1, keep_dims=True)
 
 
 @triton.jit
@@ -113,10 +88,11 @@ def _step(
         heard = zeros(S.block, S.output_rows, S.lanes)
         for i in range(S.outputs):
             channel = u * S.outputs + i
-            said = slot(told, t + 1, units * S.branches + 1, S)
-            g = _told(
-                said, channel, u < units, batch, units, first, rows, weights, readers, mask_synapse, per_branch, S
-            )
+            g = of_readers(
+                slot(told, t + 1, units * S.branches + 1, S), channel, u < units, first, rows, weights, readers,
+                mask_synapse, units * S.branches, units * S.branches * per_branch,
+                tl.program_id(1).to(tl.int64) * S.lanes, 1, batch, S.block, S.readers, S.ahead, S.lanes,
+            )  # fmt: skip
             heard += tl.where((y == i)[None, :, None], g, 0.0)
         heard *= input_scale
         if mask_recurrent is not None:

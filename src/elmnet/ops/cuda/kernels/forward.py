@@ -5,21 +5,19 @@ import triton.language as tl
 
 from elmnet.ops.cuda.kernels.tile import (
     NOT_SPECIALISED,
-    add_rows,
     arrive,
     column,
     inside,
     load_state,
     matrix,
+    of_lists,
     place,
     relu,
     slot,
     store_state,
     tanh,
     times,
-    together,
     wait,
-    zero_quads,
 )
 
 
@@ -56,24 +54,6 @@ def _matrices(u, units, weight1, weight2, S: tl.constexpr):
 
 
 @triton.jit
-def _lateral(said, sources, synapse, mask_synapse, u, j, batch, units, per_branch, S: tl.constexpr):
-    """[u, j, b], what recurrent synapses bring to the branches."""
-    total = zero_quads(S.block, S.branch_rows, S.lanes)
-    there = (u < units)[:, None] & (j < S.branches)[None, :]
-    size, begin = per_branch * units * S.branches, tl.program_id(1).to(tl.int64) * S.lanes
-    ahead: tl.constexpr = S.ahead
-    for first in range(0, per_branch, ahead):
-        for s in tl.static_range(ahead):
-            k = ((first + s) * units + u[:, None]) * S.branches + j[None, :]
-            k = tl.max_contiguous(k, [1, 1])  # so that a thread has whole rows of `said`, not four branches of a unit
-            real = there & (first + s < per_branch)
-            source = tl.load(sources + k, mask=real, other=units * S.outputs)
-            weight = tl.load(synapse + k, mask=real, other=0.0)
-            total = add_rows(total, said, source, weight, mask_synapse, k, size, begin, 1, batch, real, S.lanes)
-    return together(total, S.block, S.branch_rows, S.lanes)
-
-
-@triton.jit
 def _step(
     t, u, b, matrices, state,
     branch, hidden, mlp, memory, readout, drive, out, heard, sources, synapse,
@@ -100,9 +80,12 @@ def _step(
     if S.output_rows == 1:
         reading = column(readout_weight, u, units, m, S.memory)
     if heard is not None:
-        x += input_scale * _lateral(
-            slot(heard, t, units * S.outputs + 1, S), sources, synapse, mask_synapse, u, j, batch, units, per_branch, S
-        )
+        n, there = u[:, None] * S.branches + j[None, :], (u < units)[:, None] & (j < S.branches)[None, :]
+        x += input_scale * of_lists(
+            slot(heard, t, units * S.outputs + 1, S), n, there, sources, synapse, mask_synapse, units * S.outputs,
+            per_branch, units * S.branches, tl.program_id(1).to(tl.int64) * S.lanes, 1, batch,
+            S.block, S.branch_rows, S.ahead, S.lanes,
+        )  # fmt: skip
     if S.filtered:
         x += branch_decay * low
         low = tl.where(live, x, low)

@@ -69,9 +69,9 @@ def zero_quads(block: tl.constexpr, rows: tl.constexpr, lanes: tl.constexpr):
 
 
 @triton.jit
-def add_rows(total, table, row, weight, mask, k, size, first, each, count, there, lanes: tl.constexpr):
+def add_rows(total, table, row, weight, mask, k, size, first, each, lines, there, lanes: tl.constexpr):
     """Quads plus weight [u, k] · rows [u, k] of a table (·, lanes), times numbers k of a mask (B, size), if any. The
-    tile's lanes begin at `first` of `count`, and `each` of them are of one sequence."""
+    tile's lanes begin at `first` of all `lines`, and `each` of them are of one sequence."""
     quad: tl.constexpr = lanes if lanes < 4 else 4
     added = ()
     for p in tl.static_range(len(total)):
@@ -79,7 +79,7 @@ def add_rows(total, table, row, weight, mask, k, size, first, each, count, there
         a = tl.load(table + (row.to(tl.int64)[:, :, None] * lanes + lane))
         if mask is not None:
             at = (first + lane) // each * size + k[:, :, None]
-            a *= tl.load(mask + at, mask=(first + lane < count) & there[:, :, None], other=0.0)
+            a *= tl.load(mask + at, mask=(first + lane < lines) & there[:, :, None], other=0.0)
         added = added + (total[p] + weight[:, :, None] * a,)
     return added
 
@@ -95,6 +95,45 @@ def together(quads, block: tl.constexpr, rows: tl.constexpr, lanes: tl.constexpr
     else:
         four = tl.join(tl.join(quads[0], quads[2]), tl.join(quads[1], quads[3]))
         return tl.reshape(tl.permute(four, (0, 1, 3, 4, 2)), (block, rows, lanes))
+
+
+@triton.jit
+def of_lists(table, n, there, sources, synapse, mask, nothing, per_branch, count, first, each, lines,
+             block: tl.constexpr, rows: tl.constexpr, ahead: tl.constexpr, lanes: tl.constexpr):  # fmt: skip
+    """[u, k, lane], what the synapses (per_branch, count) of branches n [u, k] bring from a table (nothing + 1, lanes);
+    `first`, `each` and `lines` as in `add_rows`. So many as `ahead` are read at once."""
+    total = zero_quads(block, rows, lanes)
+    for begin in range(0, per_branch, ahead):
+        for s in tl.static_range(ahead):
+            # the hint: a thread has whole rows of the table, not neighbouring branches
+            k = tl.max_contiguous((begin + s) * count + n, [1, 1])
+            real = there & (begin + s < per_branch)
+            source = tl.load(sources + k, mask=real, other=nothing)
+            weight = tl.load(synapse + k, mask=real, other=0.0)
+            total = add_rows(total, table, source, weight, mask, k, per_branch * count, first, each, lines, real, lanes)
+    return together(total, block, rows, lanes)
+
+
+@triton.jit
+def of_readers(table, channel, there, first_of, rows, weights, readers, mask, nothing, size, first, each, lines,
+               block: tl.constexpr, side: tl.constexpr, ahead: tl.constexpr, lanes: tl.constexpr):  # fmt: skip
+    """[c, 1, lane], the gradient of channels (c,) from the branches that read them, whose own lie in a table
+    (nothing + 1, lanes); first_of[c]:first_of[c + 1] of rows, weights and readers are the synapses. A sum in fixed
+    order; `size`, `first`, `each` and `lines` as in `add_rows`."""
+    low = tl.load(first_of + channel, mask=there, other=0)
+    high = tl.load(first_of + channel + 1, mask=there, other=0)
+    total = zero_quads(block, side, lanes)
+    for begin in range(0, tl.max(high - low, 0), ahead * side):
+        for s in tl.static_range(ahead):
+            entry = low[:, None] + begin + s * side + tl.arange(0, side)[None, :]
+            entry = tl.max_contiguous(entry, [1, 1])  # as in `of_lists`
+            real = entry < high[:, None]
+            row = tl.load(rows + entry, mask=real, other=nothing)
+            weight = tl.load(weights + entry, mask=real, other=0.0)
+            if mask is not None:
+                entry = tl.load(readers + entry, mask=real, other=0)
+            total = add_rows(total, table, row, weight, mask, entry, size, first, each, lines, real, lanes)
+    return tl.sum(together(total, block, side, lanes), 1, keep_dims=True)
 
 
 @triton.jit
