@@ -1,8 +1,7 @@
-"""The cuda backend's kernels under Triton's interpreter; test_cuda.py runs this file with TRITON_INTERPRET=1.
+"""The cuda backend's kernels under Triton's interpreter; test_cuda.py runs this file with TRITON_INTERPRET=1."""
 
-Kernels that wait for each other cannot run here (one program runs after another); they share the per-step body.
-"""
-
+import importlib
+import inspect
 import itertools
 from dataclasses import replace
 from types import SimpleNamespace
@@ -10,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import network_config, neuron
+from side_by_side import side_by_side
 
 from elmnet import ELMNetwork, LayerConfig, LayerState, Masks, ops
 from elmnet.layer import ELMLayer
@@ -19,24 +19,26 @@ from elmnet.ops.cuda.plan import alternatives, plan
 
 
 @pytest.fixture(autouse=True)
-def _poisoned(monkeypatch):
-    """What is not initialised starts as NaN."""
+def _checked(monkeypatch):
+    """What is not initialised starts as NaN; what programs and threads read and write must be ordered."""
 
     def empty(shape, **options):
         return torch.full(shape, torch.nan, **options)
 
     monkeypatch.setattr(launch, "empty", empty)
+    with side_by_side():
+        yield
 
 
 def planned(regime, *, lanes, block=2):
-    """The planner's answer, forced into a regime and small tiles."""
+    """The planner's answer, forced into a regime and small tiles; "streamed" are two programs."""
 
     def choose(sizes, limits):
         chosen, blocks = plan(sizes, limits), -(-sizes.units // block)
         if chosen.regime != "independent":
             chosen = replace(chosen, regime=regime)
         tiles = -(-sizes.batch // lanes)
-        programs = 1 if chosen.regime == "whole" else blocks
+        programs = {"whole": 1, "streamed": 2}.get(chosen.regime, blocks)
         return replace(chosen, block=block, blocks=blocks, programs=programs, lanes=lanes, tiles=tiles)
 
     return choose
@@ -78,23 +80,65 @@ CASES = {
 }
 
 
-def layer_of(case):
+def layer_of(case, units=3):
     """With every kind of dropout, and timescales that learn."""
     cell = neuron(**CASES[case], learn_timescales=True, synapse_dropout=0.3, memory_dropout=0.3)
-    config = LayerConfig(units=3, neuron=cell, recurrent_connect=0.5, input_dropout=0.3, recurrent_dropout=0.3)
+    config = LayerConfig(units=units, neuron=cell, recurrent_connect=0.5, input_dropout=0.3, recurrent_dropout=0.3)
     return ELMLayer(config, 4)
 
 
-@pytest.mark.parametrize(("case", "regime"), [*((case, "whole") for case in CASES), ("everything", "stepwise")])
-def test_equals_the_reference(monkeypatch, case, regime):
+@pytest.mark.parametrize(
+    ("case", "regime", "units"),
+    [
+        *((case, "whole", 3) for case in CASES),
+        *((case, regime, 5) for case in ("everything", "published") for regime in ("resident", "streamed")),
+        ("everything", "stepwise", 3),
+    ],
+)
+def test_equals_the_reference(monkeypatch, case, regime, units):
     """Values and every gradient; sizes no tile divides, unconnected synapses, masks, lengths, carried state."""
-    lanes = 2 if regime == "stepwise" else 4  # two tiles or one that is not full
+    lanes = 4 if regime == "whole" else 2  # one tile that is not full, or two
     monkeypatch.setattr(launch, "plan", planned(regime, lanes=lanes))
-    layer = layer_of(case)
+    layer = layer_of(case, units)
     layer.connectome[torch.rand(layer.connectome.shape) < 0.2] = -1
     masks = layer.draw_masks(3) if case in ("everything", "silu") else Masks()
     lengths = torch.tensor([3, 1, 2]) if case != "published" else None
     assert_equal(layer, torch.randn(3, 3, 4), random_state(layer, 3), lengths, masks)
+
+
+def module_of(kernel):
+    return importlib.import_module(f"elmnet.ops.cuda.kernels.{kernel}")
+
+
+@pytest.mark.parametrize(
+    ("function", "old", "new", "words"),
+    [
+        ("arrive", "tl.debug_barrier()", "pass", "unordered"),
+        ("arrive", '"release"', '"relaxed"', "unordered"),
+        ("arrive", "program_id(1), 1", "program_id(1), 0", "wait for each other"),
+        ("wait", '"acquire"', '"relaxed"', "unordered"),
+        ("wait", "done * programs", "done * programs - 1", "unordered"),
+        ("wait", "    tl.debug_barrier()", "    pass", "unordered"),
+        ("slot", "t % 2", "t // 2 % 2", "unordered"),
+        ("inside", "(u < units)[:, None, None] & ", "", "unordered"),
+        ("inside", " & (b < batch)[None, None, :]", "", "in no tensor"),
+    ],
+)
+@pytest.mark.parametrize("regime", ["resident", "streamed"])
+def test_what_the_kernels_need_is_missed(monkeypatch, tmp_path, regime, function, old, new, words):
+    """A word less in what they share, and the checks of this file fail: they do see races."""
+    source = inspect.getsource(getattr(module_of("tile"), function).fn)
+    assert source.count(old) == 1
+    file = tmp_path / "changed.py"
+    file.write_text(source.replace(old, new))
+    changed = {**vars(module_of("tile"))}
+    exec(compile(file.read_text(), file, "exec"), changed)
+    for kernel in ("forward", "backward"):
+        monkeypatch.setattr(module_of(kernel), function, changed[function])
+    monkeypatch.setattr(launch, "plan", planned(regime, lanes=2))
+    layer = layer_of("published", 5)
+    with pytest.raises(Exception, match=words):
+        assert_equal(layer, torch.randn(3, 3, 4), random_state(layer, 3))
 
 
 @pytest.mark.parametrize("lanes", [8, 16])

@@ -210,7 +210,6 @@ def arrive(counter, S: tl.constexpr):
 def wait(counter, done, programs, S: tl.constexpr):
     """Until all threads have done this step and, where programs wait, all programs of this tile of sequences have
     arrived `done` times: they must all be resident, or none returns."""
-    tl.debug_barrier()
     if S.barrier:
         own = counter + tl.program_id(1)
         looks = 0
@@ -218,7 +217,7 @@ def wait(counter, done, programs, S: tl.constexpr):
             looks += 1
             if looks == PATIENCE:  # an error that the host hears of, instead of a kernel that nobody can end
                 tl.inline_asm_elementwise("trap; mov.u32 $0, 0;", "=r", [], dtype=tl.int32, is_pure=False, pack=1)
-        tl.debug_barrier()
+    tl.debug_barrier()
 
 
 @triton.jit
