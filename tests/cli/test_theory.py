@@ -205,6 +205,14 @@ def test_runs_of_several_trainings_are_fitted_with_a_caution(capsys, taught):
     code, out, _ = run(capsys, "fit", taught, "--draws", 0)
     assert code == 0
     assert "caution: trained differently (5 to 7 steps, 2 training settings): the law is of one training" in out
+    file.write_text(file.read_text().replace("clip: 0.5\n", "clip: 1.0\n"))
+    assert "caution: trained differently (5 to 7 steps): the law" in run(capsys, "fit", taught, "--draws", 0)[1]
+    result = json.loads((taught / "d3" / "result.json").read_text())
+    result["valid"]["bpc"] = 8.0
+    (taught / "d3" / "result.json").write_text(json.dumps(result))
+    code, out, _ = run(capsys, "fit", taught, "--draws", 0)
+    assert code == 0
+    assert "caution" not in out  # the one that was trained longer is left out
 
 
 def test_a_plan_from_runs_is_trained_like_them(capsys, taught, tmp_path, text_file):

@@ -19,6 +19,7 @@ from elmnet.cli.theory import (
     NetworkOption,
     announce,
     check_least_memory,
+    fitted,
     give_credit,
     learn,
 )
@@ -83,10 +84,9 @@ def plan(
     any it tells how to allocate, not what the loss will be.
     """
     from elmnet.theory import next_runs, planner
-    from elmnet.theory.fit import fit as fit_runs
 
     learned = _learned(task, source, score, network, h0, least_memory)
-    known = None if learned is None else fit_runs(learned.runs, least_memory=least_memory)
+    known = None if learned is None else fitted(learned, least_memory=least_memory)
     start, task = _start(task, known)
     if configs is not None:
         if known is None:

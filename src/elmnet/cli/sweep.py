@@ -227,10 +227,12 @@ STATES: "tuple[State, ...]" = ("done", "begun", "waiting", "failed", "damaged", 
 
 
 def _status(name: str, seen: "list[Seen]") -> Table:
+    from elmnet.sweep.store import own_seconds
+
     counts = Counter(one.state for one in seen)
     shown = [state for state in STATES if counts[state] or state in STATES[:3]]
     words = ", ".join(f"{counts[state]} {state}" for state in shown)
-    spent = sum(one.result["wall_seconds"] / one.result.get("trained_together", 1) for one in seen if one.result)
+    spent = sum(own_seconds(one.result) for one in seen if one.result)
     finished = sum(one.trial.work for one in seen if one.result)
     unfinished = [one for one in seen if one.state in ("begun", "waiting", "damaged")]
     left = sum(one.trial.work * (1 - one.step / one.trial.config.training.steps) for one in unfinished)

@@ -58,21 +58,19 @@ def fit(
     file: Annotated[Path | None, typer.Option("--json", help="write the fit here", metavar="FILE")] = None,
 ) -> None:
     """Fit the information model to runs: constants with intervals, what the runs cannot tell, who was left out."""
-    from elmnet.theory.fit import fit as fit_runs
-
     if source == "published:neuronio":
         if figures or compare or fix or score or network or h0 is not None or least_memory != LEAST_MEMORY:
             raise ConfigError("published:neuronio holds single neurons: no options but --json")
         _unit_fit(file)
         return
     learned = learn(source, score, network, h0)
-    runs, skipped = learned.runs, learned.skipped
+    skipped = learned.skipped
     if draws < 0 or 0 < draws < 20:
         raise ConfigError(f"--draws must be 0 or at least 20, which an interval needs, got {draws}")
     if seed < 0:
         raise ConfigError(f"--seed must not be negative, got {seed}")
     check_least_memory(least_memory)
-    known = fit_runs(runs, draws=draws, fixed=_constants(fix or []), seed=seed, least_memory=least_memory)
+    known = fitted(learned, draws=draws, fixed=_constants(fix or []), seed=seed, least_memory=least_memory)
     if compare and known.runs.hidden.max() > 1.1 * known.runs.hidden.min():
         raise ConfigError("--compare describes one fixed-budget curve; these runs have several budgets")
     out.print(_fit_table(known))
@@ -115,7 +113,7 @@ class Learned:
 
 
 def learn(source: str, score: str | None, network: str | None = None, h0: float | None = None) -> Learned:
-    """Runs of a directory, of a table or of `published:TASK`. Says what is doubtful of them.
+    """Runs of a directory, of a table or of `published:TASK`.
 
     Args:
         source: of the runs.
@@ -137,10 +135,18 @@ def learn(source: str, score: str | None, network: str | None = None, h0: float 
 
         found, skipped = finished(path)
         learned = Learned(as_runs(found, path, score, skipped), skipped, {one.name: one.config for one in found})
-    if learned.runs.caution is not None:
-        words = f"caution: {learned.runs.caution}"
-        out.print(words, style="yellow", highlight=False, markup=False, soft_wrap=True)
     return learned
+
+
+def fitted(learned: Learned, **options: Any) -> "Fit":
+    """A fit (`elmnet.theory.fit`); says what makes it doubtful."""
+    from elmnet.theory.fit import fit as fit_runs
+
+    known = fit_runs(learned.runs, **options)
+    if known.runs.caution is not None:
+        words = f"caution: {known.runs.caution}"
+        out.print(words, style="yellow", highlight=False, markup=False, soft_wrap=True)
+    return known
 
 
 def _of_table(path: Path, score: str | None, name: str | None, h0: float | None) -> Learned:

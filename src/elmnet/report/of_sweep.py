@@ -9,7 +9,7 @@ from elmnet.report.figures import curves
 from elmnet.report.of_theory import theory
 from elmnet.report.page import Figure, Section, Table, bound, number
 from elmnet.sweep import table as tables
-from elmnet.sweep.store import Sweep
+from elmnet.sweep.store import Sweep, own_seconds
 from elmnet.train.results import read_metrics, read_runs
 
 LOST = ("failed", "damaged", "stopped early")
@@ -68,7 +68,7 @@ def _what(done: list[dict[str, Any]]) -> str:
     def of(name: str) -> str:
         return ", ".join(dict.fromkeys(str(one[name]) for one in done if one[name] is not None)) or "unknown"
 
-    hours = sum((one["wall_seconds"] or 0.0) / (one["trained_together"] or 1) for one in done) / 3600
+    hours = sum(map(own_seconds, done)) / 3600
     return (
         f"{of('task')} on {of('data')}; elmnet {of('elmnet')}, torch {of('torch')}, commit {of('git')}; "
         f"{hours:,.2f} hours of training and evaluation in all."

@@ -192,6 +192,11 @@ def row(sweep: Sweep, seen: Seen, scores: Sequence[str] = ALWAYS) -> dict[str, A
     }
 
 
+def own_seconds(result: Mapping[str, Any]) -> float:
+    """A run's wall time, of its result or its row of the table; replicas share what they took together."""
+    return (result.get("wall_seconds") or 0.0) / (result.get("trained_together") or 1)
+
+
 def _score(scores: Mapping[str, Any], kind: str) -> float | None:
     value = scores.get(kind)
     return None if value is None else float(value)

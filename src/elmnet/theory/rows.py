@@ -11,7 +11,7 @@ from elmnet import budget
 from elmnet.config import NetworkConfig
 from elmnet.errors import ConfigError, TheoryError
 from elmnet.theory.model import NATS
-from elmnet.theory.runs import Runs, table, training_of
+from elmnet.theory.runs import Runs, table
 
 Row = Mapping[str, Any]
 UNITS = {"bpc": 1.0, "loss": NATS, "error": 1.0}
@@ -117,8 +117,7 @@ def runs_of_rows(
             networks.append(network_of(row, start))
             values.append(score_of(row, score))
             _require_possible(score, values[-1], kind)
-            if given(row, "steps"):
-                steps.append(_whole(row, "steps"))
+            steps.append(_whole(row, "steps") if given(row, "steps") else None)
         except (ConfigError, TheoryError) as error:
             raise TheoryError(f"{source}: run {number}: {error}") from None
     task, _ = (_only(rows, name, source) for name in ("task", "data"))
@@ -128,7 +127,8 @@ def runs_of_rows(
         names=_names_of(rows, networks),
         configurations=_column(rows, "configuration"),
         task=task,
-        caution=training_of(steps, _column(rows, "setting") or ())[1],
+        steps=steps,
+        settings=_column(rows, "setting"),
         source=source,
         score=score,
         H0=H0,

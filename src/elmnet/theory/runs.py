@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -32,11 +32,13 @@ class Runs:
     """A network of the kind that was run; the plan varies its hidden layer."""
     task: str | None
     """What they were trained on, where that is known."""
-    caution: str | None
-    """What makes a law of them all doubtful."""
     names: tuple[str, ...]
     configurations: tuple[str, ...]
     """Runs of one configuration differ in the seed alone."""
+    steps: tuple[int | None, ...]
+    """How long each was trained; None: not known."""
+    settings: tuple[str | None, ...]
+    """The same for runs that were trained alike in all else; None: not known."""
     d_m: NDArray[np.float64]
     N: NDArray[np.float64]
     k_e: NDArray[np.float64]
@@ -55,6 +57,24 @@ class Runs:
         return self.network.layers[0].neuron
 
     @property
+    def trained(self) -> str:
+        """How they were trained, in words; empty where that is not known."""
+        words, lengths = [], sorted({steps for steps in self.steps if steps is not None})
+        settings = len({*self.settings} - {None})
+        if lengths:
+            words.append(f"{lengths[0]:,} steps" if len(lengths) == 1 else f"{lengths[0]:,} to {lengths[-1]:,} steps")
+        if settings > 1:
+            words.append(f"{settings} training settings")
+        return ", ".join(words)
+
+    @property
+    def caution(self) -> str | None:
+        """What makes a law of them all doubtful."""
+        if all(len({*known} - {None}) <= 1 for known in (self.steps, self.settings)):
+            return None
+        return f"trained differently ({self.trained}): the law is of one training, so fit runs of one alone"
+
+    @property
     def hidden(self) -> NDArray[np.float64]:
         """P' = N·(k_e + k_c)."""
         return self.N * (self.k_e + self.k_c)
@@ -67,9 +87,9 @@ class Runs:
     def at(self, chosen: NDArray[Any]) -> Self:
         """Some of the runs, by index or by truth value."""
         index = np.arange(len(self))[chosen]
-        arrays = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name in _ARRAYS}
-        names, configurations = (tuple(words[i] for i in index) for words in (self.names, self.configurations))
-        return replace(self, names=names, configurations=configurations, **arrays)
+        columns: dict[str, Any] = {name: tuple(getattr(self, name)[i] for i in index) for name in _TUPLES}
+        columns |= {name: getattr(self, name)[index] for name in _ARRAYS}
+        return replace(self, **columns)
 
     def with_scores(self, y: NDArray[np.float64]) -> Self:
         """The same runs with other scores."""
@@ -112,6 +132,7 @@ class Runs:
 
 
 _ARRAYS = ("d_m", "N", "k_e", "k_c", "readout", "y")
+_TUPLES = ("names", "configurations", "steps", "settings")
 
 
 def table(
@@ -122,7 +143,8 @@ def table(
     configurations: Sequence[str] | None = None,
     network: NetworkConfig | None = None,
     task: str | None = None,
-    caution: str | None = None,
+    steps: Sequence[int | None] | None = None,
+    settings: Sequence[str | None] | None = None,
     source: str,
     score: str,
     H0: float,
@@ -137,7 +159,8 @@ def table(
         configurations: the same for runs that differ in the seed alone; None: those of equal networks.
         network: what a plan varies; None: the middle one of those wired most commonly.
         task: what the runs were trained on.
-        caution: what makes a law of them all doubtful.
+        steps: how long each was trained; None: not known.
+        settings: the same for runs that were trained alike in all else; None: not known.
         source: where they come from, for people.
         score: what was measured.
         H0: score of a network that knows nothing.
@@ -164,9 +187,18 @@ def table(
     arrays: dict[str, Any] = {name: np.asarray(column, float) for name, column in columns.items()}
     labels = names or [f"d_m {m}, N {cost.units}" for m, cost in zip(memory, costs, strict=True)]
     same = configurations or [str(one) for one in networks]
-    facts: dict[str, Any] = {"source": source, "score": score, "H0": H0, "unit": unit, "task": task, "caution": caution}
     return Runs(
-        **facts, network=network or _common(networks), names=tuple(labels), configurations=tuple(same), **arrays
+        source=source,
+        score=score,
+        H0=H0,
+        unit=unit,
+        task=task,
+        network=network or _common(networks),
+        names=tuple(labels),
+        configurations=tuple(same),
+        steps=tuple(steps or [None] * len(networks)),
+        settings=tuple(settings or [None] * len(networks)),
+        **arrays,
     )
 
 
@@ -176,21 +208,3 @@ def _common(networks: Sequence[NetworkConfig]) -> NetworkConfig:
     ((common, _),) = Counter(wirings).most_common(1)
     alike = [network for network, wiring in zip(networks, wirings, strict=True) if wiring == common]
     return alike[len(alike) // 2]
-
-
-def training_of(steps: Sequence[int], settings: Sequence[str]) -> tuple[str, str | None]:
-    """How runs were trained, in words, and what makes a law of them all doubtful.
-
-    Args:
-        steps: of each; may be empty.
-        settings: the same for runs whose other settings are; may be empty.
-    """
-    parts, lengths, protocols = [], sorted(set(steps)), len(set(settings))
-    if lengths:
-        parts.append(f"{lengths[0]:,} steps" if len(lengths) == 1 else f"{lengths[0]:,} to {lengths[-1]:,} steps")
-    if protocols > 1:
-        parts.append(f"{protocols} training settings")
-    words = ", ".join(parts)
-    if protocols <= 1 and len(lengths) <= 1:
-        return words, None
-    return words, f"trained differently ({words}): the law is of one training, so fit runs of one alone"

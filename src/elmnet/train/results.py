@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from elmnet.config import NetworkConfig
 from elmnet.errors import ConfigError, RunError, TheoryError
 from elmnet.theory.rows import UNITS, score_of, scores_of
-from elmnet.theory.runs import Runs, table, training_of
+from elmnet.theory.runs import Runs, table
 from elmnet.train.config import RunConfig
 from elmnet.train.identity import configuration_of, name_of, setting_of
 from elmnet.train.run import RunDirectory
@@ -104,20 +104,21 @@ def as_runs(
     if score not in known:
         has = f"they have {', '.join(known)}" if known else f"the model is of {', '.join(UNITS)}, which none has"
         raise TheoryError(f"these runs have no score {score!r}; {has}")
-    (task, data), steps = kinds[0], [one.config.training.steps for one in found]
-    trained, caution = training_of(steps, [setting_of(one.config) for one in found])
-    return table(
+    task, data = kinds[0]
+    runs = table(
         [one.network for one in found],
         [score_of(_flat(one.scores), score) for one in found],
         names=[one.name for one in found],
         configurations=[configuration_of(one.config) for one in found],
         task=task,
-        caution=caution,
-        source=f"{where} ({len(found)} runs of {task} on {data}, {trained})",
+        steps=[one.config.training.steps for one in found],
+        settings=[setting_of(one.config) for one in found],
+        source=str(where),
         score=score,
         H0=max(score_of(floor, score) for floor in floors),
         unit=UNITS[score.partition("_")[2]],
     )
+    return replace(runs, source=f"{where} ({len(runs)} runs of {task} on {data}, {runs.trained})")
 
 
 def none_finished(where: Path, skipped: Mapping[str, str]) -> TheoryError:

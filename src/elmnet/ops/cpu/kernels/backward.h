@@ -464,7 +464,6 @@ template <class R, int L> struct Backward : Layer<R, L> {
     // The sums kept in lanes, and the adjoint of the state before the first step.
     void finish(Range units) {
         const bool first = c.begin == 0, loops = this->recurrent.load();
-        team.wait();
         for (int64_t n = units.begin; n < units.end; n++)
             for (int64_t q = 0; q < Q; q++) {
                 const int64_t item = n * Q + q;
