@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from elmnet import ELMNetwork, NetworkConfig
-from elmnet.errors import CheckpointError, ShapeError
+from elmnet import ELMNetwork, NetworkConfig, network
+from elmnet.errors import BackendError, CheckpointError, ShapeError
 from elmnet.verify import plain_network
 
 
@@ -283,3 +283,126 @@ def test_presets_build_and_run():
         config = NetworkConfig.preset(name)
         out, _ = ELMNetwork(config, seed=0)(x)
         assert out.shape == (1, 2, config.outputs)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_what_lies_on_another_device_is_refused(batch):
+    net, x = ELMNetwork(network_config(), seed=0).eval(), torch.randn(batch, 6)
+    with torch.no_grad():
+        _, state = net.step(x)
+        for call in (
+            lambda: net.step(x.to("meta")),
+            lambda: net.step(x, state.to("meta")),
+            lambda: net(x.unsqueeze(1).to("meta")),
+            lambda: net(x.unsqueeze(1), state.to("meta")),
+        ):
+            with pytest.raises(ShapeError, match="the weights are on cpu"):
+                call()
+
+
+def test_no_tensor_is_refused_with_advice():
+    net, tokens = ELMNetwork(network_config(), seed=0), ELMNetwork(network_config(token_scale=2.0), seed=0)
+    packed = nn.utils.rnn.pack_sequence([torch.randn(3, 6), torch.randn(2, 6)])
+    for call in (net, tokens, net.step):
+        with pytest.raises(
+            ShapeError, match="PackedSequence: pad sequences of unequal length and give their `lengths`"
+        ):
+            call(packed)
+        with pytest.raises(ShapeError, match=r"got ndarray: torch\.as_tensor"):
+            call(torch.randn(2, 3, 6).numpy())
+
+
+def test_a_step_is_traced_whole(tmp_path):
+    """Without gradients, where a single sequence would take the fast path; the program can be saved."""
+    net, x = ELMNetwork(network_config(), seed=0).eval(), torch.randn(1, 6)
+
+    class Server(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x, state):
+            return self.net.step(x, state)
+
+    with torch.no_grad():
+        want, state = net.step(x)
+        torch.export.save(torch.export.export(Server(), (x, state)), tmp_path / "step.pt2")
+        loaded = torch.export.load(tmp_path / "step.pt2").module()
+        out, new = loaded(x, state)
+        again, last = net.step(x, state)
+        torch.testing.assert_close((out, *new.layers[0]), (again, *last.layers[0]))
+        with pytest.raises(BackendError, match=r"torch\.func"):
+            torch.func.vmap(lambda one: net.step(one)[0])(torch.randn(3, 1, 6))
+        torch.testing.assert_close(net.step(x)[0], want)
+    torch.save(state, tmp_path / "state.pt")
+    torch.testing.assert_close(torch.load(tmp_path / "state.pt", weights_only=True), state)
+
+
+@pytest.mark.parametrize("backend", ["reference", "auto"])
+def test_an_exported_network_takes_any_batch(backend):
+    net, batch = ELMNetwork(network_config(), seed=0, backend=backend).eval(), torch.export.Dim("batch", max=64)
+    with torch.no_grad():
+        exported = torch.export.export(net, (torch.randn(3, 4, 6),), dynamic_shapes={"x": {0: batch}})
+        for many in (2, 9, 40):
+            x = torch.randn(many, 4, 6)
+            torch.testing.assert_close(exported.module()(x)[0], net(x)[0])
+
+
+def test_transforms_of_the_reference_take_tokens_and_lengths():
+    net, dense = (ELMNetwork(network_config(token_scale=k), seed=0, backend="reference") for k in (2.0, None))
+    tokens, lengths = torch.randint(6, (3, 5)), torch.tensor([5, 2, 3])
+    x = torch.randn(3, 5, 6)
+    torch.testing.assert_close(torch.func.vmap(lambda one: net(one.unsqueeze(0))[0][0])(tokens), net(tokens)[0])
+    one = torch.func.vmap(lambda x, steps: dense(x.unsqueeze(0), lengths=steps.unsqueeze(0))[0][0])
+    torch.testing.assert_close(one(x, lengths), dense(x, lengths=lengths)[0])
+
+
+def test_unfreezing_everything_leaves_fixed_timescales():
+    net = ELMNetwork(network_config(), seed=0)
+    before = [layer.neurons.timescales().clone() for layer in net.layers]
+    net.requires_grad_(False).requires_grad_(True)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.1, weight_decay=0.1)
+    net(torch.randn(2, 3, 6))[0].square().sum().backward()
+    optimizer.step()
+    assert all(torch.equal(layer.neurons.timescales(), tau) for layer, tau in zip(net.layers, before, strict=True))
+
+
+def test_an_optimiser_of_others_leaves_the_fast_path_alone(monkeypatch):
+    net, x = ELMNetwork(network_config(), seed=0).eval(), torch.randn(1, 6)
+    made = []
+    select = network.ops.select
+    monkeypatch.setattr(network.ops, "select", lambda *given: made.append(given) or select(*given))
+    other = nn.Linear(1, 1)
+    optimizers = [torch.optim.SGD(one.parameters(), lr=0.1) for one in (other, net)]
+    prepared = []
+    for optimizer in (None, None, optimizers[0], optimizers[1], optimizers[0]):
+        if optimizer is not None:
+            optimizer.step()
+        made.clear()
+        with torch.no_grad():
+            net.step(x)
+        prepared.append(bool(made))
+    assert prepared == [True, False, False, True, False]
+
+
+@pytest.mark.parametrize("how", ["head", "pruned", "normed"])
+def test_what_could_not_be_read_is_not_saved(tmp_path, how):
+    net = ELMNetwork(network_config(), seed=0)
+    if how == "head":
+        net.affine = nn.Linear(net.affine.in_features, 10)
+    elif how == "pruned":
+        nn.utils.prune.l1_unstructured(net.layers[0].neurons, "w_s", 0.5)
+    else:
+        nn.utils.parametrizations.weight_norm(net.affine)
+    with pytest.raises(CheckpointError, match=r"not saved.*affine\.weight|not saved.*w_s"):
+        net.save_pretrained(tmp_path / "net")
+    assert not (tmp_path / "net").exists()
+
+
+def test_tensors_of_another_state_are_refused():
+    net = ELMNetwork(network_config(), seed=0)
+    tensors = net.initial_state(2).tensors()
+    assert net.state_of(tensors).layers[0].memory.shape == tensors["0.memory"].shape
+    for wrong in ({"memory": tensors["0.memory"]}, {**tensors, "7.memory": tensors["0.memory"]}, {}):
+        with pytest.raises(CheckpointError, match=r"a state of this network holds 0\.memory"):
+            net.state_of(wrong)

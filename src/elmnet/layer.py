@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from elmnet import ops, wiring
 from elmnet.config import LayerConfig, NeuronConfig
@@ -117,11 +118,12 @@ class ELMLayer(nn.Module):
         """
         weights = self.neurons()
         dtype, device = weights.synapse.dtype, weights.synapse.device
-        check_input(x, self.inputs)
+        check_input(x, self.inputs, device)
         lengths = check_lengths(lengths, x)
         x = x.to(dtype) if lengths is None else without_padding(x.to(dtype), lengths)
-        state = self.initial_state(len(x)) if state is None else self.check_state(state, len(x))
-        masks = self.draw_masks(len(x)) if masks is None else self.check_masks(masks, len(x))
+        batch = x.shape[0]  # `len` would fix a size that is to stay free
+        state = self.initial_state(batch) if state is None else self.check_state(state, batch)
+        masks = self.draw_masks(batch) if masks is None else self.check_masks(masks, batch)
         check_monitor(monitor)
         backend = ops.select(self.backend, device, dtype, self.dynamics)
         out, state, signals = backend.run(
@@ -144,10 +146,12 @@ class ELMLayer(nn.Module):
         for name, got, want in zip(LayerState._fields, state, self.initial_state(batch), strict=True):
             if got.shape != want.shape:
                 raise ShapeError(f"state.{name} must be {tuple(want.shape)}, got {tuple(got.shape)}")
+            if got.device != want.device:
+                raise ShapeError(f"state.{name} is on {got.device}, the weights are on {want.device}")
         return state
 
     def check_masks(self, masks: Masks, batch: int) -> Masks:
-        """The masks in the weights' dtype, one for each of `batch` sequences.
+        """The masks in the weights' dtype and on their device, one for each of `batch` sequences.
 
         Raises:
             ShapeError: one cannot be broadcast to what it masks.
@@ -164,7 +168,7 @@ class ELMLayer(nn.Module):
             mask = getattr(masks, name)
             try:
                 if mask is not None:
-                    ready[name] = mask.to(self.neurons.w_s.dtype).expand(shape)
+                    ready[name] = mask.to(self.neurons.w_s).expand(shape)
             except RuntimeError:
                 raise ShapeError(f"masks.{name} must be {shape}, got {tuple(mask.shape)}") from None
         return Masks(**ready)
@@ -213,14 +217,25 @@ def generator_of(seed: int | None) -> torch.Generator | None:
     return None if seed is None else torch.Generator().manual_seed(seed)
 
 
-def check_input(x: Tensor, inputs: int) -> None:
-    """Refuse what is not (B, T, inputs) of floats or bools."""
+def check_tensor(x: Any) -> None:
+    """Refuse an input that is no tensor."""
+    if not isinstance(x, Tensor):
+        advice = "pad sequences of unequal length and give their `lengths`" if isinstance(x, PackedSequence) else ""
+        advice = advice or "torch.as_tensor makes one"
+        raise ShapeError(f"input must be a tensor, got {type(x).__name__}: {advice}")
+
+
+def check_input(x: Tensor, inputs: int, device: torch.device) -> None:
+    """Refuse what is not (B, T, inputs) of floats or bools on the weights' device."""
+    check_tensor(x)
     if x.dim() != 3 or x.shape[2] != inputs:
         raise ShapeError(f"input must be (B, T, {inputs}), got {tuple(x.shape)}")
     if x.shape[0] == 0 or x.shape[1] == 0:
         raise ShapeError(f"input must hold at least one sequence and one step, got {tuple(x.shape)}")
     if not (x.is_floating_point() or x.dtype == torch.bool):
         raise ShapeError(f"input must be floating point or bool, got {x.dtype}")
+    if x.device != device:
+        raise ShapeError(f"input is on {x.device}, the weights are on {device}")
 
 
 def check_monitor(monitor: tuple[Signal, ...] | None) -> None:

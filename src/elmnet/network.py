@@ -1,5 +1,6 @@
 """The ELM Network: a stack of layers, a read-out layer, an affine map."""
 
+import itertools
 from collections.abc import Sequence
 from operator import is_
 from pathlib import Path
@@ -14,10 +15,11 @@ from elmnet import ops
 from elmnet.budget import cost
 from elmnet.config import NetworkConfig
 from elmnet.errors import CheckpointError, ShapeError
-from elmnet.layer import ELMLayer, Signals, generator_of, without_padding
+from elmnet.layer import ELMLayer, Signals, check_tensor, generator_of, without_padding
 from elmnet.neuron import uniform
 from elmnet.ops import LayerState, Masks, Signal, Stream
-from elmnet.ops.operands import refuse_sources
+from elmnet.ops.operands import has_values, refuse_sources
+from elmnet.ops.types import readable
 from elmnet.pretrained import Pretrained
 
 
@@ -41,6 +43,9 @@ class NetworkState(NamedTuple):
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor by a name, for checkpoints."""
         return {f"{i}.{name}": value for i, layer in enumerate(self.layers) for name, value in layer._asdict().items()}
+
+
+readable(NetworkState)
 
 
 class _Parts(NamedTuple):
@@ -95,16 +100,33 @@ class _Prepared(NamedTuple):
 
 _STREAMS: WeakKeyDictionary["ELMNetwork", _Prepared] = WeakKeyDictionary()
 """Kept apart from the networks, so that these can be copied and pickled."""
-_updates = 0
-"""Steps of all optimisers: fused ones change weights without counting it in the tensor."""
+PLAIN = (Tensor, nn.Parameter)
+"""Types of tensors whose numbers lie where they say."""
+_UPDATES: WeakKeyDictionary[torch.optim.Optimizer, int] = WeakKeyDictionary()
+"""When optimisers last stepped, in steps of all: fused ones change weights without counting it in the tensor."""
+_clock = itertools.count(1)
 
 
-def _count_update(*_: object) -> None:
-    global _updates
-    _updates += 1
+def _note_update(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    _UPDATES[optimizer] = next(_clock)
 
 
-register_optimizer_step_post_hook(_count_update)
+register_optimizer_step_post_hook(_note_update)
+
+
+def _last_update(tensors: list[Tensor]) -> int:
+    """When an optimiser that holds any of these made its last step; 0: none has."""
+    if not _UPDATES:
+        return 0
+    held = set(map(id, tensors))
+    return max(
+        (
+            when
+            for optimizer, when in list(_UPDATES.items())
+            if any(id(parameter) in held for group in optimizer.param_groups for parameter in group["params"])
+        ),
+        default=0,
+    )
 
 
 class ELMNetwork(Pretrained):
@@ -145,12 +167,16 @@ class ELMNetwork(Pretrained):
         return NetworkState(tuple(layer.initial_state(batch) for layer in self._elm_layers))
 
     def state_of(self, tensors: dict[str, Tensor]) -> NetworkState:
-        """The inverse of `NetworkState.tensors`."""
-        layers: list[dict[str, Tensor]] = [{} for _ in self.layers]
-        for name, tensor in tensors.items():
-            index, _, field = name.partition(".")
-            layers[int(index)][field] = tensor
-        return NetworkState(tuple(LayerState(**layer).to(self.device) for layer in layers))
+        """The inverse of `NetworkState.tensors`.
+
+        Raises:
+            CheckpointError: these are not the tensors of a state of this network.
+        """
+        wanted = self.initial_state(1).tensors()
+        if wanted.keys() != tensors.keys():
+            raise CheckpointError(f"a state of this network holds {', '.join(wanted)}, got {', '.join(tensors)}")
+        layers = ([tensors[f"{i}.{name}"] for name in LayerState._fields] for i in range(len(self.layers)))
+        return NetworkState(tuple(LayerState(*layer).to(self.device) for layer in layers))
 
     def draw_masks(self, batch: int) -> list[Masks]:
         """What `forward` draws where it gets no `masks`: fresh dropout masks of every layer."""
@@ -222,7 +248,9 @@ class ELMNetwork(Pretrained):
         A single sequence (B = 1) without gradients takes the backend's fast path, if it has one. It does not see
         weights that change behind autograd's back (`parameter.data`, NumPy): change them under `torch.no_grad()`.
         """
-        if len(x_t) == 1 and not torch.is_grad_enabled() and (stream := self._stream()) is not None:
+        check_tensor(x_t)
+        alone = has_values(x_t) and not torch.is_grad_enabled() and len(x_t) == 1
+        if alone and (stream := self._stream()) is not None:
             layers = (self.initial_state(1) if state is None else state).layers
             self.check_layers("state", layers)
             x = x_t if x_t.is_floating_point() else self._dense(x_t.unsqueeze(1)).squeeze(1)
@@ -238,9 +266,9 @@ class ELMNetwork(Pretrained):
             parts = _Parts.of(self)
             prepared = _Prepared(parts, parts.children(), Remembered([], []), None, None)
         tensors = [tensor for table in prepared.parts.tensors for tensor in table.values() if tensor is not None]
-        if any(prepared.parts.hooks) or any(tensor.is_inference() for tensor in tensors):
-            return None  # hooks want to be called, and nobody counts changes of inference tensors
-        made_of, key = Remembered.of(tensors), (_updates, self.training, torch.get_num_threads())
+        if any(prepared.parts.hooks) or any(tensor.is_inference() or type(tensor) not in PLAIN for tensor in tensors):
+            return None  # hooks want to be called, nobody counts changes of inference tensors, others may lie elsewhere
+        made_of, key = Remembered.of(tensors), (_last_update(tensors), self.training, torch.get_num_threads())
         if key == prepared.key and made_of.equals(prepared.made_of):
             return prepared.stream
         layers = self._elm_layers
@@ -255,6 +283,7 @@ class ELMNetwork(Pretrained):
 
     def _dense(self, x: Tensor) -> Tensor:
         """Input as (B, T, n_in): tokens become one-hot × scale."""
+        check_tensor(x)
         integer = not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool)
         scale, inputs = self.config.token_scale, self.config.inputs
         if scale is None:
@@ -266,13 +295,12 @@ class ELMNetwork(Pretrained):
         if x.dim() != 2:
             raise ShapeError(f"tokens must be (B, T), got {tuple(x.shape)}")
         x = x.long()
-        silent = torch.compiler.is_compiling() or (x.is_cuda and torch.cuda.is_current_stream_capturing())
-        if x.numel() and not silent:  # else nobody can be asked now
+        if x.numel() and has_values(x):
             least, most = torch.stack(torch.aminmax(x)).tolist()
             if not 0 <= least <= most < inputs:
                 raise ShapeError(f"tokens must lie in 0..{inputs - 1}, got {least}..{most}")
         dense = torch.zeros(*x.shape, inputs, dtype=self.dtype, device=x.device)
-        return dense.scatter_(2, x.unsqueeze(2), scale)
+        return dense.scatter(2, x.unsqueeze(2), scale)
 
     def backends(self) -> list[str]:
         """The backends that would run now, without repetition."""

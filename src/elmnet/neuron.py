@@ -54,7 +54,9 @@ class Neurons(nn.Module):
     def timescales(self) -> Tensor:
         """τ_m (N, d_m), in the unit of dt."""
         low, high = self._tau_range
-        return low + (high - low) * torch.sigmoid(self.tau_logit)
+        # fixed also where somebody has called `requires_grad_` on the whole network
+        logit = self.tau_logit if self.config.learn_timescales else self.tau_logit.detach()
+        return low + (high - low) * torch.sigmoid(logit)
 
     @torch.no_grad()
     def set_timescales(self, tau: Tensor) -> None:

@@ -47,8 +47,20 @@ class Pretrained(nn.Module, ABC):
         """P of a configuration, from arithmetic: asked before memory is taken."""
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write `config.json` and `model.safetensors` (fixed wiring included), each atomically."""
+        """Write `config.json` and `model.safetensors` (fixed wiring included), each atomically.
+
+        Raises:
+            CheckpointError: the network has tensors that its configuration does not know, so nobody could read it.
+        """
         directory = Path(directory)
+        with torch.device("meta"):
+            as_configured = type(self)(self.config, seed=0).state_dict()
+        if wrong := _differences(self.state_dict(), as_configured):
+            raise CheckpointError(
+                f"{directory}: not saved, for this is no longer the configuration's network: {'; '.join(wrong[:5])}. "
+                "Remove parametrisations and pruning (torch.nn.utils), build another head from the configuration "
+                "(config.replace(outputs=...)), or save its state_dict() yourself"
+            )
         directory.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         write_atomic(directory / "model.safetensors", to_bytes(tensors))
@@ -115,6 +127,13 @@ def _read_weights(path: Path, own: dict[str, Tensor]) -> dict[str, Tensor]:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be read as safetensors weights: {error}") from error
+    if wrong := _differences(tensors, own):
+        raise CheckpointError(f"{path}: does not fit its configuration: {'; '.join(wrong[:5])}")
+    return tensors
+
+
+def _differences(tensors: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:
+    """What of tensors is not as in `own`, a network's: names, shapes, kinds of numbers."""
     wrong = [f"missing {name}" for name in own if name not in tensors]
     wrong += [f"unknown {name}" for name in tensors if name not in own]
     for name, tensor in own.items():
@@ -124,6 +143,4 @@ def _read_weights(path: Path, own: dict[str, Tensor]) -> dict[str, Tensor]:
         elif got.is_floating_point() != tensor.is_floating_point() or got.is_complex() or got.dtype == torch.bool:
             kind = "floating point" if tensor.is_floating_point() else "integer"
             wrong.append(f"{name} is {got.dtype}, not {kind}")
-    if wrong:
-        raise CheckpointError(f"{path}: does not fit its configuration: {'; '.join(wrong[:5])}")
-    return tensors
+    return wrong

@@ -11,7 +11,7 @@ from elmnet.baselines.config import GATES, BaselineConfig
 from elmnet.baselines.recurrent import Recurrent
 from elmnet.baselines.scan import MinGRU, StateSpace
 from elmnet.errors import BackendError, ShapeError
-from elmnet.layer import check_input, check_lengths, without_padding
+from elmnet.layer import check_input, check_lengths, check_tensor, without_padding
 from elmnet.pretrained import Pretrained
 
 Core = Recurrent | Attention | MinGRU | StateSpace
@@ -117,7 +117,7 @@ class Baseline(Pretrained):
         if monitor:
             raise ShapeError(f"monitor: {', '.join(monitor)} belong to ELM neurons; a {self.config.kind} has none")
         h, lengths = self._stem(x, lengths)
-        start = self.initial_state(len(h)) if state is None else self._check_state(state, len(h))
+        start = self.initial_state(h.shape[0]) if state is None else self._check_state(state, h.shape[0])
         ends = []
         for block, carried in zip(self.core, start.layers, strict=True):
             h, end = block(h, carried, lengths)
@@ -131,8 +131,9 @@ class Baseline(Pretrained):
     def _stem(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Input as (B, T, width), zeros in place of padding, and the lengths checked."""
         inputs = self.config.inputs
+        check_tensor(x)
         if not self.config.tokens or x.is_floating_point():
-            check_input(x, inputs)
+            check_input(x, inputs, self.device)
             lengths = check_lengths(lengths, x)
             x = x.to(self.dtype) if lengths is None else without_padding(x.to(self.dtype), lengths)
             return (x @ self.stem.weight if self.config.tokens else self.stem(x)), lengths

@@ -163,9 +163,17 @@ class Step(nn.Module):
             for k, (weight, bias) in enumerate(weights.mlp):
                 self._keep(i, f"mlp{k}_weight", weight)
                 self._keep(i, f"mlp{k}_bias", bias)
-        self.affine = network.affine and nn.Linear(*reversed(network.affine.weight.shape))  # type: ignore[arg-type]
-        if self.affine is not None and network.affine is not None:
-            self.affine.load_state_dict(network.affine.state_dict())
+        self.affine = None
+        if network.affine is not None:
+            weight, bias = (getattr(network.affine, name, None) for name in ("weight", "bias"))
+            n_in, n_out = network.config.stack[-1].outputs, network.config.outputs
+            if weight is None or bias is None or weight.shape != (n_out, n_in):
+                raise ConfigError(
+                    f"the affine map is {network.affine}, the configuration says {n_in} inputs and {n_out} outputs; "
+                    "build another head from the configuration (config.replace(outputs=...))"
+                )
+            self.affine = nn.Linear(n_in, n_out)
+            self.affine.load_state_dict({"weight": weight.detach().cpu(), "bias": bias.detach().cpu()})
         names = [f"layer{i}.{name}" for i, _, name in self._states()]
         self.inputs = ["tokens" if self.tokens else "x", *names]
         self.outputs = ["out", *(name + NEXT for name in names)]

@@ -196,15 +196,19 @@ def refuse_sources(connectome: Tensor, count: int) -> None:
         raise ShapeError(f"connectome must name sources in -1..{count - 1}, got {int(least)}..{int(most)}")
 
 
+def has_values(tensor: Tensor) -> bool:
+    """Whether anybody can look at its numbers now: not while it is traced, transformed or captured."""
+    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return not (traced or (tensor.is_cuda and torch.cuda.is_current_stream_capturing()))
+
+
 def refuse_lengths(lengths: Tensor, steps: int) -> None:
-    """Sequences must be of 1 to `steps` steps.
+    """Sequences must be of 1 to `steps` steps; compiled backends ask again when a traced program runs.
 
     Raises:
         ShapeError: one is not.
     """
-    if torch.compiler.is_compiling():
-        return  # the operators ask again
-    if not bool(((lengths >= 1) & (lengths <= steps)).all()):
+    if has_values(lengths) and not bool(((lengths >= 1) & (lengths <= steps)).all()):
         raise ShapeError(f"lengths must lie in 1..{steps}, got {lengths.tolist()}")
 
 

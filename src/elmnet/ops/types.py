@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, Self, get_args
 
 from torch import Tensor
+from torch.serialization import add_safe_globals
+from torch.utils._pytree import _register_namedtuple as register_named_tuple
 
 from elmnet.config import MlpActivation, NeuronConfig, OutputActivation
 
@@ -19,6 +21,13 @@ compression, memory (B, T, N, d_m), readout (B, T, N, n_y) before high-pass, bia
 (B, T, N·n_y)."""
 
 SIGNALS: tuple[Signal, ...] = get_args(Signal)
+
+
+def readable(state: type) -> None:
+    """Let programs of `torch.export` that hold such named tuples be saved, and files of them be read with
+    `torch.load(weights_only=True)`."""
+    register_named_tuple(state, serialized_type_name=f"elmnet.{state.__name__}")
+    add_safe_globals([state])
 
 
 class LayerState(NamedTuple):
@@ -44,6 +53,9 @@ class LayerState(NamedTuple):
     def reset(self, mask: Tensor) -> Self:
         """Zero the sequences where `mask` (B,) is true, keep the others."""
         return self.map(lambda tensor: tensor.masked_fill(per_sequence(mask, tensor), 0))
+
+
+readable(LayerState)
 
 
 class Weights(NamedTuple):

@@ -114,8 +114,9 @@ class Plan:
     def seen_shapes(self, see: str) -> list[tuple[int, ...]]:
         """Of the copied signals, as the kernels lay them: (T, N, tiles, rows, lanes); (0,) for one not asked for."""
         rows = {"branch": self.branches, "mlp": self.memory, "memory": self.memory, "readout": self.outputs}
-        wanted = see.split()
-        layout = (self.steps, self.units, self.tiles)
+        if not see:  # how many tiles is asked only if need be: a batch that stays free in a traced program stays so
+            return [(0,)] * len(SEEN)
+        wanted, layout = see.split(), (self.steps, self.units, self.tiles)
         return [(*layout, rows[name], self.lanes) if name in wanted else (0,) for name in SEEN]
 
     @property

@@ -87,13 +87,13 @@ class Stream:
         given = [tensor for state in states for tensor in state]
         x = x.to(self._dtype).contiguous()
         for i, (tensor, shape) in enumerate(zip(given, self._shapes, strict=True)):
-            if tensor.shape != shape:
-                name = f"layer {i // len(_STATE)}: state.{_STATE[i % len(_STATE)]}"
-                raise ShapeError(f"{name} must be {shape}, got {tuple(tensor.shape)}")
+            if tensor.shape != shape or not tensor.is_cpu:
+                name, elsewhere = f"layer {i // len(_STATE)}: state.{_STATE[i % len(_STATE)]}", _elsewhere(tensor)
+                raise ShapeError(f"{name} must be {shape}, got {tuple(tensor.shape)}{elsewhere}")
             if tensor.dtype != self._dtype or not tensor.is_contiguous():
                 given[i] = tensor.to(self._dtype).contiguous()
-        if x.shape != (1, self._inputs):
-            raise ShapeError(f"input must be (1, {self._inputs}), got {tuple(x.shape)}")
+        if x.shape != (1, self._inputs) or not x.is_cpu:
+            raise ShapeError(f"input must be (1, {self._inputs}), got {tuple(x.shape)}{_elsewhere(x)}")
         new = [torch.empty(shape, dtype=self._dtype) for shape in self._shapes]
         calls = type(self._calls).from_buffer_copy(self._calls)
         source = x
@@ -105,3 +105,8 @@ class Stream:
             source = new[k + 3]
         self._library.step(calls, self._dtype)
         return source, tuple(LayerState(*new[k : k + 4]) for k in range(0, len(new), 4))
+
+
+def _elsewhere(tensor: Tensor) -> str:
+    """Where a tensor is, if that is wrong."""
+    return "" if tensor.is_cpu else f" on {tensor.device}; the weights are on cpu"
