@@ -107,6 +107,37 @@ def test_columns_of_a_table_keep_their_order():
         model.predict(table[["t1", "t0", "t2"]])
 
 
+def test_channels_of_tables_are_known_by_their_names():
+    pandas = pytest.importorskip("pandas", reason="needs pandas, which elmnet does not")
+    rng = np.random.default_rng(0)
+    X = [pandas.DataFrame(rng.standard_normal((4 + i % 3, 2)), columns=["a", "b"]) for i in range(12)]
+    model = ELMClassifier(steps=2, **SMALL).fit(X, np.arange(12) % 2)
+    told = model.predict_proba(X)
+    assert np.array_equal(model.predict_proba([table[["b", "a"]] for table in X]), told)
+    assert np.array_equal(model.predict_proba([table.to_numpy() for table in X]), told)
+    with pytest.raises(ValueError, match=r"sequence 1 has columns \['a', 'c'\], expected \['a', 'b'\]"):
+        model.predict([X[0], X[1].rename(columns={"b": "c"})])
+
+
+def test_rare_classes_can_weigh_as_much():
+    x, _, _ = waves(60)
+    y = np.array([1] * 4 + [0] * 56)
+    plain, balanced = (
+        ELMClassifier(steps=10, class_weight=weight, **SMALL).fit(x, y).predict_proba(x)[:, 1].mean()
+        for weight in (None, "balanced")
+    )
+    assert balanced > plain
+    with pytest.raises(ValueError, match="class_weight must be None or 'balanced', got 'even'"):
+        ELMClassifier(class_weight="even").fit(x, y)
+    assert "class_weight" in ELMClassifier.__doc__
+    assert "class_weight" not in ELMRegressor().get_params()
+
+
+def test_ragged_sequences_of_one_channel_are_refused_with_advice():
+    with pytest.raises(ValueError, match=r"reshape\(-1, 1\)"):
+        ELMClassifier().fit([np.zeros(3), np.zeros(4)], [0, 1])
+
+
 def test_several_values_of_sequences_are_told():
     x, _, y = waves()
     model = ELMRegressor(units=16, steps=150, random_state=0).fit(x, np.stack([y, 100 * y], 1))

@@ -41,9 +41,7 @@ from elmnet.train.run import RunDirectory
 Array = NDArray[Any]
 
 
-class _ELM(BaseEstimator):  # type: ignore[misc]
-    """
-
+_ARGS = """
     Args:
         units: N, hidden units; of another model its width.
         memory: d_m, memory units of each (ELM neurons alone).
@@ -55,14 +53,19 @@ class _ELM(BaseEstimator):  # type: ignore[misc]
         validation_fraction: part of the sequences that chooses the best step; below 8 sequences all of them do.
         standardise: channels (and values to tell) to mean 0 and standard deviation 1 of the training part.
         random_state: draws weights, wiring, batches and the validation part.
-
+"""
+_ATTRIBUTES = """
     Attributes:
         network_: the trained network, an `ELMNetwork` or `Baseline`.
         config_: the run's whole configuration.
         n_features_in_: channels of a sequence; of a 2-D X, whose columns are the steps of one channel, the columns.
-    """
+"""
 
+
+class _ELM(BaseEstimator):  # type: ignore[misc]
     _classes: bool
+    _columns: list[Any] | None
+    class_weight: str | None = None
 
     def __init__(
         self,
@@ -99,6 +102,8 @@ class _ELM(BaseEstimator):  # type: ignore[misc]
         self.__dict__.pop("network_", None)  # what is told from here on is not of the old one
         if not isinstance(self.standardise, bool | np.bool_):
             raise ValueError(f"standardise must be True or False, got {self.standardise!r}")
+        if self.class_weight not in (None, "balanced"):
+            raise ValueError(f"class_weight must be None or 'balanced', got {self.class_weight!r}")
         if y is None:
             raise ValueError("this estimator requires y to be passed, but the target y is None")
         x, lengths = self._sequences(X, fitting=True)
@@ -141,6 +146,7 @@ class _ELM(BaseEstimator):  # type: ignore[misc]
             "model.layers.0.neuron.memory": self.memory,
             "options.batch": self.batch_size,
             "options.standardise": str(self.standardise).lower(),
+            "options.class_weights": self.class_weight or "none",
             "training.steps": self.steps,
             "training.warmup": self.steps // 10,
             "training.learning_rate": self.learning_rate,
@@ -172,10 +178,17 @@ class _ELM(BaseEstimator):  # type: ignore[misc]
     def _sequences(self, X: Any, *, fitting: bool) -> tuple[Array, Array | None]:
         """X as (n, T, channels) and lengths; remembers, or checks, how many features there are and their names."""
         validate_data(self, X, "no_validation", reset=fitting, skip_check_array=True, ensure_2d=False)
-        ragged = isinstance(X, list | tuple) and len(X) > 0 and all(np.ndim(one) == 2 for one in X)
-        flat = False
-        if ragged:
-            x, lengths, features = _padded(X)
+        dimensions = {np.ndim(one) for one in X} if isinstance(X, list | tuple) else set()
+        if dimensions == {1} and len({len(one) for one in X}) > 1:
+            raise ValueError(
+                "sequences of different lengths must each be (T, channels); reshape(-1, 1) makes it one channel"
+            )
+        flat, columns = False, None
+        if dimensions == {2}:
+            columns = _columns(X)
+            if not fitting and columns is not None and self._columns is not None:
+                columns = self._columns  # channels are known by their names
+            x, lengths, features = _padded(X, columns)
         else:
             table = check_array(
                 X, dtype=np.float64, allow_nd=True, ensure_min_samples=2 if fitting else 1, estimator=self
@@ -185,7 +198,7 @@ class _ELM(BaseEstimator):  # type: ignore[misc]
             x, lengths, features = table.reshape(*table.shape[:2], -1), None, table.shape[-1]
             flat = table.ndim == 2
         if fitting:
-            self.n_features_in_, self._flat_x = features, flat
+            self.n_features_in_, self._flat_x, self._columns = features, flat, columns
         elif flat != self._flat_x:
             shapes = ("(n, T, channels)", "(n, T)")
             raise ValueError(f"X is {shapes[flat]}, but {type(self).__name__} was fitted to {shapes[not flat]}")
@@ -210,9 +223,39 @@ class _ELM(BaseEstimator):  # type: ignore[misc]
 
 class ELMClassifier(ClassifierMixin, _ELM):  # type: ignore[misc]
     __doc__ = f"""Classes of sequences, trained as by `elmnet train sequence`.
-    {_ELM.__doc__}    classes_: the classes, sorted.
+{_ARGS}        class_weight: "balanced" weighs classes inversely to how often they occur in training.
+{_ATTRIBUTES}        classes_: the classes, sorted.
     """
     _classes = True
+
+    def __init__(
+        self,
+        units: int = 32,
+        memory: int = 4,
+        *,
+        model: str = "elm",
+        budget: int | None = None,
+        steps: int = 300,
+        batch_size: int = 32,
+        learning_rate: float = 5e-3,
+        validation_fraction: float = 0.15,
+        standardise: bool = True,
+        class_weight: str | None = None,
+        random_state: Any = None,
+    ) -> None:
+        super().__init__(
+            units,
+            memory,
+            model=model,
+            budget=budget,
+            steps=steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            validation_fraction=validation_fraction,
+            standardise=standardise,
+            random_state=random_state,
+        )
+        self.class_weight = class_weight
 
     def _targets(self, y: Any) -> Array:
         y = column_or_1d(y, warn=True)
@@ -235,7 +278,7 @@ class ELMClassifier(ClassifierMixin, _ELM):  # type: ignore[misc]
 
 class ELMRegressor(RegressorMixin, _ELM):  # type: ignore[misc]
     __doc__ = f"""Values of sequences, trained as by `elmnet train sequence`.
-    {_ELM.__doc__}"""
+{_ARGS}{_ATTRIBUTES}    """
     _classes = False
 
     def _targets(self, y: Any) -> Array:
@@ -251,8 +294,18 @@ class ELMRegressor(RegressorMixin, _ELM):  # type: ignore[misc]
         return values[:, 0] if self._flat else values
 
 
-def _padded(X: Many[Any]) -> tuple[Array, Array, int]:
-    """Sequences of different lengths side by side."""
+def _columns(X: Many[Any]) -> list[Any] | None:
+    """The channels' names in the order of the first of tables; None: these are not all tables."""
+    return list(X[0].columns) if all(hasattr(one, "columns") for one in X) else None
+
+
+def _padded(X: Many[Any], columns: list[Any] | None) -> tuple[Array, Array, int]:
+    """Sequences of different lengths side by side; of tables with these columns, in this order."""
+    if columns is not None:
+        for number, one in enumerate(X):
+            if sorted(map(str, one.columns)) != sorted(map(str, columns)):
+                raise ValueError(f"sequence {number} has columns {list(one.columns)}, expected {columns}")
+        X = [one[columns] for one in X]
     pieces = [np.asarray(one, dtype=np.float64) for one in X]
     widths, lengths = {one.shape[1] for one in pieces}, np.array([len(one) for one in pieces])
     if len(widths) > 1:
