@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("sklearn", reason="needs scikit-learn (extra `estimators`)")
 
@@ -117,6 +118,18 @@ def test_channels_of_tables_are_known_by_their_names():
     assert np.array_equal(model.predict_proba([table.to_numpy() for table in X]), told)
     with pytest.raises(ValueError, match=r"sequence 1 has columns \['a', 'c'\], expected \['a', 'b'\]"):
         model.predict([X[0], X[1].rename(columns={"b": "c"})])
+
+
+def test_a_fitted_network_is_exported_in_the_data_s_units():
+    from elmnet.interop.graphs import Unrolled
+
+    rng = np.random.default_rng(0)
+    x, y = 100 + rng.standard_normal((20, 6, 2)), 1000 * rng.standard_normal(20)
+    model = ELMRegressor(steps=5, **SMALL).fit(x, y)
+    graph = Unrolled(model.network_, 6, model.standard_)
+    with torch.no_grad():
+        out = graph(torch.from_numpy(x).float(), *graph.example(len(x))[1:])[0][:, -1, 0]
+    assert out.numpy() == pytest.approx(model.predict(x), rel=1e-3, abs=0.1)
 
 
 def test_rare_classes_can_weigh_as_much():

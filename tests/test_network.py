@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn.utils import prune
 
 from elmnet import ELMNetwork, NetworkConfig, network
 from elmnet.errors import BackendError, CheckpointError, ShapeError
@@ -339,12 +340,14 @@ def test_a_step_is_traced_whole(tmp_path):
 
 
 @pytest.mark.parametrize("backend", ["reference", "auto"])
-def test_an_exported_network_takes_any_batch(backend):
-    net, batch = ELMNetwork(network_config(), seed=0, backend=backend).eval(), torch.export.Dim("batch", max=64)
+def test_an_exported_network_takes_any_batch_and_length(backend):
+    net, free = ELMNetwork(network_config(), seed=0, backend=backend).eval(), {0: torch.export.Dim("batch", max=64)}
+    if backend == "auto":  # the other is unrolled
+        free[1] = torch.export.Dim("steps", max=64)
     with torch.no_grad():
-        exported = torch.export.export(net, (torch.randn(3, 4, 6),), dynamic_shapes={"x": {0: batch}})
+        exported = torch.export.export(net, (torch.randn(3, 4, 6),), dynamic_shapes={"x": free})
         for many in (2, 9, 40):
-            x = torch.randn(many, 4, 6)
+            x = torch.randn(many, many if backend == "auto" else 4, 6)
             torch.testing.assert_close(exported.module()(x)[0], net(x)[0])
 
 
@@ -391,7 +394,7 @@ def test_what_could_not_be_read_is_not_saved(tmp_path, how):
     if how == "head":
         net.affine = nn.Linear(net.affine.in_features, 10)
     elif how == "pruned":
-        nn.utils.prune.l1_unstructured(net.layers[0].neurons, "w_s", 0.5)
+        prune.l1_unstructured(net.layers[0].neurons, "w_s", 0.5)
     else:
         nn.utils.parametrizations.weight_norm(net.affine)
     with pytest.raises(CheckpointError, match=r"not saved.*affine\.weight|not saved.*w_s"):

@@ -58,6 +58,7 @@ _ATTRIBUTES = """
     Attributes:
         network_: the trained network, an `ELMNetwork` or `Baseline`.
         config_: the run's whole configuration.
+        standard_: how the data were standardised, for exports.
         n_features_in_: channels of a sequence; of a 2-D X, whose columns are the steps of one channel, the columns.
 """
 
@@ -213,6 +214,15 @@ class _ELM(BaseEstimator):  # type: ignore[misc]
         options = self.config_.options
         data = _checked(x=x, lengths=lengths)
         return predict(self.network_, Sequence(options, data, facts=self._facts))  # type: ignore[arg-type]
+
+    @property
+    def standard_(self) -> Any:
+        """For `elmnet.interop.graphs.export_onnx` and `export_torch`: what makes the graph of `network_` take and give
+        the data's own units; None where nothing was standardised."""
+        from elmnet.interop.graphs import Standard
+
+        check_is_fitted(self, "network_")
+        return Standard.of(self._facts)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 from conftest import network_config
+from torch.nn.utils import prune
 
 from elmnet import ELMNetwork, NetworkConfig
 from elmnet.errors import ConfigError
@@ -131,3 +132,16 @@ def test_missing_packages_are_named(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"needs onnxscript: pip install 'elmnet\[interop\]'"):
         graphs.export_onnx(network, tmp_path / "x.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_replaced_head_is_refused_and_a_pruned_one_is_folded_in(tmp_path):
+    network = ELMNetwork(network_config(), seed=0).eval()
+    prune.l1_unstructured(network.affine, "weight", 0.5)
+    step = graphs.Step(network)
+    x = torch.randn(2, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(step(x, *step.example()[1:])[0], network.step(x)[0])
+    for head in (torch.nn.Linear(3, 10), torch.nn.Identity()):
+        network.affine = head
+        with pytest.raises(ConfigError, match="the configuration says 3 inputs and 3 outputs"):
+            graphs.export_torch(network, tmp_path / "graph.pt2")

@@ -89,6 +89,8 @@ def _network(source: Path) -> Any:
     from elmnet.train.run import RunDirectory
 
     facts: dict[str, Any] = {}
+    if (source.parent / "config.yaml").is_file() and source.resolve() == RunDirectory(source.parent).best.resolve():
+        source = source.parent  # which knows how the data were standardised
     if (source / "config.yaml").is_file():
         run = RunDirectory.open(source)
         (_, facts), network = run.read_config(), run.best_network()

@@ -128,12 +128,13 @@ def metadata(network: ELMNetwork, *, sequence: bool, standard: Standard | None =
     step, config = Step(network), network.config
     dt = ", ".join(f"{layer.neuron.dt:g}" for layer in config.stack)
     time = ", time" if sequence else ""
+    kind = ", logits of the classes" if "classes" in names else ""
     x = f"tokens (batch{time}), 0..{config.inputs - 1}" if step.tokens else f"x (batch{time}, {config.inputs})"
     return {
         "version": elmnet.__version__,
         "graph": "sequence" if sequence else "step",
         "inputs": f"{x}; then the state, zeros at the beginning: {', '.join(step.inputs[1:])}",
-        "outputs": f"out (batch{time}, {config.outputs}); then the new state: {', '.join(step.outputs[1:])}",
+        "outputs": f"out (batch{time}, {config.outputs}){kind}; then the new state: {', '.join(step.outputs[1:])}",
         **names,
         "units": f"{units}; one step lasts dt = {dt} (layer by layer), in the unit of every tau",
         "config": json.dumps(config.to_dict()),
