@@ -119,7 +119,7 @@ def table(out: Path, target: Path) -> None:
     new = [row for sweep in sweeps for row in rows(sweep)]
     earlier = _read(target) if target.exists() else []
     found = [row for row in earlier if row["task"] not in {row["task"] for row in new}] + new
-    with target.open("w", newline="") as file:
+    with target.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, found[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(found)
@@ -131,7 +131,7 @@ def table(out: Path, target: Path) -> None:
 
 def _read(target: Path) -> list[dict[str, object]]:
     """Rows of an earlier table."""
-    with target.open(newline="") as file:
+    with target.open(encoding="utf-8", newline="") as file:
         rows: list[dict[str, Any]] = list(csv.DictReader(file))
     for row in rows:
         row["chosen"] = row["chosen"] == "True"

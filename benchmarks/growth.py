@@ -166,7 +166,7 @@ def apart(point: Point, backend: str) -> Probe | None:
 def _peak() -> int:
     """Bytes. Linux's own count where there is one: ru_maxrss survives exec, so a child would inherit its parent's."""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
     except (OSError, StopIteration):
         import resource
@@ -178,7 +178,7 @@ def _peak() -> int:
 def available_memory() -> float:
     """Bytes that could be used without swapping; infinite where the system does not say."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
         return math.inf

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 def machine() -> str:
     """Processor, instruction set and cores, as far as the system names them."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

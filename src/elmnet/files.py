@@ -17,6 +17,11 @@ BAD_ARCHIVE = (OSError, EOFError, BadZipFile, zlib.error, AttributeError, TypeEr
 """What `numpy.load` raises for a damaged or foreign .npz, besides ValueError."""
 
 
+def ending(path: Path) -> str:
+    """A file's, in small letters: `.parquet`."""
+    return path.suffix.lower()
+
+
 def in_sql(path: Path) -> str:
     """A path between quotes of DuckDB's SQL, to read this file alone: *, ? and [ make a pattern of several there."""
     return re.sub(r"[\[*?]", r"[\g<0>]", str(path).replace("'", "''"))

@@ -1,6 +1,7 @@
 """Every kind of network there is to train, by name: what it is, what it costs, how it is built and found again."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,12 @@ def kind_of(model: ModelConfig) -> str:
     units = [layer.neuron for layer in model.layers]
     simple = all((unit.memory, unit.hidden_layers, unit.branches) == (1, 0, 1) for unit in units)
     return "leaky" if simple else "elm"
+
+
+def require_kind(kind: str, model: ModelConfig, options: Iterable[str]) -> None:
+    """Refuse a model whose hidden units are no longer of a kind after what these options have changed."""
+    if kind_of(model) != kind:
+        raise ConfigError(f"{kind} units have a shape of their own; leave out {', '.join(options)}")
 
 
 def choose(kind: str, like: ModelConfig) -> ModelConfig:

@@ -107,7 +107,7 @@ def read_config(directory: str | Path, parse: Callable[[Any], AnyConfig]) -> Any
     """
     path = Path(directory) / "config.json"
     try:
-        return parse(json.loads(path.read_text()))
+        return parse(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError) as error:  # ConfigError is a ValueError
         raise CheckpointError(f"{path}: cannot be read as a network configuration: {error}") from error
 

@@ -22,8 +22,13 @@ def bench(
     cases: Annotated[list[str] | None, typer.Option("--case", help="repeatable; default: all four")] = None,
     only: Annotated[list[str] | None, typer.Option("--contender", help="repeatable: part of a name")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads for everybody")] = 2,
-    rounds: Annotated[int, typer.Option(help="timed steps of each, at most")] = 15,
-    seconds: Annotated[float, typer.Option(help="a contender slower than this in all stops after 3 steps")] = 60.0,
+    rounds: Annotated[
+        int | None, typer.Option(help="timed steps of each, at most; default: 15, 5 with --quick")
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(help="a contender slower than this in all stops after 3 steps; default: 60, 5 with --quick"),
+    ] = None,
     streaming: Annotated[bool, typer.Option("--streaming/--no-streaming", help="also single steps at batch 1")] = True,
     file: Annotated[Path | None, typer.Option("--json", help="write every measured time here", metavar="FILE")] = None,
 ) -> None:
@@ -42,6 +47,8 @@ def bench(
             raise ConfigError(f"--case must be one of {', '.join(CASES)}, got {name!r}")
     if threads < 1:
         raise ConfigError(f"--threads must be at least 1, got {threads}")
+    rounds = rounds if rounds is not None else 5 if quick else 15
+    seconds = seconds if seconds is not None else 5.0 if quick else 60.0
     if rounds < 1:
         raise ConfigError(f"--rounds must be at least 1, got {rounds}")
     out = Console(width=None if os.isatty(1) else 140)
@@ -54,7 +61,6 @@ def bench(
     if not entrants:
         raise ConfigError(f"--contender matches nobody; there are {', '.join(c.name for c in contenders())}")
     chosen = [CASES[name] for name in cases or (["enwik8-small", "shd"] if quick else list(CASES))]
-    rounds, seconds = (5, 5.0) if quick else (rounds, seconds)
     described = harness.machine()
     peak = harness.attainable()
     for name, value in described.items():

@@ -158,7 +158,7 @@ def machine() -> dict[str, str]:
     try:
         models = [
             line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
             if "model name" in line
         ]
     except OSError:

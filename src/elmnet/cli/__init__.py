@@ -1,5 +1,6 @@
 """The command line: one thin function per command. Heavy imports wait until a command needs them."""
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -63,6 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Exit codes: 0 success; 1 failure; 2 wrong usage or configuration; 128 + n stopped by signal n.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # not every locale has a ×
     try:
         app(args=None if arguments is None else list(arguments))
     except BrokenPipeError:  # the reader of our output (head, less) has gone

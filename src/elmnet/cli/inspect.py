@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from elmnet import tables
+from elmnet.cli.numbers import whole_numbers
 from elmnet.cli.output import out
 from elmnet.errors import BackendError, ConfigError
 
@@ -28,15 +29,18 @@ def params(
     vary: Annotated[str, typer.Option(help="units, memory or synapses: what a budget decides")] = "units",
     model: Annotated[str, typer.Option(help="elm, leaky, lstm, gru, rnn, transformer, mingru, s5-like")] = "elm",
     recipe: Annotated[bool, typer.Option("--recipe", help="spend each budget by the paper's recipe")] = False,
-    batch: Annotated[int, typer.Option(help="sequences, for the memory estimate")] = 8,
-    steps: Annotated[int, typer.Option(help="time steps, for the memory estimate")] = 100,
+    batch: Annotated[int | None, typer.Option(help="sequences, for the memory estimate; default: 8")] = None,
+    steps: Annotated[int | None, typer.Option(help="time steps, for the memory estimate; default: 100")] = None,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Exact parameters and FLOPs, and an estimate of training memory, of networks that vary the published one."""
     if model not in ("elm", "leaky"):
-        given = {"--memory": memory, "--branches": branches, "--synapses": synapses, "--recipe": recipe or None}
+        given: dict[str, Any] = {"--memory": memory, "--branches": branches, "--synapses": synapses}
+        given |= {"--recipe": recipe or None, "--vary": None if vary == "units" else vary}
+        given |= {"--batch": batch, "--steps": steps}
         _baselines(task, model, neurons, budget, [name for name, value in given.items() if value is not None], json)
         return
+    from elmnet import models
     from elmnet.budget import cost, paper_recipe, spend, training_bytes
     from elmnet.config import NetworkConfig
 
@@ -45,21 +49,26 @@ def params(
         start = _leaky(start)
     if not budget and (recipe or vary != "units"):
         raise ConfigError("--recipe and --vary say how a budget is spent; name one with --budget")
+    batch, steps = 8 if batch is None else batch, 100 if steps is None else steps
     if batch < 1 or steps < 1:
         raise ConfigError(f"--batch and --steps must be at least 1, got {batch} and {steps}")
     knobs = {"units": neurons, "memory": memory, "branches": branches, "synapses": synapses}
     options = {"units": "neurons"} | {name: name for name in ("memory", "branches", "synapses")}
-    chosen = {name: _integers(text, options[name]) for name, text in knobs.items() if text is not None}
-    budgets: list[int | None] = list(_integers(budget, "budget")) if budget else [None]
+    chosen = {name: whole_numbers(f"--{options[name]}", text) for name, text in knobs.items() if text is not None}
+    budgets: list[int | None] = list(whole_numbers("--budget", budget)) if budget else [None]
     decided = ("units", "memory", "branches") if recipe else (vary,)
     if budget and any(name in chosen for name in decided):
         words = ", ".join(f"--{options[name]}" for name in decided)
         raise ConfigError(f"--budget decides what {words} would; leave them out, or choose another --vary")
+    shaped = [f"--{name}" for name in chosen if name != "units"]
+    shaped += ["--recipe"] if recipe else [f"--vary {vary}"] if vary != "units" else []
     rows = []
     for limit, values in product(budgets, product(*chosen.values())):
         network = start.with_hidden(**dict(zip(chosen, values, strict=True)))
         if limit is not None:
             network = paper_recipe(network, limit) if recipe else spend(network, limit, cast(Any, vary))
+        if model == "leaky":
+            models.require_kind(model, network, shaped)
         price, first = cost(network), network.layers[0].neuron
         rows.append(
             {
@@ -105,8 +114,8 @@ def _baselines(task: str, kind: str, widths: str | None, budget: str | None, giv
         raise ConfigError("--budget decides units here; leave --neurons out")
     start = models.choose(kind, NetworkConfig.preset(task))
     assert isinstance(start, BaselineConfig)
-    many = [start.replace(width=width) for width in _integers(widths, "neurons")] if widths else [start]
-    many = [spend(start, limit) for limit in _integers(budget, "budget")] if budget else many
+    many = [start.replace(width=width) for width in whole_numbers("--neurons", widths)] if widths else [start]
+    many = [spend(start, limit) for limit in whole_numbers("--budget", budget)] if budget else many
     rows = [
         {"width": one.width, "layers": one.depth, "read-out": one.readout, "P": one.parameters, "FLOPs/step": one.flops}
         for one in many
@@ -115,16 +124,6 @@ def _baselines(task: str, kind: str, widths: str | None, budget: str | None, giv
         out.print_json(data=rows)
     else:
         Console(width=max(out.width, 110)).print(tables.numbers(f"{kind} for {task}", rows))
-
-
-def _integers(text: str, name: str) -> list[int]:
-    try:
-        numbers = [float(item) for item in text.replace("_", "").split(",")]
-        if all(number.is_integer() for number in numbers):
-            return [int(number) for number in numbers]
-    except ValueError:
-        pass
-    raise ConfigError(f"--{name}: expected whole numbers separated by commas, got {text!r}")
 
 
 def verify(

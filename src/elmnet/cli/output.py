@@ -4,4 +4,4 @@ import sys
 
 from rich.console import Console
 
-out = Console(width=None if sys.stdout.isatty() else 160)
+out = Console(width=None if sys.stdout is not None and sys.stdout.isatty() else 160)

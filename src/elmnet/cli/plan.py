@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from elmnet.cli.numbers import numbers
 from elmnet.cli.output import out
 from elmnet.cli.planned import design_table, document, plan_document, plan_remarks, plan_table, predictions_table
 from elmnet.cli.theory import (
@@ -251,18 +252,8 @@ def _limits(
         with Console(stderr=True).status("measuring streamed steps on this machine"):
             return [planner.Limit(latency, "µs per streamed step", calibrate(start))]
     if hidden:
-        return [planner.hidden(value) for text in hidden for value in _numbers("--hidden", text)]
-    return [planner.Limit(value) for text in budgets or [] for value in _numbers("--budget", text)]
-
-
-def _numbers(option: str, text: str) -> list[float]:
-    try:
-        numbers = [float(item) for item in text.replace("_", "").split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or not all(0 < number < float("inf") for number in numbers):
-        raise ConfigError(f"{option}: expected positive numbers separated by commas, got {text!r}")
-    return numbers
+        return [planner.hidden(value) for text in hidden for value in numbers("--hidden", text)]
+    return [planner.Limit(value) for text in budgets or [] for value in numbers("--budget", text)]
 
 
 def _learned(

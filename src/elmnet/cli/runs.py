@@ -1,17 +1,22 @@
-"""Training runs: train, eval, generate."""
+"""Training runs: train, eval, predict, generate."""
 
 import os
 import sys
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from elmnet import tables
+from elmnet.cli.numbers import whole_numbers
 from elmnet.cli.output import out
 from elmnet.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    from elmnet.tasks import Task
+    from elmnet.train.config import RunConfig
 
 Run_ = Annotated[Path, typer.Argument(help="a run directory", metavar="RUN")]
 
@@ -30,7 +35,7 @@ def train(
         typer.Option(help="elm (default), leaky, lstm, gru, rnn, transformer, mingru, s5-like", metavar="KIND"),
     ] = None,
     config_file: Annotated[Path | None, typer.Option("--config", help="start from a YAML file, e.g. a run's")] = None,
-    budget: Annotated[int | None, typer.Option(help="P: as many units as fit are used, whatever the model")] = None,
+    budget: Annotated[str | None, typer.Option(help="P: as many units as fit are used, whatever the model")] = None,
     memory: Annotated[int | None, typer.Option(help="d_m, memory units per neuron")] = None,
     steps: Annotated[int | None, typer.Option(help="training steps")] = None,
     seed: Annotated[int | None, typer.Option(help="of weights, wiring, batches, dropout; default 0")] = None,
@@ -100,7 +105,7 @@ def train(
                 chosen = [*(settings or []), *([] if steps is None else [f"training.steps={steps}"])]
                 config = amend(start, data=data, settings=chosen, **changes)
                 reporter.note(f"reading {config.data}")
-                config, opened = _fit(config, budget, memory)
+                config, opened = _opened(config, budget, memory)
                 directory = path or Path("runs") / f"{config.task}-{config.preset}-{datetime.now():%Y%m%d-%H%M%S}"
                 for words in opened.notes():
                     reporter.note(words)
@@ -157,7 +162,7 @@ def _start(task: str | None, preset: str | None, file: Path | None) -> Any:
     return compose(task, preset=preset or "tiny")
 
 
-def _fit(config: Any, budget: int | None, memory: int | None) -> Any:
+def _opened(config: "RunConfig", budget: str | None, memory: int | None) -> "tuple[RunConfig, Task]":
     """Open the task's data, and give the model its inputs, outputs, complexity and budget."""
     from elmnet import models
     from elmnet.config import NetworkConfig
@@ -168,9 +173,14 @@ def _fit(config: Any, budget: int | None, memory: int | None) -> Any:
     if memory is not None:
         if not isinstance(model, NetworkConfig):
             raise ConfigError(f"--memory is d_m of ELM neurons; a {model.kind} has none")
-        model = model.with_hidden(memory=memory)
+        kind, model = models.kind_of(model), model.with_hidden(memory=memory)
+        if kind == "leaky":
+            models.require_kind(kind, model, ["--memory"])
     if budget is not None:
-        model = models.spend(model, budget)
+        limits = whole_numbers("--budget", budget)
+        if len(limits) > 1:
+            raise ConfigError(f"--budget of a run is one number, got {budget!r}")
+        model = models.spend(model, limits[0])
     return config.replace(model=model), opened
 
 
@@ -219,7 +229,8 @@ def _open_run(path: Path, data: str | None = None, *, targets: bool = True, same
     from elmnet.errors import RunError
     from elmnet.tasks import open_task
     from elmnet.train.evaluate import precision
-    from elmnet.train.run import RunDirectory, hashes
+    from elmnet.train.identity import contents_of
+    from elmnet.train.run import RunDirectory
 
     run = RunDirectory.open(path)
     config, facts = run.read_config()
@@ -227,7 +238,7 @@ def _open_run(path: Path, data: str | None = None, *, targets: bool = True, same
     network = run.network_where_it_was_trained(config)
     source = data or config.data
     task = open_task(config.task, config.options, source, seed=config.seed, facts=facts, targets=targets)
-    if same and hashes(task.facts()) != hashes(facts):
+    if same and contents_of(task.facts()) != contents_of(facts):
         raise RunError(
             f"{task.data_name} has changed since {path} was trained on it: its test part may hold what was learned; "
             "score other data with --data FILE, or, where the task allows that, all of it with --split all"

@@ -52,6 +52,7 @@ def run(
     from elmnet.sweep import execute
     from elmnet.sweep.recipe import Recipe
     from elmnet.sweep.store import Sweep
+    from elmnet.train.progress import SteadyConsole
 
     if scheduler and cluster:
         raise ConfigError("--scheduler or --cluster, not both")
@@ -73,7 +74,7 @@ def run(
     what = Recipe.read(recipe, data)
     sweep = Sweep.create(directory or Path("sweeps") / what.name, what, what.expand())
     todo = execute.jobs(sweep, threads=threads, retry=retry, halving=halving)
-    err = Console(stderr=True)
+    err = SteadyConsole(stderr=True)
     err.print(f"{sweep.path}: {len(todo)} trials to run", highlight=False, markup=False, soft_wrap=True)
     count = workers or max(1, min(execute.cores() // threads, len(execute.packs(todo, replicas))))
     opened: AbstractContextManager[Any] | None = None
@@ -208,7 +209,7 @@ def status(
 
     from rich.live import Live
 
-    from elmnet.sweep.store import Sweep
+    from elmnet.sweep.store import UNFINISHED, Sweep
 
     sweep = Sweep.open(directory)
     if not watch:
@@ -218,7 +219,7 @@ def status(
         while True:
             seen = list(sweep.look())
             live.update(_status(sweep.name, seen), refresh=True)
-            if all(one.state not in ("begun", "waiting") for one in seen):
+            if all(one.state not in UNFINISHED for one in seen):
                 return
             time.sleep(5)
 
@@ -227,14 +228,14 @@ STATES: "tuple[State, ...]" = ("done", "begun", "waiting", "failed", "damaged", 
 
 
 def _status(name: str, seen: "list[Seen]") -> Table:
-    from elmnet.sweep.store import own_seconds
+    from elmnet.sweep.store import UNFINISHED, own_seconds
 
     counts = Counter(one.state for one in seen)
     shown = [state for state in STATES if counts[state] or state in STATES[:3]]
     words = ", ".join(f"{counts[state]} {state}" for state in shown)
     spent = sum(own_seconds(one.result) for one in seen if one.result)
     finished = sum(one.trial.work for one in seen if one.result)
-    unfinished = [one for one in seen if one.state in ("begun", "waiting", "damaged")]
+    unfinished = [one for one in seen if one.state in UNFINISHED]
     left = sum(one.trial.work * (1 - one.step / one.trial.config.training.steps) for one in unfinished)
     if finished:
         words += f"; about {_clock(left * spent / finished)} of one worker left"
@@ -255,7 +256,7 @@ def collect(
     file: Annotated[Path | None, typer.Option("--out", help="default: DIR/table.parquet", metavar="FILE")] = None,
 ) -> None:
     """Write one table of all trials (Parquet, or CSV by the file's ending), and print means over seeds."""
-    from elmnet.sweep.store import Sweep
+    from elmnet.sweep.store import LOST, Sweep
     from elmnet.sweep.table import aggregate, distinguishing, leading_score, write
 
     sweep = Sweep.open(directory)
@@ -278,7 +279,7 @@ def collect(
         shown = [_mean(one, name) for name in (score, score.replace("valid", "test"))]
         table.add_row(*cells, *shown)
     out.print(table)
-    lost = [row for row in rows if row["state"] in ("failed", "damaged")]
+    lost = [row for row in rows if row["state"] in LOST]
     for row in lost:
         out.print(f"{row['state']} {row['trial']}: {row['reason']}", highlight=False, markup=False, soft_wrap=True)
     out.print(f"{target}: {len(rows)} trials", highlight=False, markup=False, soft_wrap=True)

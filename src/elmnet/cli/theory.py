@@ -15,7 +15,7 @@ from rich.table import Table
 
 from elmnet.cli.output import out
 from elmnet.errors import ConfigError
-from elmnet.files import write_atomic
+from elmnet.files import ending, write_atomic
 
 if TYPE_CHECKING:
     from elmnet.theory.fit import Fit
@@ -59,7 +59,8 @@ def fit(
 ) -> None:
     """Fit the information model to runs: constants with intervals, what the runs cannot tell, who was left out."""
     if source == "published:neuronio":
-        if figures or compare or fix or score or network or h0 is not None or least_memory != LEAST_MEMORY:
+        others = figures or compare or fix or score or network or (draws, seed) != (300, 0)
+        if others or h0 is not None or least_memory != LEAST_MEMORY:
             raise ConfigError("published:neuronio holds single neurons: no options but --json")
         _unit_fit(file)
         return
@@ -122,7 +123,7 @@ def learn(source: str, score: str | None, network: str | None = None, h0: float 
         h0: the same, score of a network that knows nothing.
     """
     path = Path(source)
-    if path.suffix.lower() in (".csv", ".parquet") and not path.is_dir():
+    if ending(path) in (".csv", ".parquet") and not path.is_dir():
         learned = _of_table(path, score, network, h0)
     elif network is not None or h0 is not None:
         raise ConfigError(f"--network and --h0 are for a .csv or .parquet table; {source} is none and tells both")

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elmnet.errors import ConfigError, DataError
-from elmnet.files import BAD_ARCHIVE, in_sql, sha256
+from elmnet.files import BAD_ARCHIVE, ending, in_sql, sha256
 
 PARTS = ("train", "valid", "test")
 Array = NDArray[Any]
@@ -100,11 +100,11 @@ def load_sequences(source: str, per: Per = "auto", *, values: bool = False, targ
         DataError: the file is missing or damaged, or what it holds is not what the format promises.
     """
     path = Path(source)
-    if path.suffix not in (".npz", ".parquet"):
+    if ending(path) not in (".npz", ".parquet"):
         raise DataError(f"--data {source}: name an .npz or .parquet file of sequences")
     if not path.is_file():
         raise DataError(f"--data {source}: no such file; name an .npz or .parquet file of sequences")
-    read = _npz if path.suffix == ".npz" else _parquet
+    read = _npz if ending(path) == ".npz" else _parquet
     return checked(**read(path, targets), name=path.name, digest=sha256(path), per=per, values=values)
 
 

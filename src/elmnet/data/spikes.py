@@ -15,7 +15,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from elmnet.data.download import fetch
+from elmnet.data.download import OFFICIAL, fetch
 from elmnet.data.synthetic import SYNTHETIC, write_synthetic
 from elmnet.errors import DataError
 from elmnet.files import cache_directory, sha256
@@ -120,6 +120,8 @@ def load_spike_corpus(source: str) -> SpikeCorpus:
 def synthetic_directory() -> Path:
     """Where the synthetic recordings lie, generated on first use."""
     directory = cache_directory() / f"{SYNTHETIC}-spikes-v1"
+    if all((directory / f"{SYNTHETIC}_{part}.h5").exists() for part in ("train", "test")):
+        return directory  # which may be another user's, and not to be written
     directory.mkdir(exist_ok=True)
     with FileLock(directory / ".lock"):
         for part in ("train", "test"):
@@ -131,6 +133,8 @@ def synthetic_directory() -> Path:
 
 def _official_directory() -> Path:
     directory = cache_directory() / "shd"
+    if all((directory / Path(file.name).stem).exists() for file in OFFICIAL["shd"]):
+        return directory
     directory.mkdir(exist_ok=True)
     with FileLock(directory / ".lock"):
         for archive in fetch("shd"):

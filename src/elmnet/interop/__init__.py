@@ -48,7 +48,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > LARGEST_CONFIG:
             raise CheckpointError(f"{file}: larger than {LARGEST_CONFIG:,} bytes: no model's configuration")
-        config = json.loads(file.read_text())
+        config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         words = "it is missing" if isinstance(error, FileNotFoundError) else str(error)
         raise CheckpointError(f"{file}: cannot be read as the configuration of {path.name}: {words}") from error

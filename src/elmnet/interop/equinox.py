@@ -113,7 +113,7 @@ def write_network(network: ELMNetwork, path: Path) -> None:
     config = settings_of(network.config)
     beside = path.with_name("model_config.json")
     others = [file.name for file in path.parent.glob("*.eqx") if file.name != path.name]
-    if others and beside.exists() and beside.read_text() != _text(config):
+    if others and beside.exists() and beside.read_text(encoding="utf-8") != _text(config):
         raise CheckpointError(f"{beside} describes another network, that of {others[0]}; write into another folder")
     state = network.state_dict()
     for i in range(len(network.config.stack)):

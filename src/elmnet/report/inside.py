@@ -22,38 +22,43 @@ class Recording(NamedTuple):
     """What the first hidden layer did, and what the network said."""
 
     activity: Array  # (B, T, N·n_y)
-    memory: Array  # (T', N, d_m), of the first sequence; T' ≤ T
+    memory: Array  # (T', N, d_m), of the first sequence; T' at most its length
     branch: Array  # (T', N, d_tree), of the first sequence
     outputs: Array  # (B, T, n_out)
+    lengths: NDArray[np.int64]  # (B,) steps of each sequence; past them activity and outputs are zeros
+
+    @property
+    def valid(self) -> Array:
+        """Activity (ΣT, N·n_y) of all steps that there are."""
+        return np.concatenate([one[:steps] for one, steps in zip(self.activity, self.lengths, strict=True)])
 
 
 @torch.no_grad()
-def record(network: ELMNetwork, x: Tensor, *, room: int = ROOM) -> Recording:
+def record(network: ELMNetwork, x: Tensor, lengths: Tensor | None = None, *, room: int = ROOM) -> Recording:
     """Let a network read a batch from zero state, without dropout.
 
     Args:
         network: as trained; its mode is left as it was.
         x: (B, T, n_in) or tokens (B, T).
+        lengths: (B,) steps of each sequence; None: all T.
         room: bytes that the traces of the first sequence may take.
     """
     was_training = network.training
     network.eval()
     try:
         x = x.to(network.device)
-        outputs, _, signals = network(x, monitor=("activity",))
+        outputs, _, signals = network(x, lengths=lengths, monitor=("activity",))
         neuron = network.config.layers[0].neuron
         per_step = 4 * network.config.layers[0].units * (neuron.memory + neuron.branches)
-        steps = max(1, min(x.shape[1], room // per_step))
+        steps = max(1, min(x.shape[1] if lengths is None else int(lengths[0]), room // per_step))
         _, _, traces = network(x[:1, :steps], monitor=("memory", "branch"))
     finally:
         network.train(was_training)
     kept = traces[0]
-    return Recording(
-        *(
-            tensor.double().cpu().numpy()
-            for tensor in (signals[0]["activity"], kept["memory"][0], kept["branch"][0], outputs)
-        )
-    )
+    whole = torch.full((len(x),), x.shape[1]) if lengths is None else lengths.long().cpu()
+    shown = (signals[0]["activity"], kept["memory"][0], kept["branch"][0], outputs)
+    activity, memory, branch, said = (tensor.double().cpu().numpy() for tensor in shown)
+    return Recording(activity, memory, branch, said, whole.numpy())
 
 
 def count_silent(activity: Array) -> int:
@@ -86,16 +91,20 @@ def _gram(activity: Array) -> Array:
     return np.asarray(x.T @ x if x.shape[1] <= x.shape[0] else x @ x.T)
 
 
-def autocorrelation_times(activity: Array) -> Array:
+def autocorrelation_times(activity: Array, lengths: NDArray[np.int64] | None = None) -> Array:
     """Steps (N,) after which the autocorrelation of each unit's activity (B, T, N) has fallen to 1/e.
 
-    Interpolated between lags; NaN for units that never change, and for those that stay above 1/e to lag T/2.
+    Interpolated between lags; NaN for units that never change, and for those that stay above 1/e to lag T/2. Steps past
+    a sequence's length (B,) do not count.
     """
-    steps = activity.shape[1]
-    centred = activity - activity.mean((0, 1))
+    count, steps = activity.shape[:2]
+    lengths = np.full(count, steps) if lengths is None else lengths
+    there = (np.arange(steps) < lengths[:, None])[:, :, None]
+    centred = np.where(there, activity - activity.mean((0, 1), where=there), 0.0)
     power = np.abs(np.fft.rfft(centred, 2 * steps, axis=1)) ** 2
-    sums = np.fft.irfft(power.mean(0), axis=0)[: steps // 2 + 1]
-    sums /= np.arange(steps, steps - len(sums), -1)[:, None]  # a lag's number of pairs
+    sums = np.fft.irfft(power.sum(0), axis=0)[: lengths.max() // 2 + 1]
+    pairs = np.clip(lengths[:, None] - np.arange(len(sums)), 0, None).sum(0)  # of a lag
+    sums /= pairs[:, None]
     alive = sums[0] > 1e-12 * max(float(sums[0].max()), 1e-300)
     correlation = sums / np.where(alive, sums[0], 1.0)
     times = np.full(activity.shape[2], np.nan)

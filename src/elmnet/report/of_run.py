@@ -21,6 +21,7 @@ from elmnet.tasks import Task, open_task
 from elmnet.tasks.enwik8 import TextOptions
 from elmnet.tasks.shd import SpikeOptions
 from elmnet.train.config import RunConfig
+from elmnet.train.identity import contents_of
 from elmnet.train.results import read_metrics
 from elmnet.train.run import RunDirectory
 
@@ -117,14 +118,14 @@ def _inside(run: RunDirectory, config: RunConfig, facts: dict[str, Any]) -> Sect
     wiring.append(Figure("readout", "Read-out norms", words, bound(figures.readout_strength, norms)))
     try:
         task = _open(config, facts)
-        x, y = sample(task)
+        x, y, lengths = sample(task)
     except ElmnetError as error:
         section.words.append(f"Its data are not at hand, so its activity cannot be shown: {error}.")
         section.figures = wiring
         return section
-    if task.facts().get("sha256") != facts.get("sha256"):
+    if contents_of(task.facts()) != contents_of(facts):
         section.words.append("The data have changed since this network was trained on them.")
-    _look(section, network, task, x, y)
+    _look(section, network, task, x, y, lengths)
     section.figures += wiring
     return section
 
@@ -144,27 +145,36 @@ def _open(config: RunConfig, facts: dict[str, Any]) -> Task:
     return open_task(config.task, config.options, config.data, seed=config.seed, facts=facts)
 
 
-def sample(task: Task) -> tuple[Tensor, Tensor]:
-    """The first test sequences of a task: x and y of at most 8 sequences; streams are joined to 600 steps or more."""
+def sample(task: Task) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The first test sequences of a task: x, y and lengths, where they differ, of at most 8 sequences; streams are
+    joined to 600 steps or more."""
     x: list[Tensor] = []
     y: list[Tensor] = []
+    lengths: Tensor | None = None
     for batch in task.evaluation_batches("test", whole=True):
         if x and (batch.fresh or batch.y.dim() == 1 or sum(one.shape[1] for one in x) >= STEPS):
             break
         x.append(batch.x[:SEQUENCES])
         y.append(batch.y[:SEQUENCES])
-    return torch.cat(x, 1), (y[0] if y[0].dim() == 1 else torch.cat(y, 1))
+        lengths = batch.lengths if batch.lengths is None else batch.lengths[:SEQUENCES]
+        if lengths is not None:
+            break
+    return torch.cat(x, 1), (y[0] if y[0].dim() == 1 else torch.cat(y, 1)), lengths
 
 
-def _look(section: Section, network: ELMNetwork, task: Task, x: Tensor, y: Tensor) -> None:
+def _look(
+    section: Section, network: ELMNetwork, task: Task, x: Tensor, y: Tensor, lengths: Tensor | None = None
+) -> None:
     """Figures of what the network does with a sample."""
-    seen = inside.record(network, x)
+    seen = inside.record(network, x, lengths)
+    first, least, most = (int(steps) for steps in (seen.lengths[0], seen.lengths.min(), seen.lengths.max()))
     options = getattr(task, "options", None)
     clock = (options.bin_ms, "ms") if isinstance(options, SpikeOptions) else (1.0, "steps")
-    tau, measured = inside.timescales(network), inside.autocorrelation_times(seen.activity)
-    ratio = inside.participation_ratio(seen.activity)
+    tau, measured = inside.timescales(network), inside.autocorrelation_times(seen.activity, seen.lengths)
+    ratio = inside.participation_ratio(seen.valid)
     section.words += [
-        f"What the best network does with {len(x)} sequences of {x.shape[1]:,} steps from the test data of "
+        f"What the best network does with {len(x)} sequences of "
+        f"{f'{most:,}' if least == most else f'{least:,} to {most:,}'} steps from the test data of "
         f"{task.data_name}, from zero state. Raster, traces and samples show the first of them.",
         f"Effective dimension of its activity (participation ratio, Gao et al. 2017): {ratio:.1f} of "
         f"{seen.activity.shape[-1]:,} units.",
@@ -183,12 +193,12 @@ def _look(section: Section, network: ELMNetwork, task: Task, x: Tensor, y: Tenso
         section.figures.append(Figure("classes", "Input spikes and running class probabilities", words, draw))
     unit = int(np.argmax(seen.activity[0, : len(seen.memory)].var(0)) // network.config.layers[0].neuron.outputs)
     name = f"unit {unit}"
-    silent = inside.count_silent(seen.activity)
+    silent = inside.count_silent(seen.valid)
     drawn = [
         ("raster", "Activity raster", "Activity of every unit over time; the most active units are on top.",
-         bound(figures.activity_raster, seen.activity[0], *clock)),
+         bound(figures.activity_raster, seen.activity[0, :first], *clock)),
         ("activity", "Distribution of activity", f"Histogram over units of their mean activity; {silent} are silent.",
-         bound(figures.activity_distribution, seen.activity)),
+         bound(figures.activity_distribution, seen.valid)),
         ("timescales", "Timescales", f"Timescales of memory, {short(clock[0] * tau.min())} to "
          f"{short(clock[0] * tau.max())} {clock[1]}, beside the time in which the autocorrelation of a unit's "
          f"activity falls to 1/e, median "
@@ -199,7 +209,7 @@ def _look(section: Section, network: ELMNetwork, task: Task, x: Tensor, y: Tenso
         ("branches", "Branch drive", f"What the branches of {name} receive over time.",
          bound(figures.branch_drive, seen.branch[:, unit], *clock, name)),
         ("dimension", "Effective dimension", "Share of the variance of activity along its first principal axes; the "
-         f"dashed line is the participation ratio, {ratio:.1f}.", bound(figures.dimension, seen.activity)),
+         f"dashed line is the participation ratio, {ratio:.1f}.", bound(figures.dimension, seen.valid)),
     ]  # fmt: skip
     section.figures += [Figure(*one) for one in drawn]
 

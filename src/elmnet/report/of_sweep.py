@@ -9,10 +9,8 @@ from elmnet.report.figures import curves
 from elmnet.report.of_theory import theory
 from elmnet.report.page import Figure, Section, Table, bound, number
 from elmnet.sweep import table as tables
-from elmnet.sweep.store import Sweep, own_seconds
+from elmnet.sweep.store import LOST, Sweep, own_seconds
 from elmnet.train.results import read_metrics, read_runs
-
-LOST = ("failed", "damaged", "stopped early")
 
 
 def sections(sweep: Sweep) -> list[Section]:

@@ -23,7 +23,7 @@ from elmnet.report import figures
 from elmnet.report.interactive import picture
 from elmnet.report.page import asset, digest, template
 from elmnet.scores import UNITS, leading
-from elmnet.sweep.store import Seen, State, Sweep
+from elmnet.sweep.store import UNFINISHED, Seen, State, Sweep
 from elmnet.train.results import read_metrics
 from elmnet.train.run import RunDirectory
 
@@ -113,7 +113,7 @@ def _sweep(place: Place, path: Path, key: str) -> None:
     seen = sorted(sweep.look(), key=lambda one: (ORDER.index(one.state), -one.step))
     states = Counter(one.state for one in seen)
     place.words = [f"Sweep {sweep.name}: " + ", ".join(f"{count} {state}" for state, count in states.items()) + "."]
-    place.done, place.total, place.unit = sum(states[state] for state in ORDER[1:5]), len(seen), "trials"
+    place.done, place.total, place.unit = sum(one.state not in UNFINISHED for one in seen), len(seen), "trials"
     place.columns = ("trial", "state", "model", "N", "d_m", "seed", "step", "validation", "why")
     lines = {one.trial.name: _metrics(sweep, one) for one in seen[:ROWS] if one.state != "waiting"}
     place.rows = [_row(one, lines.get(one.trial.name, [])) for one in seen[:ROWS]]

@@ -3,14 +3,16 @@
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
-import torch
 
-from elmnet import models
+from elmnet.errors import DivergedError
 from elmnet.sweep.recipe import Trial
 from elmnet.tasks import Task, open_task
+from elmnet.train.config import RunConfig
+from elmnet.train.learner import Learner
 
 PROBES = 4
 SECONDS = 0.5
@@ -22,7 +24,6 @@ def seconds_of(trials: Sequence[Trial], *, threads: int = 1) -> dict[Trial, floa
 
     Evaluations, which depend on the task's splits, are not in it.
     """
-    torch.set_num_threads(threads)
     step_flops = {trial: trial.work / trial.config.training.steps for trial in trials}
     ordered = sorted(trials, key=lambda trial: step_flops[trial])
     chosen = {ordered[int(i)] for i in np.linspace(0, len(ordered) - 1, PROBES)}
@@ -33,7 +34,7 @@ def seconds_of(trials: Sequence[Trial], *, threads: int = 1) -> dict[Trial, floa
         key = (config.task, config.options, config.data)
         if key not in tasks:
             tasks[key] = open_task(*key, seed=config.seed)
-        points.append((step_flops[trial], _seconds(trial, tasks[key])))
+        points.append((step_flops[trial], _seconds(config.replace(threads=threads), tasks[key])))
     flops, seconds = np.array(sorted(points)).T
     slope = seconds[-1] / flops[-1]
     return {
@@ -42,19 +43,15 @@ def seconds_of(trials: Sequence[Trial], *, threads: int = 1) -> dict[Trial, floa
     }
 
 
-def _seconds(trial: Trial, task: Task) -> float:
-    """Of one training step: forward, backward, clipping, optimiser."""
-    network = models.build(trial.network, seed=0)
-    optimizer = torch.optim.Adam(p for p in network.parameters() if p.requires_grad)
-    batch = task.training_batch(0)
+def _seconds(config: RunConfig, task: Task) -> float:
+    """Of one training step, as a run of this configuration takes it."""
+    learner = Learner(config, task)
     times: list[float] = []
     end = time.perf_counter() + SECONDS
     while len(times) < 2 or time.perf_counter() < end:
         start = time.perf_counter()
-        out, _ = network(batch.x, None, batch.lengths)
-        optimizer.zero_grad(set_to_none=True)
-        task.loss(out, batch.y).backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
+        given = learner.take()
+        with suppress(DivergedError):  # which says nothing of its speed
+            learner.learn(given, learner.pull(given))
         times.append(time.perf_counter() - start)
     return statistics.median(times[1:])

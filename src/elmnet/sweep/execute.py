@@ -13,7 +13,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from elmnet.config import NetworkConfig
 from elmnet.errors import ConfigError, RunError, in_a_line
 from elmnet.strict import read_yaml
 from elmnet.sweep.recipe import Trial
-from elmnet.sweep.store import Sweep
+from elmnet.sweep.store import UNFINISHED, Sweep
 from elmnet.sweep.trials import Job, Outcome, record_failure, run_together
 from elmnet.train import signals
 from elmnet.train.loop import shape_of
@@ -54,7 +54,7 @@ CLUSTERS = {
 
 def jobs(sweep: Sweep, *, threads: int, retry: bool = False, halving: bool = False) -> dict[Trial, Job]:
     """What is left to do, costliest first, so that the sweep does not end with one worker busy for long."""
-    wanted = ("waiting", "begun", "damaged", *(("failed",) if retry else ()))
+    wanted = (*UNFINISHED, *(("failed",) if retry else ()))
     left = [seen.trial for seen in sweep.look() if seen.state in wanted]
     left.sort(key=lambda trial: -trial.work)
     root = sweep.path.resolve()
@@ -175,8 +175,12 @@ def local(workers: int) -> Iterator["Client"]:
     distributed = _distributed()
     _configure()
     with _local_cluster(workers) as cluster, distributed.Client(cluster) as client:
-        yield client
-        client.run(_hush, on_error="ignore")
+        client.run(_deafen, on_error="ignore")
+        try:
+            yield client
+        finally:
+            with suppress(Exception):  # it may be gone, and what ended the sweep is what matters
+                client.run(_hush, on_error="ignore")
 
 
 def _local_cluster(workers: int) -> Any:
@@ -192,6 +196,11 @@ def _local_cluster(workers: int) -> Any:
         f"{workers} worker processes could not be started, tried {STARTS} times ({in_a_line(reason)}); is there memory "
         "for them? --workers 1 trains in this process"
     )
+
+
+def _deafen() -> None:
+    """In a worker: Ctrl-C at a terminal reaches it, too, but its driver tells it when to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _hush() -> None:

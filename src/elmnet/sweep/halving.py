@@ -41,7 +41,7 @@ class Halving(Reporter):
 
         file = self._directory.with_name(f".{self._directory.name}.halving")
         if file.exists():
-            return optuna.trial.Trial(self._study, int(file.read_text()))
+            return optuna.trial.Trial(self._study, int(file.read_text(encoding="utf-8")))
         trial = self._study.ask()
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(file, str(trial._trial_id))
@@ -64,7 +64,7 @@ def stop(directory: Path, reason: StoppedEarly) -> None:
 def reason_of(directory: Path) -> str | None:
     """Why a run was stopped early; None: it was not."""
     try:
-        return str(json.loads((directory / STOPPED).read_text())["reason"])
+        return str(json.loads((directory / STOPPED).read_text(encoding="utf-8"))["reason"])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

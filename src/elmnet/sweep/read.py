@@ -8,6 +8,7 @@ from typing import Any
 
 from elmnet.config import NetworkConfig
 from elmnet.errors import ConfigError, RunError
+from elmnet.files import ending
 from elmnet.sweep import table
 from elmnet.theory.rows import given, runs_of_rows
 from elmnet.theory.runs import Runs
@@ -101,7 +102,7 @@ def _said(row: Row, name: str) -> bool:
 
 def _rows(file: Path) -> tuple[list[str], list[dict[str, Any]]]:
     """A table's columns, and its rows by column; of a CSV file as text."""
-    if file.suffix.lower() == ".parquet":
+    if ending(file) == ".parquet":
         names, rows = table.ask(file, "SELECT * FROM trials")
         return names, [dict(zip(names, values, strict=True)) for values in rows]
     try:

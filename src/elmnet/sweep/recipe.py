@@ -108,10 +108,9 @@ class Group(Config):
             good = good and 0 < ends[0] <= ends[1] < math.inf
             self._require(good, f"random.{name} must be [least, most], got {ends!r}")
         for _ in range(count):
-            yield {
-                name: round(math.exp(rng.uniform(math.log(low), math.log(high))))
-                for name, (low, high) in ranges.items()
-            }
+            drawn = {name: math.exp(rng.uniform(math.log(low), math.log(high))) for name, (low, high) in ranges.items()}
+            whole = {name for name, ends in ranges.items() if all(isinstance(end, int) for end in ends)}
+            yield {name: round(value) if name in whole else value for name, value in drawn.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +157,7 @@ class Recipe(Config):
         for number, group in enumerate(self.trials, 1):
             try:
                 for config in self._of(group, start, tasks):
-                    name = name_of(config, tasks.of(config).facts()["sha256"])
+                    name = name_of(config, tasks.of(config).facts())
                     found.setdefault(name, Trial(name, config))
             except (ConfigError, BudgetError) as error:
                 raise ConfigError(f"{self.name}, group {number}: {error}") from error
@@ -244,8 +243,8 @@ def _configure(base: RunConfig, group: Group, row: Mapping[str, Any], seed: Any,
     model = config.model
     if isinstance(model, NetworkConfig):
         model = _shaped(model, group, shape)
-        if row.get("model", "elm") != "elm" and models.kind_of(model) != row["model"]:
-            raise ConfigError(f"{row['model']} units have a shape of their own; leave out {', '.join(shape)}")
+        if row.get("model", "elm") != "elm":
+            models.require_kind(row["model"], model, shape)
     elif shape:
         raise ConfigError(f"{', '.join(shape)} belong to ELM neurons; a {model.kind} has model.width, or a budget")
     elif group.budget is not None:

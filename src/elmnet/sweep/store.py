@@ -27,6 +27,10 @@ from elmnet.train.identity import configuration_of, setting_of
 from elmnet.train.run import RunDirectory
 
 State = Literal["done", "failed", "damaged", "stopped early", "begun", "waiting"]
+UNFINISHED: tuple[State, ...] = ("waiting", "begun", "damaged")
+"""What a sweep that runs goes on with; where a result is damaged, from the last checkpoint."""
+LOST: tuple[State, ...] = ("failed", "damaged", "stopped early")
+"""What has no scores, and a reason."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ class Sweep:
 
     def _read(self) -> dict[str, Any]:
         try:
-            document = json.loads(self.file.read_text())
+            document = json.loads(self.file.read_text(encoding="utf-8"))
             if not isinstance(document["trials"], dict):
                 raise TypeError("trials is no mapping")
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from elmnet.errors import ConfigError, RunError
-from elmnet.files import in_sql
+from elmnet.files import ending, in_sql
 from elmnet.scores import ALWAYS, leading
 from elmnet.sweep.store import Sweep, row
 
@@ -57,7 +57,7 @@ def write(sweep: Sweep, target: Path) -> list[dict[str, Any]]:
     """
     duckdb = _duckdb()
     forms = {".parquet": "parquet", ".csv": "csv, header"}
-    if target.suffix not in forms:
+    if ending(target) not in forms:
         raise ConfigError(f"--out must end in .parquet or .csv, got {target}")
     looked = list(sweep.look())
     others = {kind for seen in looked for kind in (seen.result or {}).get("valid", ())} - {*ALWAYS}
@@ -70,14 +70,14 @@ def write(sweep: Sweep, target: Path) -> list[dict[str, Any]]:
     try:
         with tempfile.TemporaryDirectory() as place:
             lines = Path(place) / "rows.csv"
-            with lines.open("w", newline="") as file:
+            with lines.open("w", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, kinds)
                 writer.writeheader()
                 writer.writerows(rows)
             with duckdb.connect() as connection:
                 connection.read_csv(str(lines), header=True, dtype=kinds).create("trials")
                 quoted = str(aside).replace("'", "''")  # written to, a path is no pattern
-                connection.execute(f"COPY trials TO '{quoted}' (FORMAT {forms[target.suffix]})")
+                connection.execute(f"COPY trials TO '{quoted}' (FORMAT {forms[ending(target)]})")
         aside.replace(target)
     except (duckdb.Error, OSError) as error:
         aside.unlink(missing_ok=True)
@@ -137,7 +137,7 @@ def _load(connection: Any, file: Path) -> None:
     """A collected file as the table `trials`."""
     if not file.is_file():
         raise RunError(f"there is no file {file}")
-    reader = "read_parquet" if file.suffix == ".parquet" else "read_csv"
+    reader = "read_parquet" if ending(file) == ".parquet" else "read_csv"
     try:
         connection.execute(f"CREATE TABLE trials AS FROM {reader}('{in_sql(file)}')")
     except _duckdb().Error as error:

@@ -148,13 +148,6 @@ def _config(job: Job) -> RunConfig:
     return RunConfig.from_dict(job.config).replace(threads=job.threads)
 
 
-def _finished(place: RunDirectory) -> bool:
-    try:
-        return place.read_result() is not None
-    except RunError:
-        return False
-
-
 def record_failure(directory: Path, error: BaseException) -> None:
     """Write down why a trial failed."""
     words = " ".join(str(error).split()) or type(error).__name__
@@ -167,12 +160,31 @@ def record_failure(directory: Path, error: BaseException) -> None:
 def read_failure(directory: Path) -> str | None:
     """Why a trial failed; None: it has not."""
     try:
-        document = json.loads((directory / FAILED).read_text())
+        document = json.loads((directory / FAILED).read_text(encoding="utf-8"))
         return f"{document['kind']}: {document['reason']}"
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"unreadable {FAILED}: {error}"
+
+
+def _finished(place: RunDirectory) -> bool:
+    """Whether a run has a result. A damaged one is set aside, so that the last checkpoint is evaluated again.
+
+    Raises:
+        RunTakenError: another process is about to do so.
+    """
+    try:
+        return place.read_result() is not None
+    except RunError:
+        lock = place.lock()
+    try:
+        return place.read_result() is not None  # if another process was faster
+    except RunError:
+        place.result_file.replace(place.result_file.with_name(f"damaged-{place.result_file.name}"))
+        return False
+    finally:
+        lock.release()
 
 
 def _set_aside(directory: Path) -> None:

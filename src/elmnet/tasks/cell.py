@@ -63,11 +63,12 @@ def hidden_neuron() -> ELM:
 def synthetic_cell() -> Cell:
     """The cell and its simulations, made on first use and kept in the cache."""
     directory = cache_directory() / "synthetic-cell-v1"
-    directory.mkdir(exist_ok=True)
     path = directory / "simulations.npz"
-    with FileLock(directory / ".lock"):
-        if not path.exists():
-            _write(path)
+    if not path.exists():  # else the cache may be another user's, and not to be written
+        directory.mkdir(exist_ok=True)
+        with FileLock(directory / ".lock"):
+            if not path.exists():
+                _write(path)
     try:
         with np.load(path) as file:
             arrays = dict(file)

@@ -59,7 +59,7 @@ def published_rows(task: str) -> list[dict[str, float]]:
     """
     if task not in PUBLISHED:
         raise TheoryError(f"no published runs of {task!r}; there are {', '.join(PUBLISHED)}")
-    text = resources.files("elmnet.theory").joinpath("published", PUBLISHED[task].file).read_text()
+    text = resources.files("elmnet.theory").joinpath("published", PUBLISHED[task].file).read_text(encoding="utf-8")
     return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(text.splitlines())]
 
 

@@ -6,6 +6,7 @@ exists is complete; the hashes catch what a disk does to it afterwards.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,7 +15,8 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from elmnet.errors import CheckpointError
@@ -42,7 +44,9 @@ def save_checkpoint(directory: Path, step: int, checkpoint: Checkpoint, *, keep:
 
     def fill(aside: Path) -> None:
         for name, tensors in (("model", checkpoint.model), ("training", checkpoint.training)):
-            save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, aside / f"{name}.safetensors")
+            # not `save_file`, whose files nobody else may read
+            content = to_bytes({k: t.detach().cpu().contiguous() for k, t in tensors.items()})
+            (aside / f"{name}.safetensors").write_bytes(content)
         (aside / "training.json").write_text(json.dumps(checkpoint.numbers))
         manifest = {f: {"bytes": (aside / f).stat().st_size, "sha256": sha256(aside / f)} for f in _FILES}
         (aside / "manifest.json").write_text(json.dumps(manifest, indent=2))
@@ -60,8 +64,9 @@ def save_checkpoint(directory: Path, step: int, checkpoint: Checkpoint, *, keep:
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
-    """Checkpoints, newest first."""
-    return sorted(directory.glob("step-*"), key=step_of, reverse=True)
+    """Checkpoints, newest first; what else lies there is somebody's own."""
+    found = (path for path in directory.glob("step-*") if re.fullmatch(r"step-\d+", path.name) and path.is_dir())
+    return sorted(found, key=step_of, reverse=True)
 
 
 def path_of(directory: Path, step: int) -> Path:
@@ -97,7 +102,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         OSError: it cannot be read now; that is no damage.
     """
     try:
-        manifest = json.loads((path / "manifest.json").read_text())
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
         for name in _FILES:
             expected = manifest[name]
             if (path / name).stat().st_size != expected["bytes"] or sha256(path / name) != expected["sha256"]:
@@ -105,7 +110,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         return Checkpoint(
             load_file(path / "model.safetensors"),
             load_file(path / "training.safetensors"),
-            json.loads((path / "training.json").read_text()),
+            json.loads((path / "training.json").read_text(encoding="utf-8")),
         )
     except (FileNotFoundError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{path}: damaged or incomplete: {error}") from error

@@ -13,9 +13,15 @@ BOOKKEEPING = ("log_every", "checkpoint_minutes", "keep")
 """The same, of `training`."""
 
 
-def name_of(config: RunConfig, data_sha256: Any) -> str:
+def contents_of(facts: Mapping[str, Any]) -> str | list[str]:
+    """Hashes of the data that facts tell of, of one file or in order of several, which may have been renamed."""
+    found = facts.get("sha256")
+    return list(found.values()) if isinstance(found, dict) else str(found)
+
+
+def name_of(config: RunConfig, facts: Mapping[str, Any]) -> str:
     """A run's name. The data count by their content, wherever they lie."""
-    return _hash({**_deciding(config), "data": data_sha256})
+    return _hash({**_deciding(config), "data": contents_of(facts)})
 
 
 def configuration_of(config: RunConfig) -> str:

@@ -176,16 +176,28 @@ class Learner:
         return self.network.state_of({name: change(tensor) for name, tensor in state.tensors().items()})
 
 
+@contextmanager
+def enough_memory(what: str) -> Iterator[None]:
+    """Around what takes memory.
+
+    Raises:
+        RunError: there is not enough for `what`.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        words = " ".join(str(error).split())
+        scarce = isinstance(error, MemoryError) or "memory" in words or "bad_alloc" in words
+        if isinstance(error, ElmnetError) or not scarce:
+            raise
+        raise RunError(f"not enough memory for {what}: {words[:300]}") from error
+
+
 def _build(config: RunConfig) -> Network:
     """The untrained network, after asking whether a backend can run it, and there is its device."""
     config.require_device()
-    try:
+    with enough_memory(f"{models.counts(config.model).parameters:,} parameters"):
         network = models.build(config.model, seed=config.seed, backend=config.backend)
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, ElmnetError) or "memory" not in str(error):
-            raise
-        words = f"not enough memory for {models.counts(config.model).parameters:,} parameters: {error}"
-        raise RunError(words) from error
     dtype = torch.float32 if config.dtype == "bf16-mixed" else getattr(torch, config.dtype)
     network.to(device=torch.device(config.device), dtype=dtype).train()
     network.backends()

@@ -15,10 +15,12 @@ from elmnet.replicas import Replicas
 from elmnet.tasks import Task, open_task
 from elmnet.train.capture import Captured, Given, Pull, Pulled
 from elmnet.train.config import RunConfig
+from elmnet.train.identity import contents_of
+from elmnet.train.learner import enough_memory
 from elmnet.train.objective import monitored
 from elmnet.train.parallel import Team
 from elmnet.train.progress import Reporter
-from elmnet.train.run import RunDirectory, hashes, keeps_to_itself
+from elmnet.train.run import RunDirectory, keeps_to_itself
 from elmnet.train.signals import Interrupted, StopRequested, StopSignals
 from elmnet.train.trainer import Trainer
 
@@ -166,7 +168,7 @@ def _require_equal(first: Trainer, other: Trainer) -> None:
 def _open_again(run: RunDirectory, config: RunConfig, facts: dict[str, Any], data: str | None) -> Task:
     """The task of a run that was begun, if its data is still the same."""
     task = open_task(config.task, config.options, data or config.data, seed=config.seed)
-    if hashes(task.facts()) != hashes(facts):
+    if contents_of(task.facts()) != contents_of(facts):
         raise RunError(
             f"{data or config.data} is not the data this run was trained on (hashes differ from {run.config_file}); "
             "name the original with --data"
@@ -241,14 +243,16 @@ class Lockstep:
         given = [trainer.take() for trainer in self.trainers]
         if self._pull is None:
             self._pull = self._made()
-        for trainer, own, pulled in zip(list(self.trainers), given, self._pull(given), strict=True):
+        with enough_memory("a training step; make the batch, its steps or the number of replicas smaller"):
+            found = self._pull(given)
+        for trainer, own, pulled in zip(list(self.trainers), given, found, strict=True):
             try:
                 trainer.learn(own, pulled)
             except DivergedError as reason:
                 if self.company == 1:
                     raise
                 trainer.reporter.warn(str(reason))
-                trainer.run.diverged_file.write_text(f"{reason}\n")
+                trainer.run.diverged_file.write_text(f"{reason}\n", encoding="utf-8")
                 self._diverged[trainer] = reason
                 self.trainers.remove(trainer)
                 self._pull = None

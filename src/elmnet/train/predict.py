@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from elmnet.errors import ConfigError, RunError
-from elmnet.files import write_atomic
+from elmnet.files import ending, write_atomic
 from elmnet.models import Network
 from elmnet.tasks.sequence import Sequence
 
@@ -62,7 +62,7 @@ def predict(network: Network, task: Sequence) -> Predictions:
 
 def require_ending(path: Path) -> None:
     """Refuse what `write` could not write."""
-    if path.suffix not in (".csv", ".npz", ".parquet"):
+    if ending(path) not in (".csv", ".npz", ".parquet"):
         raise ConfigError(f"--out must end in .csv, .npz or .parquet, got {path}")
 
 
@@ -75,9 +75,9 @@ def write(told: Predictions, path: Path) -> None:
     """
     require_ending(path)
     try:
-        if path.suffix == ".csv":
+        if ending(path) == ".csv":
             write_atomic(path, _csv(_table(told)))
-        elif path.suffix == ".npz":
+        elif ending(path) == ".npz":
             arrays: dict[str, Any] = {"prediction": told.answer, "sequence": told.ids, "lengths": told.lengths}
             if told.classes is not None:
                 arrays |= {"probability": told.values, "classes": told.classes}

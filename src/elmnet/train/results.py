@@ -71,7 +71,7 @@ def finished(directory: Path) -> tuple[list[Finished], dict[str, str]]:
             skipped[name] = "not finished"
         elif (why := unfit(config)) is not None:
             skipped[name] = why
-        elif (twin := seen.setdefault(name_of(config, facts.get("sha256")), name)) != name:
+        elif (twin := seen.setdefault(name_of(config, facts), name)) != name:
             skipped[name] = f"the same run as {twin}"
         else:
             found.append(Finished(name, config, result["data"], result, list(result["baselines"].values())))

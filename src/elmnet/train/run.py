@@ -52,6 +52,10 @@ class RunDirectory:
             RunTakenError: there is a run already.
             RunError: the directory cannot be written.
         """
+        try:
+            str(self.path.resolve()).encode()
+        except UnicodeEncodeError:
+            raise RunError(f"{str(self.path)!r} is not UTF-8, as safetensors needs it; choose another --out") from None
         if self.config_file.exists():
             words = f"continue it with --resume {self.path}, or choose another --out"
             raise RunTakenError(f"{self.path} already holds a run; {words}")
@@ -97,7 +101,7 @@ class RunDirectory:
     def read_result(self) -> dict[str, Any] | None:
         """The final result, or None while the run is unfinished."""
         try:
-            result = json.loads(self.result_file.read_text())
+            result = json.loads(self.result_file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
@@ -164,15 +168,9 @@ def replicas_in(directory: Path) -> dict[Path, RunConfig]:
 def _planned_seeds(directory: Path) -> list[int]:
     """None where the file is missing or damaged: what was begun can be told without."""
     try:
-        return list(json.loads((directory / REPLICAS).read_text()))
+        return list(json.loads((directory / REPLICAS).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return []
-
-
-def hashes(facts: Mapping[str, Any]) -> list[str]:
-    """Of the contents of the data that facts tell of; files may have been renamed."""
-    found = facts.get("sha256")
-    return list(found.values()) if isinstance(found, dict) else [str(found)]
 
 
 def keeps_to_itself(config: RunConfig) -> str | None:
@@ -193,10 +191,15 @@ def create_replicas(directory: Path, config: RunConfig, count: int) -> dict[Path
         raise ConfigError(reason)
     if (directory / "config.yaml").exists() or replicas_in(directory):
         raise RunError(f"{directory} already holds runs; continue them with --resume, or choose another --out")
-    seeds = range(config.seed, config.seed + count)
+    seeds = list(range(config.seed, config.seed + count))
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        write_atomic(directory / REPLICAS, json.dumps(list(seeds)) + "\n")
+        with FileLock(directory / ".replicas.lock"):
+            planned = _planned_seeds(directory)
+            if planned not in ([], seeds):  # what was planned and never begun may be begun now
+                words = f"seeds {', '.join(map(str, planned))} are planned there; choose another --out"
+                raise RunError(f"{directory} is another command's: {words}, or delete its {REPLICAS}")
+            write_atomic(directory / REPLICAS, json.dumps(seeds) + "\n")
     except OSError as error:
         raise RunError(f"cannot write the run directory {directory}: {error}") from error
     return {directory / f"seed-{seed}": config.replace(seed=seed) for seed in seeds}

@@ -21,7 +21,7 @@ INSTRUCTION_SETS = ("avx512", "avx2", "plain")
 
 def _fields() -> list[tuple[str, Any]]:
     """The members of `struct Call`, read from the header the kernels were compiled from."""
-    header = (Path(__file__).parent / "kernels" / "call.h").read_text()
+    header = (Path(__file__).parent / "kernels" / "call.h").read_text(encoding="utf-8")
     body = re.sub(r"//.*", "", header[header.index("struct Call {") :].split("{")[1].split("}")[0])
     kinds = {"int64_t": ctypes.c_int64, "double": ctypes.c_double}
     fields: list[tuple[str, Any]] = []
@@ -67,7 +67,7 @@ class Library:
     def _borrow_pool(self) -> None:
         """Let the kernels use the threads of torch's OpenMP library, if it is GCC's, instead of their own."""
         with contextlib.suppress(OSError, AttributeError):
-            loaded = re.findall(r"\S*/libgomp\S*", Path("/proc/self/maps").read_text())
+            loaded = re.findall(r"\S*/libgomp\S*", Path("/proc/self/maps").read_text(encoding="utf-8"))
             torch_s = [path for path in dict.fromkeys(loaded) if "torch" in path] or loaded
             if torch_s:
                 openmp = ctypes.CDLL(torch_s[0])

@@ -55,7 +55,7 @@ def _read(gpu: Limits) -> dict[str, dict[str, Any]]:
     """One of another Triton's, or a damaged one, is as none."""
     try:
         file = place(gpu)
-        stored = json.loads(file.read_text())
+        stored = json.loads(file.read_text(encoding="utf-8"))
         if stored["triton"] != metadata.version("triton"):
             return {}
         for plan in stored["plans"].values():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from elmnet.errors import ConfigError
+from elmnet.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,7 +65,9 @@ def save(figures: Mapping[str, Callable[[], "Axes"]], directory: Path) -> list[P
             for suffix in FORMATS:
                 path = directory / f"{name}.{suffix}"
                 metadata = {"Date": None} if suffix == "svg" else None  # equal figures, equal files
-                figure.savefig(path, metadata=metadata)
+                content = io.BytesIO()
+                figure.savefig(content, format=suffix, metadata=metadata)
+                write_atomic(path, content.getvalue())
                 files.append(path)
             plt.close(figure)
     return files
