@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import subprocess
 import sys
@@ -122,6 +123,42 @@ def test_params_of_several(capsys):
     assert [(row["N"], row["P"]) for row in json.loads(out)] == [(96, 77_310), (57, 76_551)]
     code, out, _ = run(capsys, "params", "enwik8", "--model", "lstm", "--budget", "60000,100_000", "--json")
     assert [(row["width"], row["P"]) for row in json.loads(out)] == [(64, 59_596), (88, 98_764)]
+
+
+def test_options_that_do_not_apply_are_refused(capsys, tmp_path, text_file):
+    for arguments, words in (
+        (("params", "enwik8", "--model", "lstm", "--vary", "memory"), "--vary belong to ELM neurons"),
+        (("params", "enwik8", "--model", "lstm", "--batch", 4), "--batch belong to ELM neurons"),
+        (("params", "enwik8", "--model", "leaky", "--memory", 8), "leaky units have a shape of their own"),
+        (("params", "enwik8", "--model", "leaky", "--budget", "2e6", "--vary", "memory"), "leave out --vary memory"),
+        (("fit", "published:neuronio", "--draws", 30), "no options but --json"),
+        (("bench", "--quick", "--rounds", 0), "--rounds must be at least 1"),
+    ):
+        code, _, err = run(capsys, *arguments)
+        assert (code, words in " ".join(err.split())) == (2, True), (arguments, err)
+    start = ("train", "enwik8", "--data", text_file, "--steps", 1, "--out", tmp_path / "run")
+    code, _, err = run(capsys, *start, "--model", "leaky", "--memory", 8)
+    assert (code, "leaky units have a shape of their own; leave out --memory" in err) == (2, True)
+    code, _, err = run(capsys, *start, "--budget", "1e4,2e4")
+    assert (code, "--budget of a run is one number" in err) == (2, True)
+    assert run(capsys, *start, "--budget", "1e4", "--quiet")[0] == 0
+    assert 9_000 < json.loads((tmp_path / "run" / "result.json").read_text())["parameters"] <= 10_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "closed", "locale"),
+    [
+        (["fit", "published:enwik8", "--draws", "0"], False, {"PYTHONIOENCODING": "latin-1"}),
+        (["verify"], False, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
+        (["params", "enwik8"], True, {}),
+    ],
+)
+def test_any_locale_and_no_output_at_all(arguments, closed, locale):
+    command = [sys.executable, "-m", "elmnet", *arguments]
+    if closed:
+        command = ["sh", "-c", '"$@" >&-', "sh", *command]
+    done = subprocess.run(command, env={**os.environ, **locale}, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_verify_without_files_checks_this_installation(capsys):

@@ -21,8 +21,17 @@ def test_a_recording_is_what_the_network_does(network):
     seen = inside.record(network, tokens)
     out, _, signals = network(tokens, monitor=("activity", "memory", "branch"))
     expected = (signals[0]["activity"], signals[0]["memory"][0], signals[0]["branch"][0], out)
-    for got, want in zip(seen, expected, strict=True):
+    assert seen.lengths.tolist() == [30, 30]
+    for got, want in zip(seen[:4], expected, strict=True):
         np.testing.assert_allclose(got, want.detach().double().numpy(), atol=1e-6)
+
+
+def test_a_recording_knows_where_sequences_end(network):
+    tokens, lengths = torch.randint(6, (2, 30)), torch.tensor([7, 30])
+    seen = inside.record(network, tokens, lengths)
+    assert len(seen.memory) == 7
+    alone = [inside.record(network, tokens[k : k + 1, :steps]) for k, steps in enumerate((7, 30))]
+    np.testing.assert_allclose(seen.valid, np.concatenate([one.activity[0] for one in alone]), atol=1e-6)
 
 
 def test_a_recording_keeps_to_its_room_and_the_mode(network):
@@ -56,6 +65,13 @@ def test_autocorrelation_times_of_leaky_noise():
     times = inside.autocorrelation_times(x)
     assert times[:2] == pytest.approx(taus, rel=0.1)
     assert np.isnan(times[2])  # silent
+    lengths = np.array([8000, 4000, 6000, 8000])
+    cut = np.where((np.arange(8000) < lengths[:, None])[:, :, None], x, 0.0)
+    assert inside.autocorrelation_times(cut, lengths)[:2] == pytest.approx(taus, rel=0.1)
+    one, short = x[:1, :2000], np.array([2000, 1])
+    padded = np.concatenate([one, np.zeros_like(one)])
+    padded[1, 0] = one.mean((0, 1))  # a single step tells nothing of time
+    assert inside.autocorrelation_times(padded, short)[:2] == pytest.approx(inside.autocorrelation_times(one)[:2], 1e-3)
 
 
 def test_silent_units_are_never_active():

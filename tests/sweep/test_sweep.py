@@ -14,13 +14,14 @@ from pathlib import Path
 
 import conftest
 import pytest
+import torch
 import yaml
 from safetensors import SafetensorError
 
 from elmnet import budget, models
-from elmnet.errors import ConfigError, ElmnetError, RunError
+from elmnet.errors import ConfigError, DivergedError, ElmnetError, RunError
 from elmnet.scores import ALWAYS
-from elmnet.sweep import execute, table
+from elmnet.sweep import estimate, execute, table
 from elmnet.sweep.read import read_table
 from elmnet.sweep.recipe import Recipe, Trial
 from elmnet.sweep.store import Sweep
@@ -82,9 +83,10 @@ def test_names_depend_on_what_decides_the_result_and_nothing_else(text_file, tmp
     copy = tmp_path / "elsewhere.txt"
     shutil.copy(text_file, copy)
     assert trials(copy)[0].name == first.name
-    assert name_of(first.config.replace(threads=2, preset="paper"), "x") == name_of(first.config, "x")
-    assert name_of(first.config.replace(seed=7), "x") != name_of(first.config, "x")
-    assert name_of(first.config, "y") != name_of(first.config, "x")
+    x, y, renamed = {"sha256": {"a.npz": "x"}}, {"sha256": {"a.npz": "y"}}, {"sha256": {"b.npz": "x"}}
+    assert name_of(first.config.replace(threads=2, preset="paper"), x) == name_of(first.config, renamed)
+    assert name_of(first.config.replace(seed=7), x) != name_of(first.config, x)
+    assert name_of(first.config, y) != name_of(first.config, x)
     assert trials(text_file, set={**SETTINGS, "training.log_every": 3})[0].name == first.name
     assert trials(text_file, set={**SETTINGS, "training.learning_rate": 3e-3})[0].name != first.name
 
@@ -95,6 +97,8 @@ def test_lists_random_draws_flops_and_repetitions(text_file):
         {"random": {"count": 5, "units": [4, 64], "memory": [2, 8]}, "seed": 1, "flops": 1e9},
         {"grid": {"units": 7, "memory": 3, "recipe": "paper", "training.learning_rate": [0.001, 0.002]}},
     ]
+    rates = trials(text_file, trials=[{"random": {"count": 3, "training.learning_rate": [0.001, 0.1]}}])
+    assert all(0.001 < trial.config.training.learning_rate < 0.1 for trial in rates)
     found = trials(text_file, trials=groups)
     assert len(found) == 2 + 5 + 2  # the repeated one once
     assert (found[1].config.training.steps, found[1].config.seed) == (7, 3)
@@ -349,8 +353,8 @@ def test_a_trial_out_of_memory_is_a_failure(text_file, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("where", "error"),
     [
-        ("elmnet.train.checkpoint.save_file", OSError(28, "No space left on device")),
-        ("elmnet.train.checkpoint.save_file", SafetensorError("I/O error: No space left on device (os error 28)")),
+        ("elmnet.train.checkpoint.to_bytes", OSError(28, "No space left on device")),
+        ("elmnet.train.checkpoint.to_bytes", SafetensorError("I/O error: No space left on device (os error 28)")),
         ("elmnet.train.run.write_atomic", OSError(28, "No space left on device")),
         ("elmnet.train.run.FileLock.acquire", OSError(30, "No space, read-only file system")),
     ],
@@ -478,8 +482,13 @@ def test_damaged_directories(text_file, tmp_path):
     (directory / "failed.json").write_text("{")
     assert "unreadable" in next(sweep.look()).reason
     assert run(job(sweep, trial, retry=True)) == "done"
+    finished = (directory / "result.json").read_text()
     (directory / "result.json").write_text("{")
     assert next(sweep.look()).state == "damaged"
+    assert list(execute.jobs(sweep, threads=1)) == [trial]
+    assert run(job(sweep, trial)) == "done"  # from its last checkpoint
+    assert json.loads((directory / "result.json").read_text())["valid"] == json.loads(finished)["valid"]
+    assert (directory / "damaged-result.json").read_text() == "{"
     sweep.file.write_text("{")
     with pytest.raises(RunError, match="damaged"):
         sweep.trials()
@@ -541,6 +550,23 @@ def test_plan_prints_every_trial(capsys, recipe):
     assert code == 0, words
     assert "4 trials" in words
     assert "of training on" in words
+
+
+def test_estimates_are_of_the_runs_own_steps(text_file, monkeypatch):
+    """Its backend, type of numbers and optimiser; a step that diverges has its time, too."""
+    seen = []
+
+    class Spy(estimate.Learner):
+        def learn(self, given, pulled):
+            seen.append((self.config.backend, self.network.dtype, type(self.optimizer).__name__))
+            raise DivergedError("as it may")
+
+    monkeypatch.setattr(estimate, "Learner", Spy)
+    monkeypatch.setattr(estimate, "SECONDS", 0.0)
+    more = {"backend": "reference", "dtype": "float64", "training.optimizer": "adamax"}
+    found = trials(text_file, set={**SETTINGS, **more})
+    assert all(seconds > 0 for seconds in estimate.seconds_of(found).values())
+    assert set(seen) == {("reference", torch.float64, "Adamax")}
 
 
 def test_slurm_gets_one_trial_for_each_process(tmp_path):

@@ -1,4 +1,6 @@
 import json
+import os
+import shutil
 
 import pytest
 import torch
@@ -52,11 +54,28 @@ def test_failed_write_names_the_last_good_one(tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("elmnet.train.checkpoint.save_file", full)
+    monkeypatch.setattr("elmnet.train.checkpoint.to_bytes", full)
     with pytest.raises(CheckpointError, match=f"No space left on device; the last good one is {good}"):
         save_checkpoint(tmp_path, 4, CHECKPOINT, keep=2)
     assert load_checkpoint(good).numbers["step"] == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003"]
+
+
+def test_what_others_put_beside_checkpoints_is_left_alone(tmp_path):
+    good = save_checkpoint(tmp_path, 3, CHECKPOINT, keep=2)
+    for copy in ("step-00000003.bak", "step-00000003 (copy)"):
+        shutil.copytree(good, tmp_path / copy)
+    (tmp_path / "step-00000009").touch()
+    assert list_checkpoints(tmp_path) == [good]
+    save_checkpoint(tmp_path, 4, CHECKPOINT, keep=1)
+    assert len(list(tmp_path.iterdir())) == 4
+    assert (tmp_path / "step-00000004" / "model.safetensors").stat().st_mode & 0o044 == 0o044 & ~umask()
+
+
+def umask():
+    now = os.umask(0)
+    os.umask(now)
+    return now
 
 
 def test_a_new_checkpoint_is_never_pruned(tmp_path):

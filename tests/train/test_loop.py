@@ -20,6 +20,7 @@ from elmnet.train import loop, trainer
 from elmnet.train.checkpoint import list_checkpoints
 from elmnet.train.config import amend, compose
 from elmnet.train.journal import Journal
+from elmnet.train.learner import enough_memory
 from elmnet.train.progress import Reporter
 from elmnet.train.results import read_metrics
 from elmnet.train.run import RunDirectory
@@ -294,7 +295,7 @@ def test_a_full_disk_names_the_last_checkpoint_and_loses_nothing(tmp_path, sourc
 
     def full(*args, **kwargs):
         if next(calls) == 1:
-            monkeypatch.setattr("elmnet.train.checkpoint.save_file", refuse)
+            monkeypatch.setattr("elmnet.train.checkpoint.to_bytes", refuse)
         return real(*args, **kwargs)
 
     def refuse(*args):
@@ -408,3 +409,11 @@ def test_damaged_configurations_are_refused(tmp_path, content):
     (tmp_path / "config.yaml").write_text(content)
     with pytest.raises(RunError, match=r"config\.yaml"):
         loop.resume(tmp_path, reporter=Reporter(quiet=True))
+
+
+@pytest.mark.parametrize("error", [MemoryError("std::bad_alloc"), RuntimeError("enforce fail: can't allocate memory")])
+def test_too_little_memory_is_said_in_words(error):
+    with pytest.raises(RunError, match="not enough memory for a step: "), enough_memory("a step"):
+        raise error
+    with pytest.raises(RuntimeError, match=r"^shape$"), enough_memory("a step"):
+        raise RuntimeError("shape")

@@ -81,6 +81,9 @@ def test_a_replica_that_was_never_begun_is_begun_by_resuming(tmp_path, text_file
     config, task = config_of("enwik8", text_file, seed=5)
     runs = create_replicas(tmp_path / "all", config, 3)
     assert replicas_in(tmp_path / "all") == {}
+    with pytest.raises(RunError, match=r"seeds 5, 6, 7 are planned there"):
+        create_replicas(tmp_path / "all", config.replace(seed=6), 2)
+    assert create_replicas(tmp_path / "all", config, 3) == runs
     first, *_ = runs
     run = RunDirectory(first)
     run.create(config, task.facts())  # and here comes the kill
