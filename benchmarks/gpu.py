@@ -301,7 +301,7 @@ def train(seconds: float, data: str | None) -> Iterator[tuple[str, Any]]:
     seeds differ by is what devices may differ by."""
     from elmnet.tasks import open_task
     from elmnet.train.config import compose
-    from elmnet.train.objective import cross_entropy, learning_rate
+    from elmnet.train.objective import learning_rate
 
     config = compose("enwik8", preset="small", data=data)
     task = open_task(config.task, config.options, config.data, seed=0)
@@ -321,7 +321,7 @@ def train(seconds: float, data: str | None) -> Iterator[tuple[str, Any]]:
             batch = task.training_batch(len(seen))
             out, new = network(batch.x.to(device), None if batch.fresh else state)
             state = new.detach()
-            loss = cross_entropy(*task.scored(out, batch.y.to(device)))
+            loss = torch.nn.functional.cross_entropy(*task.scored(out, batch.y.to(device)))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), config.training.clip)

@@ -110,8 +110,12 @@ def saved_bytes(network: NetworkConfig) -> int:
     return total + 110 * tensors + 500 * len(network.stack) + 600  # the header, config.json
 
 
+_NUMBER = 4
+"""Bytes of a float32."""
+
+
 def training_bytes(
-    network: NetworkConfig, batch: int, steps: int, *, backend: Literal["cpu", "reference"] = "cpu", itemsize: int = 4
+    network: NetworkConfig, batch: int, steps: int, *, backend: Literal["cpu", "reference"] = "cpu"
 ) -> int:
     """An estimate of the memory of one training step with Adam, in bytes.
 
@@ -121,28 +125,28 @@ def training_bytes(
     everything that autograd does.
     """
     step = _reference_bytes if backend == "reference" else _cpu_bytes
-    return 4 * itemsize * parameters(network) + step(network, batch, steps, itemsize)
+    return 4 * _NUMBER * parameters(network) + step(network, batch, steps)
 
 
-def _reference_bytes(network: NetworkConfig, batch: int, steps: int, itemsize: int) -> int:
+def _reference_bytes(network: NetworkConfig, batch: int, steps: int) -> int:
     """What autograd keeps, and the connectome."""
     total = 0
     for layer, inputs in zip(network.stack, network.layer_inputs, strict=True):
         c, widths = layer.neuron, layer.neuron.mlp_widths
         kept = c.connectivity + widths[0] + (3 if c.mlp_activation == "relu2" else 2) * sum(widths[1:-1])
         kept += 3 * c.memory + 2 * c.outputs
-        total += 8 * layer.units * c.connectivity + itemsize * batch * steps * (layer.units * kept + inputs)
+        total += 8 * layer.units * c.connectivity + _NUMBER * batch * steps * (layer.units * kept + inputs)
     return total
 
 
-def _cpu_bytes(network: NetworkConfig, batch: int, steps: int, itemsize: int) -> int:
+def _cpu_bytes(network: NetworkConfig, batch: int, steps: int) -> int:
     """Tapes, tables of the connectome, and what goes in and out of layers."""
     total, segment = 0, 0
     for layer, inputs in zip(network.stack, network.layer_inputs, strict=True):
         c = layer.neuron
-        total += 24 * layer.units * c.connectivity + 6 * itemsize * batch * steps * (inputs + layer.outputs)
+        total += 24 * layer.units * c.connectivity + 6 * _NUMBER * batch * steps * (inputs + layer.outputs)
         unit = c.branches + 2 * c.memory + sum(c.mlp_widths[1:-1]) + c.outputs
-        tape = itemsize * layer.units * 8 * -(-batch // 8) * steps * unit  # eight sequences fill a register
+        tape = _NUMBER * layer.units * 8 * -(-batch // 8) * steps * unit  # eight sequences fill a register
         if tape <= TAPE_LIMIT:
             total += tape
         else:

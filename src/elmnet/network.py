@@ -164,7 +164,7 @@ class ELMNetwork(Pretrained):
 
     def initial_state(self, batch: int) -> NetworkState:
         """All zeros, for `batch` sequences."""
-        return NetworkState(tuple(layer.initial_state(batch) for layer in self._elm_layers))
+        return NetworkState(tuple(layer.initial_state(batch) for layer in self.elm_layers))
 
     def state_of(self, tensors: dict[str, Tensor]) -> NetworkState:
         """The inverse of `NetworkState.tensors`.
@@ -180,10 +180,11 @@ class ELMNetwork(Pretrained):
 
     def draw_masks(self, batch: int) -> list[Masks]:
         """What `forward` draws where it gets no `masks`: fresh dropout masks of every layer."""
-        return [layer.draw_masks(batch) for layer in self._elm_layers]
+        return [layer.draw_masks(batch) for layer in self.elm_layers]
 
     @property
-    def _elm_layers(self) -> list[ELMLayer]:
+    def elm_layers(self) -> list[ELMLayer]:
+        """Hidden layers, then the read-out layer."""
         return [layer for layer in self.layers if isinstance(layer, ELMLayer)]
 
     def forward(
@@ -212,8 +213,8 @@ class ELMNetwork(Pretrained):
             ShapeError: an argument has the wrong shape, type or range.
             BackendError: the demanded backend refuses.
         """
-        h = self._dense(x)
-        layers = self._elm_layers
+        h = self.dense_input(x)
+        layers = self.elm_layers
         if state is not None:
             self.check_layers("state", state.layers)
         if masks is not None:
@@ -253,7 +254,7 @@ class ELMNetwork(Pretrained):
         if alone and (stream := self._stream()) is not None:
             layers = (self.initial_state(1) if state is None else state).layers
             self.check_layers("state", layers)
-            x = x_t if x_t.is_floating_point() else self._dense(x_t.unsqueeze(1)).squeeze(1)
+            x = x_t if x_t.is_floating_point() else self.dense_input(x_t.unsqueeze(1)).squeeze(1)
             h, new = stream.step(x, layers)
             return (h.clone() if self.affine is None else self.affine(h)), NetworkState(new)  # h is part of the state
         out, state = self(x_t.unsqueeze(1), state)
@@ -271,7 +272,7 @@ class ELMNetwork(Pretrained):
         made_of, key = Remembered.of(tensors), (_last_update(tensors), self.training, torch.get_num_threads())
         if key == prepared.key and made_of.equals(prepared.made_of):
             return prepared.stream
-        layers = self._elm_layers
+        layers = self.elm_layers
         backends = {ops.select(m.backend, self.device, self.dtype, m.dynamics).stream for m in layers}
         prepare = backends.pop() if len(backends) == 1 else None
         if prepare is None or any(layer.drops_out for layer in layers):
@@ -281,7 +282,7 @@ class ELMNetwork(Pretrained):
         _STREAMS[self] = prepared._replace(made_of=made_of, key=key, stream=stream)
         return stream
 
-    def _dense(self, x: Tensor) -> Tensor:
+    def dense_input(self, x: Tensor) -> Tensor:
         """Input as (B, T, n_in): tokens become one-hot × scale."""
         check_tensor(x)
         integer = not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool)
@@ -304,7 +305,7 @@ class ELMNetwork(Pretrained):
 
     def backends(self) -> list[str]:
         """The backends that would run now, without repetition."""
-        names = (ops.select(m.backend, self.device, self.dtype, m.dynamics).name for m in self._elm_layers)
+        names = (ops.select(m.backend, self.device, self.dtype, m.dynamics).name for m in self.elm_layers)
         return list(dict.fromkeys(names))
 
     @staticmethod
@@ -314,7 +315,7 @@ class ELMNetwork(Pretrained):
 
     def refuse_weights(self, path: Path, tensors: dict[str, Tensor]) -> None:
         """A connectome must name sources that there are."""
-        for i, layer in enumerate(self._elm_layers):
+        for i, layer in enumerate(self.elm_layers):
             try:
                 refuse_sources(tensors[f"layers.{i}.connectome"], layer.inputs + layer.config.outputs)
             except ShapeError as error:

@@ -79,7 +79,7 @@ class Replicas(nn.Module):
         k = len(networks)
         if x.dim() == 0 or len(x) != k:
             raise ShapeError(f"input must hold one batch for each of {k} networks, got {tuple(x.shape)}")
-        dense = [network._dense(own) for network, own in zip(networks, x, strict=True)]
+        dense = [network.dense_input(own) for network, own in zip(networks, x, strict=True)]
         check_input(dense[0], networks[0].config.inputs, networks[0].device)
         h = torch.cat(dense, 2)
         batch, lengths = len(h), check_lengths(lengths, h)

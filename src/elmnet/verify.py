@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from elmnet import wiring
 from elmnet.config import LayerConfig, NetworkConfig, NeuronConfig
@@ -26,7 +27,7 @@ from elmnet.interop.pytorch import neuron_of
 from elmnet.layer import ELMLayer
 from elmnet.network import ELMNetwork
 from elmnet.ops import BACKENDS, Masks
-from elmnet.train.objective import cross_entropy, mlp_magnitude, population_activity
+from elmnet.train.objective import mlp_magnitude, population_activity
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -115,7 +116,8 @@ def _verify_network(config: dict[str, Any], arrays: Arrays, backend: str, dtype:
         )
 
     logits = out.flatten(0, 1) if config["loss"] == "sequence" else out[:, -1]
-    entropy = cross_entropy(logits, torch.from_numpy(arrays["y"]).flatten().to(device), config["label_smoothing"])
+    targets, smoothing = torch.from_numpy(arrays["y"]).flatten().to(device), config["label_smoothing"]
+    entropy = F.cross_entropy(logits, targets, label_smoothing=smoothing)
     reg_mlp, reg_activity = mlp_magnitude(signals[0]["mlp"]), population_activity(signals[0]["activity"])
     weights = config["regularisers"]
     loss = entropy + weights["mlp"] * reg_mlp + weights["act"] * reg_activity

@@ -6,6 +6,7 @@ import torch
 
 from elmnet.data.text import Corpus, Vocabulary
 from elmnet.errors import ConfigError, DataError
+from elmnet.tasks import OpenTasks, find_task
 from elmnet.tasks.enwik8 import Enwik8, TextOptions
 
 TEXT = b"".join(b"line %d of some text\n" % i for i in range(2000))
@@ -113,3 +114,14 @@ def test_baselines_do_not_depend_on_the_block_size(monkeypatch):
     for name, splits in whole.items():
         for part, scores in splits.items():
             assert pieces[name][part]["bpc"] == pytest.approx(scores["bpc"], rel=1e-12)
+
+
+def test_tasks_that_differ_in_their_seed_share_the_data(text_file):
+    tasks, options = OpenTasks(), TextOptions(streams=2, chunk=5)
+    first, second = (tasks.of("enwik8", options, str(text_file), seed=seed) for seed in (1, 2))
+    assert (first.seed, second.seed) == (1, 2)
+    assert first.corpus is second.corpus
+    assert tasks.of("enwik8", TextOptions(streams=3, chunk=5), str(text_file)).options.streams == 3
+    cells = [tasks.of("neuronio", find_task("neuronio").Options(), "synthetic-cell", seed=seed) for seed in (1, 2)]
+    assert cells[0]._load is not cells[1]._load  # each keeps the files of its own batches
+    assert not torch.equal(cells[0].training_batch(0).x, cells[1].training_batch(0).x)

@@ -1,4 +1,4 @@
 """Speed, side by side: every backend, and what else could train the same network, in one interleaved run.
 
-Nothing here is imported by the rest of the package but by the command `elmnet bench`.
+Of the rest of the package only commands use it: `bench`, `doctor --cuda-plan`, plans for a latency.
 """

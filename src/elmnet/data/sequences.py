@@ -69,7 +69,11 @@ class Sequences:
 
 
 def _order(file: str, what: str, own: Sequence[str], wanted: Sequence[str]) -> Any:
-    """Where each wanted name is; as it is where one side has no names, or another number."""
+    """Where each wanted name is; as it is where one side has no names.
+
+    Raises:
+        DataError: a name is on one side alone.
+    """
     named = [names and not _UNNAMED.match(names[0]) for names in (own, wanted)]
     if not all(named) or tuple(own) == tuple(wanted):
         return slice(None)

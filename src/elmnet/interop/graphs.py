@@ -154,9 +154,9 @@ class Step(nn.Module):
         super().__init__()
         self.config, self.standard = network.config, standard
         self.tokens = network.config.token_scale is not None
-        self.layers = [layer.dynamics for layer in network._elm_layers]
+        self.layers = [layer.dynamics for layer in network.elm_layers]
         self.shapes = [LayerState(*(t.shape[1:] for t in s)) for s in network.initial_state(1).layers]  # type: ignore[arg-type]
-        for i, layer in enumerate(network._elm_layers):
+        for i, layer in enumerate(network.elm_layers):
             weights, silence = layer.neurons(), layer.inputs + layer.config.outputs
             self._keep(i, "sources", torch.where(layer.connectome < 0, silence, layer.connectome).flatten())
             for name in ("synapse", "readout", "bias", "decay", "gain"):

@@ -4,13 +4,12 @@ import statistics
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
 
 import numpy as np
 
 from elmnet.errors import DivergedError
 from elmnet.sweep.recipe import Trial
-from elmnet.tasks import Task, open_task
+from elmnet.tasks import OpenTasks, Task
 from elmnet.train.config import RunConfig
 from elmnet.train.learner import Learner
 
@@ -27,14 +26,11 @@ def seconds_of(trials: Sequence[Trial], *, threads: int = 1) -> dict[Trial, floa
     step_flops = {trial: trial.work / trial.config.training.steps for trial in trials}
     ordered = sorted(trials, key=lambda trial: step_flops[trial])
     chosen = {ordered[int(i)] for i in np.linspace(0, len(ordered) - 1, PROBES)}
-    tasks: dict[tuple[str, Any, str], Task] = {}
-    points = []
+    tasks, points = OpenTasks(), []
     for trial in chosen:
-        config = trial.config
-        key = (config.task, config.options, config.data)
-        if key not in tasks:
-            tasks[key] = open_task(*key, seed=config.seed)
-        points.append((step_flops[trial], _seconds(config.replace(threads=threads), tasks[key])))
+        config = trial.config.replace(threads=threads)
+        task = tasks.of(config.task, config.options, config.data, seed=config.seed)
+        points.append((step_flops[trial], _seconds(config, task)))
     flops, seconds = np.array(sorted(points)).T
     slope = seconds[-1] / flops[-1]
     return {

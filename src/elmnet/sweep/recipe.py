@@ -36,7 +36,7 @@ from elmnet.config import NetworkConfig
 from elmnet.errors import BudgetError, ConfigError
 from elmnet.models import ModelConfig
 from elmnet.strict import Config, read_yaml
-from elmnet.tasks import Task, find_task, open_task
+from elmnet.tasks import OpenTasks, Task, find_task
 from elmnet.theory import planner
 from elmnet.train.config import RunConfig, amend, compose
 from elmnet.train.identity import name_of
@@ -151,19 +151,19 @@ class Recipe(Config):
             ConfigError: a setting is wrong; the message names the group.
         """
         start = amend(compose(self.task, preset=self.preset, data=self.data), settings=_settings(self.set))
-        tasks = _Tasks()
-        start = start.replace(model=tasks.of(start).fit_model(start.model))
+        tasks = OpenTasks()
+        start = start.replace(model=_task_of(start, tasks).fit_model(start.model))
         found: dict[str, Trial] = {}
         for number, group in enumerate(self.trials, 1):
             try:
                 for config in self._of(group, start, tasks):
-                    name = name_of(config, tasks.of(config).facts())
+                    name = name_of(config, _task_of(config, tasks).facts())
                     found.setdefault(name, Trial(name, config))
             except (ConfigError, BudgetError) as error:
                 raise ConfigError(f"{self.name}, group {number}: {error}") from error
         return list(found.values())
 
-    def _of(self, group: Group, start: RunConfig, tasks: "_Tasks") -> Iterator[RunConfig]:
+    def _of(self, group: Group, start: RunConfig, tasks: OpenTasks) -> Iterator[RunConfig]:
         base = _amended(start, group.set or {}, tasks)
         for row in group.rows():
             _refuse_twice(group, row)
@@ -171,18 +171,8 @@ class Recipe(Config):
                 yield _configure(base, group, row, seed, tasks)
 
 
-class _Tasks:
-    """The task of a sweep with the options of its runs, each opened once."""
-
-    def __init__(self) -> None:
-        self._opened: dict[str, Task] = {}
-
-    def of(self, config: RunConfig) -> Task:
-        """That of a run."""
-        key = json.dumps(config.options.to_dict())
-        if key not in self._opened:
-            self._opened[key] = open_task(config.task, config.options, config.data, seed=config.seed)
-        return self._opened[key]
+def _task_of(config: RunConfig, tasks: OpenTasks) -> Task:
+    return tasks.of(config.task, config.options, config.data, seed=config.seed)
 
 
 def shipped(path: Path) -> Path:
@@ -206,14 +196,14 @@ def _settings(values: Mapping[str, Any] | None) -> list[str]:
 
 
 def _amended(
-    config: RunConfig, settings: Mapping[str, Any], tasks: _Tasks, *, fit: bool = False, **changes: Any
+    config: RunConfig, settings: Mapping[str, Any], tasks: OpenTasks, *, fit: bool = False, **changes: Any
 ) -> RunConfig:
     """The run with other settings. Where they change how the data are read, and with `fit`, the model has as many
     inputs and outputs as those need."""
     first = {name: value for name, value in settings.items() if name.startswith("options")}
     found = amend(config, settings=_settings(first))
     if fit or found.options != config.options:
-        found = found.replace(model=tasks.of(found).fit_model(found.model))
+        found = found.replace(model=_task_of(found, tasks).fit_model(found.model))
     rest = {name: value for name, value in settings.items() if name not in first}
     return amend(found, settings=_settings(rest), **changes)
 
@@ -234,7 +224,7 @@ def _refuse_twice(group: Group, row: Mapping[str, Any]) -> None:
             raise ConfigError(words)
 
 
-def _configure(base: RunConfig, group: Group, row: Mapping[str, Any], seed: Any, tasks: _Tasks) -> RunConfig:
+def _configure(base: RunConfig, group: Group, row: Mapping[str, Any], seed: Any, tasks: OpenTasks) -> RunConfig:
     """The run of a row: shape, budget, length, other settings."""
     rest = {name: value for name, value in row.items() if name not in (*SHAPE, "model", "recipe", "seed", "steps")}
     config = base.with_model(row["model"]) if "model" in row else base
@@ -254,7 +244,7 @@ def _configure(base: RunConfig, group: Group, row: Mapping[str, Any], seed: Any,
     config = config.replace(model=model)
     steps = row.get("steps", group.steps)
     if group.flops is not None:
-        steps = max(1, round(group.flops / training_flops(config, tasks.of(config).steps)))
+        steps = max(1, round(group.flops / training_flops(config, _task_of(config, tasks).steps)))
     return config if steps is None else amend(config, settings=[f"training.steps={json.dumps(steps)}"])
 
 

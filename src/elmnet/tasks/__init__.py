@@ -14,7 +14,18 @@ from elmnet.tasks.neuronio import NeuronIO, NeuronIOOptions, open_source
 from elmnet.tasks.sequence import Sequence, SequenceOptions
 from elmnet.tasks.shd import SHD, SHDAdding, SpikeOptions
 
-__all__ = ["PRESETS", "TASKS", "Batch", "Scores", "Split", "Task", "find_task", "in_words", "open_task"]
+__all__ = [
+    "PRESETS",
+    "TASKS",
+    "Batch",
+    "OpenTasks",
+    "Scores",
+    "Split",
+    "Task",
+    "find_task",
+    "in_words",
+    "open_task",
+]
 
 TASKS: dict[str, type[Task]] = {task.name: task for task in (Enwik8, SHDAdding, SHD, NeuronIO, Sequence)}
 
@@ -28,6 +39,20 @@ def find_task(name: str) -> type[Task]:
     if name not in TASKS:
         raise ConfigError(f"no task {name!r}; known: {', '.join(TASKS)}")
     return TASKS[name]
+
+
+class OpenTasks:
+    """Opens tasks that differ in their seed alone once."""
+
+    def __init__(self) -> None:
+        self._opened: dict[tuple[str, Config, str], Task] = {}
+
+    def of(self, name: str, options: Config, source: str, *, seed: int = 0) -> Task:
+        """As `open_task`."""
+        key = (name, options, source)
+        if key not in self._opened:
+            self._opened[key] = open_task(name, options, source, seed=seed)
+        return self._opened[key].with_seed(seed)
 
 
 def open_task(

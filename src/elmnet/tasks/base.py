@@ -5,7 +5,8 @@ Batches are a pure function of (seed, index), so a run can go on at any batch wi
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar, Literal, NamedTuple, get_args
+from copy import copy
+from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,6 @@ class Task(ABC):
     """A benchmark: data, loss, metric and published defaults. Subclasses are final."""
 
     name: ClassVar[str]
-    about: ClassVar[str]
     default_data: ClassVar[str]
     unit: ClassVar[str]
     """What one target is called when counted."""
@@ -55,6 +55,12 @@ class Task(ABC):
     outputs: int
     data_name: str
     """The data's honest name, printed wherever a score is."""
+
+    def with_seed(self, seed: int) -> Self:
+        """The same task on the same data, which are in memory once, with other training batches."""
+        other = copy(self)
+        other.seed = seed
+        return other
 
     @classmethod
     @abstractmethod

@@ -44,7 +44,6 @@ class Enwik8(Task):
     """Character prediction with carried state (TASKS: Enwik8)."""
 
     name = "enwik8"
-    about = "next character of a text, bits per character"
     default_data = STDLIB
     unit = "characters"
     metric = "bpc"

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -27,7 +27,6 @@ from elmnet.tasks.base import Batch, Scores, Split, Task
 from elmnet.tasks.cell import Cell, synthetic_cell
 
 SYNTHETIC = "synthetic-cell"
-CHANNELS = 1278
 _SPLIT = 8
 """Every eighth simulation is validation, the one before it test, where files name no such parts."""
 
@@ -132,7 +131,6 @@ class NeuronIO(Task):
     """Spike and soma of a cell, from 639 excitatory and 639 inhibitory inputs (TASKS: NeuronIO)."""
 
     name = "neuronio"
-    about = "spikes and soma voltage of a detailed cell model, RMSE of the soma"
     metric = "soma_rmse"
     criterion = "error"
     default_data = SYNTHETIC
@@ -144,9 +142,17 @@ class NeuronIO(Task):
         self.source = source
         self.seed = seed
         self.data_name = source.name
-        self._load = lru_cache(options.cached_files)(source.load)
+        self._keep_files()
         first = self._file("train", 0)
         self.inputs, self.outputs = first.channels, 2
+
+    def _keep_files(self) -> None:
+        self._load = lru_cache(self.options.cached_files)(self.source.load)
+
+    def with_seed(self, seed: int) -> Self:
+        other = super().with_seed(seed)
+        other._keep_files()  # of its own: other batches are of other files
+        return other
 
     @classmethod
     def preset(cls, name: str) -> dict[str, Any]:

@@ -50,7 +50,6 @@ class Sequence(Task):
     """Classes or values of sequences from a file (`elmnet.data.sequences`)."""
 
     name = "sequence"
-    about = "your own sequences: classes or values, per sequence or per step"
     default_data = "FILE.npz"
     unit = "steps"
     metric = "nats"
@@ -68,7 +67,7 @@ class Sequence(Task):
         parts: Mapping[str, NDArray[np.int64]] | None = None,
     ) -> None:
         if facts is not None:
-            data = data.arranged(facts["channels"], facts.get("values", ()))  # runs before 0.1 have no names of values
+            data = data.arranged(facts["channels"], facts["values"])
         self.options, self.data, self.seed, self.data_name = options, data, seed, data.name
         self.parts: dict[str, NDArray[np.int64]] = {"all": np.arange(len(data))}
         self._ragged = bool((data.lengths != self.steps).any())

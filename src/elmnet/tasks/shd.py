@@ -150,7 +150,6 @@ class SHDAdding(_SpikeTask):
     """Two digits one after the other; the class is their sum (TASKS: SHD-Adding)."""
 
     name = "shd-adding"
-    about = "sum of two spoken digits from spikes, accuracy"
     DIGITS = 2
 
     def __init__(self, options: SpikeOptions, corpus: SpikeCorpus, *, seed: int = 0) -> None:
@@ -191,7 +190,6 @@ class SHD(_SpikeTask):
     """One digit; the class is its label (10 or 20 classes, as the file has)."""
 
     name = "shd"
-    about = "a spoken digit from spikes, accuracy"
     DIGITS = 1
 
     def __init__(self, options: SpikeOptions, corpus: SpikeCorpus, *, seed: int = 0) -> None:

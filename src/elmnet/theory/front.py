@@ -4,7 +4,8 @@ Preferred is the surface of a fit to all runs (`SNRR.front`, the planner). What 
 and gives the power law of the literature for comparison.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -84,21 +85,16 @@ def power_law_worlds(
     *,
     draws: int = 300,
     seed: int = 0,
-    note: Callable[[int], None] = lambda draw: None,
 ) -> list[PowerLaw]:
     """The law of `near_front` in resampled sets of runs (§9); draws whose front is too short are left out."""
     P, y = np.asarray(P, float), np.asarray(y, float)
     rng, worlds = np.random.default_rng(seed), []
-    for draw in range(draws):
+    for _ in range(draws):
         chosen = rng.integers(0, len(P), len(P))
         kept = chosen[near_front(P[chosen], y[chosen], sd)]
-        try:
+        with suppress(TheoryError):
             if len(np.unique(kept)) >= LEAST_POINTS:
                 worlds.append(power_law(P[kept], y[kept]))
-        except TheoryError:
-            continue
-        finally:
-            note(draw + 1)
     return worlds
 
 

@@ -12,7 +12,7 @@ import torch
 from elmnet.errors import ConfigError, DivergedError, RunError
 from elmnet.network import ELMNetwork, NetworkState
 from elmnet.replicas import Replicas
-from elmnet.tasks import Task, open_task
+from elmnet.tasks import OpenTasks, Task
 from elmnet.train.capture import Captured, Given, Pull, Pulled
 from elmnet.train.config import RunConfig
 from elmnet.train.identity import contents_of
@@ -88,7 +88,7 @@ def resume(
     if result is not None:
         reporter.note(f"{path} is finished")
         return result
-    task = _open_again(run, config, facts, data)
+    task = _open_again(run, config, facts, data, OpenTasks())
     trainer = Trainer(run, config, task, reporter, tensorboard=tensorboard, cuda_graph=cuda_graph, team=team)
     return cast(Result, Lockstep([trainer]).train(resuming=True)[0])
 
@@ -119,6 +119,7 @@ def together(
     reporter, stop = reporter or Reporter(), StopSignals()
     outcomes: dict[Path, Result | DivergedError] = {}
     trainers: list[Trainer] = []
+    tasks = OpenTasks()
     for path, config in runs.items():
         run = RunDirectory(path)
         if run.config_file.exists():
@@ -127,9 +128,9 @@ def together(
             if done is not None:
                 outcomes[path] = done
                 continue
-            task = _open_again(run, config, facts, data)
+            task = _open_again(run, config, facts, data, tasks)
         else:
-            task = open_task(config.task, config.options, config.data, seed=config.seed)
+            task = tasks.of(config.task, config.options, config.data, seed=config.seed)
         own = reporter.named(path.name, first=not trainers)
         trainers.append(Trainer(run, config, task, own, stop=stop, cuda_graph=cuda_graph))
         trainers[-1].keep_generators()
@@ -165,9 +166,11 @@ def _require_equal(first: Trainer, other: Trainer) -> None:
         raise ConfigError(f"{path}: sequences of different lengths cannot be trained together; train each run alone")
 
 
-def _open_again(run: RunDirectory, config: RunConfig, facts: dict[str, Any], data: str | None) -> Task:
+def _open_again(
+    run: RunDirectory, config: RunConfig, facts: dict[str, Any], data: str | None, tasks: OpenTasks
+) -> Task:
     """The task of a run that was begun, if its data is still the same."""
-    task = open_task(config.task, config.options, data or config.data, seed=config.seed)
+    task = tasks.of(config.task, config.options, data or config.data, seed=config.seed)
     if contents_of(task.facts()) != contents_of(facts):
         raise RunError(
             f"{data or config.data} is not the data this run was trained on (hashes differ from {run.config_file}); "

@@ -6,17 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from elmnet.ops import Signal
 from elmnet.train.config import TrainConfig
 
 _RESET = 5  # distinguishes this stream of random numbers from those of the tasks
-
-
-def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Mean cross entropy in nats; logits (M, classes), targets (M,)."""
-    return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
 
 
 def mlp_magnitude(mlp: Tensor, lengths: Tensor | None = None) -> Tensor:

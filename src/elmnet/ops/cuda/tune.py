@@ -65,7 +65,7 @@ def both_ways(run: Layer) -> list[Tensor]:
 
 def tune_network(network: ELMNetwork, batch: int, steps: int) -> Iterator[list[Trial]]:
     """`tune` for every layer."""
-    for layer in network._elm_layers:
+    for layer in network.elm_layers:
         yield tune(layer, batch, steps)
 
 
