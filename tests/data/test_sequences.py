@@ -80,6 +80,10 @@ def test_files_that_are_no_sequences_are_refused_in_words(tmp_path):
     np.savez(tmp_path / "cut.npz", x=X, y=Y)
     (tmp_path / "cut.npz").write_bytes((tmp_path / "cut.npz").read_bytes()[:-30])
     (tmp_path / "text.parquet").write_text("no table")
+    (tmp_path / "text.csv").write_text("no table\n1\n")
+    (tmp_path / "index.csv").write_text(",sequence,step,a\n0,1,1,2\n")
+    (tmp_path / "short.csv").write_text("sequence,step,a\n1,1,2\n1,2\n")
+    (tmp_path / "empty.csv").write_text("")
     np.save(tmp_path / "one.npy", X)
     (tmp_path / "one.npy").rename(tmp_path / "renamed.npz")
     for name, words in (
@@ -90,7 +94,11 @@ def test_files_that_are_no_sequences_are_refused_in_words(tmp_path):
         ("text.parquet", "damaged or not Parquet"),
         ("renamed.npz", "damaged or not an .npz archive"),
         ("nothing.npz", "no such file"),
-        ("table.csv", "name an .npz or .parquet file"),
+        ("text.csv", "has no column 'sequence'; it has no table"),
+        ("index.csv", r"a column has no name .of pandas, an index: to_csv.index=False. leaves it out."),
+        ("short.csv", "damaged or not CSV"),
+        ("empty.csv", "a column has no name"),
+        ("table.xls", "name an .npz, .parquet or .csv file"),
     ):
         with pytest.raises(DataError, match=words):
             load_sequences(str(tmp_path / name))
@@ -120,6 +128,20 @@ def test_a_long_table_becomes_the_same_arrays(tmp_path):
     )
     assert load_sequences(two).y.tolist() == [[1.5, 0.5]] * 3
     assert load_sequences(two).split.tolist() == ["train"] * 3
+
+
+@pytest.mark.parametrize("between", [",", ";", "\t"])
+def test_a_csv_file_is_the_same_table(tmp_path, between):
+    whole = parquet(tmp_path / "t.parquet", f"{ROWS}, 'c' || sequence % 2 AS target {RANGES}")
+    with duckdb.connect() as connection:
+        connection.execute(f"COPY (FROM '{whole}') TO '{tmp_path}/t.csv' (FORMAT csv, HEADER, DELIMITER '{between}')")
+    found, same = load_sequences(str(tmp_path / "t.csv")), load_sequences(whole)
+    assert np.array_equal(found.x, same.x) and found.y.tolist() == same.y.tolist()
+    assert (found.channels, found.lengths.tolist()) == (same.channels, same.lengths.tolist())
+    gap = (tmp_path / "t.csv").read_text().replace("0.25", "")
+    (tmp_path / "gap.CSV").write_text(gap)
+    with pytest.raises(DataError, match="column 'b' is empty in 2 rows"):
+        load_sequences(str(tmp_path / "gap.CSV"))
 
 
 @pytest.mark.parametrize(

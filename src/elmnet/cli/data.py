@@ -35,7 +35,7 @@ def list_() -> None:
     )
     table.add_row("neuronio", "PATH", "a folder of published simulation files, or one file", "")
     table.add_row("shd, shd-adding", "PATH", "a directory with *train*.h5 and *test*.h5 in SHD's layout", "")
-    table.add_row("sequence", "PATH", "an .npz or .parquet file of your own sequences (docs/own-data.md)", "")
+    table.add_row("sequence", "PATH", "an .npz, .parquet or .csv file of your own sequences (docs/own-data.md)", "")
     out.print(table)
 
 

@@ -248,7 +248,7 @@ def _open_run(path: Path, data: str | None = None, *, targets: bool = True, same
 
 def predict(
     run: Run_,
-    data: Annotated[str, typer.Option(help=".npz or .parquet file of sequences; targets are not needed")],
+    data: Annotated[str, typer.Option(help=".npz, .parquet or .csv file of sequences; targets are not needed")],
     path: Annotated[
         Path, typer.Option("--out", help="a .csv, .npz or .parquet file, replaced if it exists", metavar="FILE")
     ],

@@ -1,14 +1,15 @@
-"""Somebody's own sequences: numbers over time with a target each, from .npz or .parquet files or arrays.
+"""Somebody's own sequences: numbers over time with a target each, from .npz, .parquet or .csv files or arrays.
 
-.npz      `x` (n, T, channels) or (n, T); `lengths` (n,) if they differ; `y` (n,), (n, T), (n, k) or (n, T, k);
-          `split` (n,) of `train`, `valid`, `test`, if it is decided already
-.parquet  a long table: columns `sequence`, `step`, `target` (or target columns `target.NAME`), `split` if any; every
-          other column is a channel
+.npz            `x` (n, T, channels) or (n, T); `lengths` (n,) if they differ; `y` (n,), (n, T), (n, k) or (n, T, k);
+                `split` (n,) of `train`, `valid`, `test`, if it is decided already
+.parquet, .csv  a long table: columns `sequence`, `step`, `target` (or target columns `target.NAME`), `split` if any;
+                every other column is a channel
 
 Whole numbers, texts and booleans are classes, other numbers are values. A target per step or per sequence shows in the
 shape of `y`; in a table, a target that never changes within a sequence is the sequence's.
 """
 
+import csv
 import hashlib
 import re
 from collections.abc import Callable, Sequence
@@ -95,7 +96,7 @@ def load_sequences(source: str, per: Per = "auto", *, values: bool = False, targ
     """Read a file.
 
     Args:
-        source: a path that ends in .npz or .parquet.
+        source: a path that ends in .npz, .parquet or .csv.
         per: whether a target belongs to a step or to its sequence, where the shapes do not say it.
         values: take whole numbers for values, too.
         targets: whether to read them, if there are any.
@@ -104,11 +105,11 @@ def load_sequences(source: str, per: Per = "auto", *, values: bool = False, targ
         DataError: the file is missing or damaged, or what it holds is not what the format promises.
     """
     path = Path(source)
-    if ending(path) not in (".npz", ".parquet"):
-        raise DataError(f"--data {source}: name an .npz or .parquet file of sequences")
+    if ending(path) not in (".npz", ".parquet", ".csv"):
+        raise DataError(f"--data {source}: name an .npz, .parquet or .csv file of sequences")
     if not path.is_file():
-        raise DataError(f"--data {source}: no such file; name an .npz or .parquet file of sequences")
-    read = _npz if ending(path) == ".npz" else _parquet
+        raise DataError(f"--data {source}: no such file; name an .npz, .parquet or .csv file of sequences")
+    read = _npz if ending(path) == ".npz" else _table
     return checked(**read(path, targets), name=path.name, digest=sha256(path), per=per, values=values)
 
 
@@ -129,14 +130,16 @@ def _npz(path: Path, targets: bool) -> dict[str, Any]:
     return found
 
 
-def _parquet(path: Path, targets: bool) -> dict[str, Any]:
+def _table(path: Path, targets: bool) -> dict[str, Any]:
     try:
         import duckdb
     except ImportError:
-        raise ConfigError(f"{path}: Parquet needs DuckDB: pip install 'elmnet[sweep]'") from None
+        raise ConfigError(f"{path}: tables need DuckDB: pip install 'elmnet[sweep]'") from None
+    parquet = ending(path) == ".parquet"
+    reader = "read_parquet('{}', hive_partitioning = false)" if parquet else f"read_csv('{{}}', {_dialect(path)})"
     try:
         with duckdb.connect() as connection:
-            connection.execute(f"CREATE TABLE rows AS FROM read_parquet('{in_sql(path)}', hive_partitioning = false)")
+            connection.execute(f"CREATE TABLE rows AS FROM {reader.format(in_sql(path))}")
             connection.execute("SET enable_external_access = false")  # from here on the file's own words are read
             columns = {name: kind for name, kind, *_ in connection.execute("DESCRIBE rows").fetchall()}
             missing = [name for name in ("sequence", "step") if name not in columns]
@@ -151,8 +154,24 @@ def _parquet(path: Path, targets: bool) -> dict[str, Any]:
             all_ = ", ".join(quoted_names)
             table = connection.execute(f"SELECT {all_} FROM rows ORDER BY sequence, step").fetchnumpy()
     except duckdb.Error as error:
-        raise DataError(f"{path}: damaged or not Parquet: {' '.join(str(error).split())[:200]}") from error
+        kind = "Parquet" if parquet else "CSV"
+        raise DataError(f"{path}: damaged or not {kind}: {' '.join(str(error).split())[:200]}") from error
     return _from_table(path, {name: np.ma.getdata(column) for name, column in table.items()})
+
+
+def _dialect(path: Path) -> str:
+    """Options of DuckDB's CSV reader, after a look at the names in the first line; types are those of all lines.
+
+    Raises:
+        DataError: they are no names.
+    """
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        first = file.readline(2**20)
+    between = max(",;\t", key=first.count)
+    names = next(csv.reader([first], delimiter=between), None) or [""]
+    if not all(name.strip() for name in names):
+        raise DataError(f"{path}: a column has no name (of pandas, an index: to_csv(index=False) leaves it out)")
+    return f"header = true, delim = '{between}', quote = '\"', sample_size = -1"
 
 
 def _is_target(column: str) -> bool:
