@@ -60,7 +60,7 @@ CASES = [
     ("infinite temperature", "generate {run} --prompt the --temperature nan", "must not be negative, got nan"),
     ("both N and a budget", "params enwik8 --neurons 5 --budget 1e6", "--budget decides what --neurons would"),
     ("fractions of units", "params enwik8 --neurons 2.7", "expected whole numbers"),
-    ("device torch cannot train on", TRAIN + " --set device=meta", "device must be one of cpu"),
+    ("device torch cannot train on", TRAIN + " --set device=meta", "device must be cpu, cuda or cuda:N"),
     ("unknown symbol in prompt", "generate {run} --prompt ~", "prompt: byte 0x7e at offset 0"),
     ("unknown model", "train enwik8 --model mlp", "no model 'mlp'; known: elm, leaky, lstm"),
     ("d_m of a baseline", "train enwik8 --data {text} --model gru --memory 3", "a gru has none"),

@@ -220,8 +220,8 @@ def generator_of(seed: int | None) -> torch.Generator | None:
 def check_tensor(x: Any) -> None:
     """Refuse an input that is no tensor."""
     if not isinstance(x, Tensor):
-        advice = "pad sequences of unequal length and give their `lengths`" if isinstance(x, PackedSequence) else ""
-        advice = advice or "torch.as_tensor makes one"
+        packed = isinstance(x, PackedSequence)
+        advice = "pad sequences of unequal length and give their `lengths`" if packed else "torch.as_tensor makes one"
         raise ShapeError(f"input must be a tensor, got {type(x).__name__}: {advice}")
 
 

@@ -552,6 +552,17 @@ def test_plan_prints_every_trial(capsys, recipe):
     assert "of training on" in words
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU")
+def test_a_driver_without_the_workers_device(capsys, tmp_path, text_file):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(document(text_file, set={**SETTINGS, "device": "cuda"})))
+    code, words, err = command(capsys, "plan", path)
+    assert (code, "4 trials" in words, "no estimate of time: " in err) == (0, True, True)
+    code, _, err = command(capsys, "run", path, "--out", tmp_path / "sweep")
+    assert (code, "device must be one of cpu here, got 'cuda'" in err) == (2, True)
+    assert [seen.state for seen in Sweep.open(tmp_path / "sweep").look()] == ["waiting"] * 4
+
+
 def test_estimates_are_of_the_runs_own_steps(text_file, monkeypatch):
     """Its backend, type of numbers and optimiser; a step that diverges has its time, too."""
     seen = []

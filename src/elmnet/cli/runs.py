@@ -104,6 +104,7 @@ def train(
                 changes = {name: value for name, value in (("seed", seed), ("threads", threads)) if value is not None}
                 chosen = [*(settings or []), *([] if steps is None else [f"training.steps={steps}"])]
                 config = amend(start, data=data, settings=chosen, **changes)
+                config.require_device()
                 reporter.note(f"reading {config.data}")
                 config, opened = _opened(config, budget, memory)
                 directory = path or Path("runs") / f"{config.task}-{config.preset}-{datetime.now():%Y%m%d-%H%M%S}"

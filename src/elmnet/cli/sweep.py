@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from elmnet.cli.output import out
-from elmnet.errors import ConfigError
+from elmnet.errors import BackendError, ConfigError
 
 if TYPE_CHECKING:
     from elmnet.sweep.recipe import Trial
@@ -74,6 +74,8 @@ def run(
     what = Recipe.read(recipe, data)
     sweep = Sweep.create(directory or Path("sweeps") / what.name, what, what.expand())
     todo = execute.jobs(sweep, threads=threads, retry=retry, halving=halving)
+    for trial in [] if scheduler or cluster else todo:  # else it is the workers' machine that has to have it
+        trial.config.require_device()
     err = SteadyConsole(stderr=True)
     err.print(f"{sweep.path}: {len(todo)} trials to run", highlight=False, markup=False, soft_wrap=True)
     count = workers or max(1, min(execute.cores() // threads, len(execute.packs(todo, replicas))))
@@ -170,8 +172,12 @@ def plan(
     trials = what.expand()
     times: dict[Trial, float] = {}
     if estimate:
-        with Console(stderr=True).status("timing a few training steps on this machine"):
-            times = seconds_of(trials, threads=threads)
+        err = Console(stderr=True)
+        try:
+            with err.status("timing a few training steps on this machine"):
+                times = seconds_of(trials, threads=threads)
+        except (ConfigError, BackendError) as error:  # a device or backend that only the workers have
+            err.print(f"no estimate of time: {error}", highlight=False, markup=False, soft_wrap=True)
     table = _table(f"{what.name}: {len(trials)} trials", "trial", *SHAPE, "seed", "steps", "TFLOP", "time")
     shown = trials[: limit or None]
     for trial in shown:

@@ -107,9 +107,9 @@ class Group(Config):
             good = isinstance(ends, list) and len(ends) == 2 and all(isinstance(end, int | float) for end in ends)
             good = good and 0 < ends[0] <= ends[1] < math.inf
             self._require(good, f"random.{name} must be [least, most], got {ends!r}")
+        whole = {name for name, ends in ranges.items() if all(isinstance(end, int) for end in ends)}
         for _ in range(count):
             drawn = {name: math.exp(rng.uniform(math.log(low), math.log(high))) for name, (low, high) in ranges.items()}
-            whole = {name for name, ends in ranges.items() if all(isinstance(end, int) for end in ends)}
             yield {name: round(value) if name in whole else value for name, value in drawn.items()}
 
 

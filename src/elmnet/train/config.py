@@ -1,5 +1,6 @@
 """Everything that decides a run, in one strict configuration; and how command-line settings become one."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,7 @@ class RunConfig(Config):
     dtype: Literal["float32", "float64", "bfloat16", "bf16-mixed"] = "float32"
     """Of the weights; `bf16-mixed`: float32 weights, and `torch.autocast` to bfloat16 where products allow it."""
     device: str = "cpu"
+    """cpu, cuda or cuda:N. Who describes a run need not have it; who trains it must."""
     backend: str = "auto"
     threads: int = 1
     """CPU threads. Results are equal bit by bit only for equal numbers of threads. The reference backend's many small
@@ -86,6 +88,8 @@ class RunConfig(Config):
     def _check(self) -> None:
         self._require(0 <= self.seed < 2**63, f"seed must lie in 0..2^63-1, got {self.seed}")
         self._require(1 <= self.threads <= 4096, f"threads must lie in 1..4096, got {self.threads}")
+        known = re.fullmatch(r"cpu|cuda(:\d+)?", self.device) is not None
+        self._require(known, f"device must be cpu, cuda or cuda:N, got {self.device!r}")
         penalties = self.training.mlp_penalty or self.training.activity_penalty
         self._require(
             not (penalties and isinstance(self.model, BaselineConfig)),
@@ -197,7 +201,6 @@ def amend(config: RunConfig, *, data: str | None = None, settings: Sequence[str]
     for setting in settings:
         _set(tree, setting)
     config = RunConfig.from_dict(tree)
-    config.require_device()
     longest = [setting for setting in settings if setting.partition("=")[0].strip().endswith(".tau_max")]
     if longest and getattr(config.options, "timescales", "model") == "data":
         raise ConfigError(
