@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
     from sklearn.utils import assert_all_finite, check_array
+    from sklearn.utils.class_weight import compute_class_weight
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import check_is_fitted, check_random_state, column_or_1d, validate_data
 except ImportError as missing:
@@ -66,7 +67,7 @@ _ATTRIBUTES = """
 class _ELM(BaseEstimator):  # type: ignore[misc]
     _classes: bool
     _columns: list[Any] | None
-    class_weight: str | None = None
+    _weights: Array | None = None
 
     def __init__(
         self,
@@ -103,8 +104,6 @@ class _ELM(BaseEstimator):  # type: ignore[misc]
         self.__dict__.pop("network_", None)  # what is told from here on is not of the old one
         if not isinstance(self.standardise, bool | np.bool_):
             raise ValueError(f"standardise must be True or False, got {self.standardise!r}")
-        if self.class_weight not in (None, "balanced"):
-            raise ValueError(f"class_weight must be None or 'balanced', got {self.class_weight!r}")
         if y is None:
             raise ValueError("this estimator requires y to be passed, but the target y is None")
         x, lengths = self._sequences(X, fitting=True)
@@ -124,7 +123,7 @@ class _ELM(BaseEstimator):  # type: ignore[misc]
 
     def _train(self, data: Sequences, parts: dict[str, NDArray[np.int64]], seed: int) -> None:
         config = self._configuration(seed)
-        task = Sequence(config.options, data, seed=seed, parts=parts)  # type: ignore[arg-type]
+        task = Sequence(config.options, data, seed=seed, parts=parts, weights=self._weights)  # type: ignore[arg-type]
         if self.model != "elm":
             config = config.with_model(self.model)
         if isinstance(config.model, BaselineConfig):
@@ -147,7 +146,6 @@ class _ELM(BaseEstimator):  # type: ignore[misc]
             "model.layers.0.neuron.memory": self.memory,
             "options.batch": self.batch_size,
             "options.standardise": str(self.standardise).lower(),
-            "options.class_weights": self.class_weight or "none",
             "training.steps": self.steps,
             "training.warmup": self.steps // 10,
             "training.learning_rate": self.learning_rate,
@@ -233,7 +231,7 @@ class _ELM(BaseEstimator):  # type: ignore[misc]
 
 class ELMClassifier(ClassifierMixin, _ELM):  # type: ignore[misc]
     __doc__ = f"""Classes of sequences, trained as by `elmnet train sequence`.
-{_ARGS}        class_weight: "balanced" weighs classes inversely to how often they occur in training.
+{_ARGS}        class_weight: of classes in training, by class, or "balanced": inversely to how often they occur.
 {_ATTRIBUTES}        classes_: the classes, sorted.
     """
     _classes = True
@@ -250,7 +248,7 @@ class ELMClassifier(ClassifierMixin, _ELM):  # type: ignore[misc]
         learning_rate: float = 5e-3,
         validation_fraction: float = 0.15,
         standardise: bool = True,
-        class_weight: str | None = None,
+        class_weight: Any = None,
         random_state: Any = None,
     ) -> None:
         super().__init__(
@@ -274,6 +272,8 @@ class ELMClassifier(ClassifierMixin, _ELM):  # type: ignore[misc]
         self.classes_, numbers = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"y holds one class, {self.classes_[0]!r}; a classifier needs at least 2")
+        weighed = self.class_weight is not None
+        self._weights = compute_class_weight(self.class_weight, classes=self.classes_, y=y) if weighed else None
         return np.asarray(numbers, dtype=np.int64)
 
     def predict_proba(self, X: Any) -> Array:

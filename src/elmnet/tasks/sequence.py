@@ -65,10 +65,13 @@ class Sequence(Task):
         seed: int = 0,
         facts: Mapping[str, Any] | None = None,
         parts: Mapping[str, NDArray[np.int64]] | None = None,
+        weights: NDArray[np.float64] | None = None,
     ) -> None:
         if facts is not None:
             data = data.arranged(facts["channels"], facts["values"])
         self.options, self.data, self.seed, self.data_name = options, data, seed, data.name
+        self.weights = weights
+        """Of classes in training, instead of those that `options.class_weights` says."""
         self.parts: dict[str, NDArray[np.int64]] = {"all": np.arange(len(data))}
         self._ragged = bool((data.lengths != self.steps).any())
         learning = facts is None
@@ -251,19 +254,21 @@ class Sequence(Task):
         got, wanted = self.scored(out, y)
         if self.classes is None:
             return F.mse_loss(got, wanted.to(got.dtype))
-        weights = self._class_weights().to(got) if self._balanced else None
+        weights = self._class_weights
+        weights = None if weights is None else weights.to(got)
         return F.cross_entropy(got, wanted, weight=weights, label_smoothing=label_smoothing)
 
     def weight(self, y: Tensor) -> float:
-        wanted = self.scored(y, y)[1]
-        return float(self._class_weights()[wanted.cpu()].sum() if self._balanced else wanted.numel())
+        wanted, weights = self.scored(y, y)[1], self._class_weights
+        return float(wanted.numel() if weights is None else weights[wanted.cpu()].sum())
 
     @property
-    def _balanced(self) -> bool:
-        return self.classes is not None and self.options.class_weights == "balanced"
-
-    def _class_weights(self) -> Tensor:
-        """Of each class, inversely to how often it occurs in the training data."""
+    def _class_weights(self) -> Tensor | None:
+        """Of each class; balanced: inversely to how often it occurs in the training data."""
+        if self.weights is not None:
+            return torch.from_numpy(self.weights)
+        if self.classes is None or self.options.class_weights == "none":
+            return None
         return torch.from_numpy(self.frequency.sum() / (self.outputs * self.frequency))
 
     def tally(self, out: Tensor, y: Tensor) -> NDArray[np.float64]:
