@@ -301,32 +301,18 @@ def train(seconds: float, data: str | None) -> Iterator[tuple[str, Any]]:
     seeds differ by is what devices may differ by."""
     from elmnet.tasks import open_task
     from elmnet.train.config import compose
-    from elmnet.train.objective import learning_rate
+    from elmnet.train.learner import Learner
 
     config = compose("enwik8", preset="small", data=data)
     task = open_task(config.task, config.options, config.data, seed=0)
-    model = task.fit_model(config.model)
+    config = config.replace(model=task.fit_model(config.model), threads=torch.get_num_threads())
 
     def losses(device: str, seed: int, enough: Callable[[int, float], bool]) -> list[float]:
-        from elmnet.network import ELMNetwork
-
-        torch.manual_seed(seed)
-        network = ELMNetwork(model, seed=seed).to(device)
-        optimizer = torch.optim.Adam(network.parameters(), lr=config.training.learning_rate)
+        learner, start = Learner(config.replace(device=device, seed=seed), task), time.perf_counter()
         seen: list[float] = []
-        state, start = None, time.perf_counter()
         while not enough(len(seen), time.perf_counter() - start):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(len(seen), config.training)
-            batch = task.training_batch(len(seen))
-            out, new = network(batch.x.to(device), None if batch.fresh else state)
-            state = new.detach()
-            loss = torch.nn.functional.cross_entropy(*task.scored(out, batch.y.to(device)))
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), config.training.clip)
-            optimizer.step()
-            seen.append(loss.item())
+            given = learner.take()
+            seen.append(learner.learn(given, learner.pull(given)).error)
         return seen
 
     gpu = losses("cuda", 0, lambda steps, spent: spent > seconds or steps >= config.training.steps)
