@@ -67,7 +67,8 @@ class Library:
     def _borrow_pool(self) -> None:
         """Let the kernels use the threads of torch's OpenMP library, if it is GCC's, instead of their own."""
         with contextlib.suppress(OSError, AttributeError):
-            loaded = re.findall(r"\S*/libgomp\S*", Path("/proc/self/maps").read_text(encoding="utf-8"))
+            mapped = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")  # names may be in any code
+            loaded = re.findall(r"\S*/libgomp\S*", mapped)
             torch_s = [path for path in dict.fromkeys(loaded) if "torch" in path] or loaded
             if torch_s:
                 openmp = ctypes.CDLL(torch_s[0])
