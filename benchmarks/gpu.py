@@ -33,11 +33,11 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX would tak
 from elmnet import budget
 from elmnet.bench.cases import CASES, Case
 from elmnet.bench.contenders import Jax, Lstm, learner, trainer, truth
+from elmnet.bench.cuda_tune import tune_network
 from elmnet.errors import BackendError, ElmnetError, in_a_line
 from elmnet.files import write_atomic
 from elmnet.ops.cuda.operator import limits
 from elmnet.ops.cuda.plan import Sizes, plan
-from elmnet.ops.cuda.tune import tune_network
 from elmnet.train.capture import Captured, Given, Pulled
 from elmnet.verify import self_check, verify_file
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from elmnet.bench.cases import CASES
-from elmnet.ops.cuda.offline import compile_layer
+from elmnet.bench.cuda_compile import compile_layer
 from elmnet.ops.cuda.plan import GPUS
 
 

@@ -12,9 +12,10 @@ from conftest import network_config, neuron
 from side_by_side import side_by_side
 
 from elmnet import ELMNetwork, LayerConfig, LayerState, Masks, ops
+from elmnet.bench import cuda_tune as tune
 from elmnet.layer import ELMLayer
 from elmnet.ops import cuda
-from elmnet.ops.cuda import check, kept, launch, operator, tune
+from elmnet.ops.cuda import check, kept, launch, operator
 from elmnet.ops.cuda.plan import alternatives, plan
 
 

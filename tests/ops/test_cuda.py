@@ -135,7 +135,7 @@ def test_kernels_compile_without_spills_for_gpus_that_are_not_here(capability, m
     read four numbers at once and hand none from thread to thread."""
     import triton
 
-    from elmnet.ops.cuda.offline import compile_layer
+    from elmnet.bench.cuda_compile import compile_layer
 
     code = []
     whole = triton.compile
@@ -190,7 +190,7 @@ def test_weights_of_half_the_bytes_take_half_the_room():
 @pytest.mark.parametrize("capability", [90, 80])
 def test_kernels_of_the_benchmark_cases_compile_without_spills(capability):
     from elmnet.bench.cases import CASES
-    from elmnet.ops.cuda.offline import compile_layer
+    from elmnet.bench.cuda_compile import compile_layer
     from elmnet.ops.cuda.plan import GPUS
 
     for case in CASES.values():
@@ -217,7 +217,7 @@ driver.set_active(Driver())
 from elmnet import ELMLayer, LayerConfig, NeuronConfig
 from elmnet.ops.cuda import launch
 from elmnet.ops.cuda.plan import H100
-from elmnet.ops.cuda.tune import both_ways, example
+from elmnet.bench.cuda_tune import both_ways, example
 
 compiled = []
 

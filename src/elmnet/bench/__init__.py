@@ -1,4 +1,4 @@
 """Speed, side by side: every backend, and what else could train the same network, in one interleaved run.
 
-Of the rest of the package only commands use it: `bench`, `doctor --cuda-plan`, plans for a latency.
+Also plans of the cuda backend by trial, and its kernels compiled where there is no GPU. Only commands use it.
 """

@@ -1,4 +1,4 @@
-"""The plans that were fastest when somebody tried (`elmnet.ops.cuda.tune`): one file for each GPU's name."""
+"""The plans that were fastest when somebody tried (`elmnet.bench.cuda_tune`): one file for each GPU's name."""
 
 import json
 import logging

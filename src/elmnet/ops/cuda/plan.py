@@ -155,7 +155,7 @@ def _made(sizes: Sizes, limits: Limits, regime: Regime, block: int, lanes: int, 
 
 def alternatives(sizes: Sizes, limits: Limits) -> list[Plan]:
     """The planner's choice, then plans that differ from it in one thing: a tile half or twice as large, half or twice
-    the warps, another regime. All fit; which is fastest only a GPU can say (`elmnet.ops.cuda.tune`)."""
+    the warps, another regime. All fit; which is fastest only a GPU can say (`elmnet.bench.cuda_tune`)."""
     first = plan(sizes, limits)
     tile = {"block": first.block, "lanes": first.lanes, "warps": first.warps}
     tries = [{**tile, name: value} for name in tile for value in (tile[name] // 2, 2 * tile[name])]

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from elmnet.bench.cuda_tune import both_ways, example
 from elmnet.errors import BackendError
 from elmnet.layer import ELMLayer
 from elmnet.ops.cuda.launch import INTERPRETED, Layer
 from elmnet.ops.cuda.plan import GPUS, Plan
-from elmnet.ops.cuda.tune import both_ways, example
 
 
 @dataclass(frozen=True)
