@@ -144,6 +144,7 @@ def test_rare_classes_can_weigh_as_much():
         ELMClassifier(class_weight="even").fit(x, y)
     assert "class_weight" in ELMClassifier.__doc__
     assert "class_weight" not in ELMRegressor().get_params()
+    assert ELMRegressor().get_params().items() <= ELMClassifier().get_params().items()  # their defaults are equal
 
 
 def test_ragged_sequences_of_one_channel_are_refused_with_advice():

@@ -236,7 +236,7 @@ class ELMClassifier(ClassifierMixin, _ELM):  # type: ignore[misc]
     """
     _classes = True
 
-    def __init__(
+    def __init__(  # written out, for scikit-learn reads a class's parameters from its own signature
         self,
         units: int = 32,
         memory: int = 4,

@@ -52,17 +52,17 @@ class Pretrained(nn.Module, ABC):
         Raises:
             CheckpointError: the network has tensors that its configuration does not know, so nobody could read it.
         """
-        directory = Path(directory)
+        directory, state = Path(directory), self.state_dict()
         with torch.device("meta"):
             as_configured = type(self)(self.config, seed=0).state_dict()
-        if wrong := _differences(self.state_dict(), as_configured):
+        if wrong := _differences(state, as_configured):
             raise CheckpointError(
                 f"{directory}: not saved, for this is no longer the configuration's network: {'; '.join(wrong[:5])}. "
                 "Remove parametrisations and pruning (torch.nn.utils), build another head from the configuration "
                 "(config.replace(outputs=...)), or save its state_dict() yourself"
             )
         directory.mkdir(parents=True, exist_ok=True)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
         write_atomic(directory / "model.safetensors", to_bytes(tensors))
         write_atomic(directory / "config.json", json.dumps(self.config.to_dict(), indent=2) + "\n")
 

@@ -124,19 +124,17 @@ def learn(source: str, score: str | None, network: str | None = None, h0: float 
     """
     path = Path(source)
     if ending(path) in (".csv", ".parquet") and not path.is_dir():
-        learned = _of_table(path, score, network, h0)
-    elif network is not None or h0 is not None:
+        return _of_table(path, score, network, h0)
+    if network is not None or h0 is not None:
         raise ConfigError(f"--network and --h0 are for a .csv or .parquet table; {source} is none and tells both")
-    elif source.startswith("published:"):
+    if source.startswith("published:"):
         from elmnet.theory.rows import published
 
-        learned = Learned(published(source.removeprefix("published:"), score), {}, {}, data="official")
-    else:
-        from elmnet.train.results import as_runs, finished
+        return Learned(published(source.removeprefix("published:"), score), {}, {}, data="official")
+    from elmnet.train.results import as_runs, finished
 
-        found, skipped = finished(path)
-        learned = Learned(as_runs(found, path, score, skipped), skipped, {one.name: one.config for one in found})
-    return learned
+    found, skipped = finished(path)
+    return Learned(as_runs(found, path, score, skipped), skipped, {one.name: one.config for one in found})
 
 
 def fitted(learned: Learned, **options: Any) -> "Fit":

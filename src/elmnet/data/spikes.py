@@ -120,12 +120,12 @@ def load_spike_corpus(source: str) -> SpikeCorpus:
 def synthetic_directory() -> Path:
     """Where the synthetic recordings lie, generated on first use."""
     directory = cache_directory() / f"{SYNTHETIC}-spikes-v1"
-    if all((directory / f"{SYNTHETIC}_{part}.h5").exists() for part in ("train", "test")):
+    files = {part: directory / f"{SYNTHETIC}_{part}.h5" for part in ("train", "test")}
+    if all(path.exists() for path in files.values()):
         return directory  # which may be another user's, and not to be written
     directory.mkdir(exist_ok=True)
     with FileLock(directory / ".lock"):
-        for part in ("train", "test"):
-            path = directory / f"{SYNTHETIC}_{part}.h5"
+        for part, path in files.items():
             if not path.exists():
                 write_synthetic(path, part)
     return directory

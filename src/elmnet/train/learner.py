@@ -5,6 +5,7 @@ resets - or part of a checkpoint: weights, optimiser, carried state, torch's ran
 """
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -176,6 +177,9 @@ class Learner:
         return self.network.state_of({name: change(tensor) for name, tensor in state.tensors().items()})
 
 
+_SCARCE = re.compile("out of memory|not enough memory|allocate memory|bad_alloc")  # not: an illegal memory access
+
+
 @contextmanager
 def enough_memory(what: str) -> Iterator[None]:
     """Around what takes memory.
@@ -187,8 +191,7 @@ def enough_memory(what: str) -> Iterator[None]:
         yield
     except (MemoryError, RuntimeError) as error:
         words = " ".join(str(error).split())
-        scarce = isinstance(error, MemoryError) or "memory" in words or "bad_alloc" in words
-        if isinstance(error, ElmnetError) or not scarce:
+        if isinstance(error, ElmnetError) or not (isinstance(error, MemoryError) or _SCARCE.search(words)):
             raise
         raise RunError(f"not enough memory for {what}: {words[:300]}") from error
 
