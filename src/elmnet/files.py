@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import re
 import shutil
 import time
 import zlib
@@ -20,11 +19,6 @@ BAD_ARCHIVE = (OSError, EOFError, BadZipFile, zlib.error, AttributeError, TypeEr
 def ending(path: Path) -> str:
     """A file's, in small letters: `.parquet`."""
     return path.suffix.lower()
-
-
-def in_sql(path: Path) -> str:
-    """A path between quotes of DuckDB's SQL, to read this file alone: *, ? and [ make a pattern of several there."""
-    return re.sub(r"[\[*?]", r"[\g<0>]", str(path).replace("'", "''"))
 
 
 def fsync_directory(path: Path) -> None:

@@ -22,10 +22,14 @@ KINDS = ("elm", "leaky", *baselines.KINDS)
 
 @dataclass(frozen=True)
 class Counts:
-    """What a model costs, in the terms all kinds share; complexity and connectivity are of ELM neurons alone."""
+    """Sizes and cost of a model, in the terms all kinds share; what is None of baselines is of ELM neurons alone."""
 
     units: int
     """N; of a baseline the width."""
+    memory: int | None
+    """d_m of the first layer, as what follows."""
+    branches: int | None
+    synapses: int | None
     complexity: int | None
     connectivity: int | None
     hidden: int
@@ -44,9 +48,10 @@ def counts(model: ModelConfig) -> Counts:
     """Exact parameters and FLOPs of a model of any kind."""
     if isinstance(model, BaselineConfig):
         hidden = model.parameters - model.readout
-        return Counts(model.width, None, None, hidden, model.readout, model.flops)
-    price = budget.cost(model)
-    return Counts(price.units, price.complexity, price.connectivity, price.hidden, price.readout, price.flops)
+        return Counts(model.width, None, None, None, None, None, hidden, model.readout, model.flops)
+    price, neuron = budget.cost(model), model.layers[0].neuron
+    sizes = (price.units, neuron.memory, neuron.branches, neuron.synapses, price.complexity, price.connectivity)
+    return Counts(*sizes, price.hidden, price.readout, price.flops)
 
 
 def kind_of(model: ModelConfig) -> str:

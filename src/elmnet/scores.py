@@ -1,6 +1,12 @@
-"""The names of scores: what they are measured in, and which one stands for a run where there is room for one."""
+"""Scores: what they are measured in, which one stands for a run where there is room for one, and those of a run."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from itertools import product
+from statistics import fmean, stdev
+from typing import Any
+
+from elmnet import tables
+from elmnet.tables import Table
 
 UNITS = {
     "bpc": "bits per character",
@@ -29,3 +35,20 @@ def leading(names: Iterable[str]) -> str:
 def larger_is_better(score: str) -> bool:
     """Whether it is; the name may begin with a split: `valid_accuracy`."""
     return score.removeprefix("valid_").removeprefix("test_") in _LARGER
+
+
+def final_scores(results: Mapping[str, Mapping[str, Any]], title: str | None = None) -> Table:
+    """Scores of a finished run, or of some that differ in their seed alone, by name, beside trivial predictors."""
+    first = next(iter(results.values()))
+    columns = list(product(("valid", "test"), first["test"]))
+    trained = {"elm": "ELM network", "leaky": "leaky units"}.get(kind := first.get("model", "elm"), kind)
+    words = f"{trained}, P {first['parameters']:,}"
+    scored = {f"{words} {name}".strip(): row for name, row in results.items()} | first["baselines"]
+    rows = [[name, *(tables.score(row[split].get(score)) for split, score in columns)] for name, row in scored.items()]
+    if len(results) > 1:
+        samples = [[row[split][score] for row in results.values()] for split, score in columns]
+        root = len(results) ** 0.5
+        means = [tables.score(fmean(sample), stdev(sample) / root) for sample in samples]
+        rows.insert(len(results), ["mean ± s.e.", *means])
+    names = [f"{split} {score}" for split, score in columns]
+    return Table(title or f"{first['task']} on {first['data']}", ["", *names], rows)

@@ -97,11 +97,11 @@ def test_a_report_of_everything(capsys, sweep, tmp_path):
 
 def test_the_next_budget_buys_as_many_synapses_as_the_runs_say_they_are_worth():
     def wired(runs):
-        (table,) = (table for table in theory(runs).tables if table.caption == "How to spend the next budget")
-        return [row[table.columns.index("branches × synapses")] for row in table.rows]
+        (table,) = (table for table in theory(runs).tables if table.title == "How to spend the next budget")
+        return [tuple(row[table.columns.index(name)] for name in ("d_tree", "d_s")) for row in table.rows]
 
-    assert wired(simulated([1e5], [15])) == ["50 × 15"] * 3
-    synapses = [int(words.removeprefix("50 × ")) for words in wired(simulated([1e5, 1e6], [4, 15, 40]))]
+    assert wired(simulated([1e5], [15])) == [("50", "15")] * 3
+    synapses = [int(d_s) for _, d_s in wired(simulated([1e5, 1e6], [4, 15, 40]))]
     assert 4 < synapses[0] < synapses[1] < synapses[2] <= 80
 
 

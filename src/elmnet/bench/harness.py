@@ -4,7 +4,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from importlib import metadata
@@ -18,6 +18,7 @@ from elmnet.bench.cases import Case
 from elmnet.bench.contenders import TOLERANCE, Contender
 from elmnet.errors import in_a_line
 from elmnet.ops import cpu
+from elmnet.tables import Table
 
 PAUSE = 0.03
 """Seconds between two contenders: threads of the one before stop spinning."""
@@ -173,3 +174,30 @@ def machine() -> dict[str, str]:
         "load average": load,
         "date": date.today().isoformat(),
     }
+
+
+def table(title: str, rows: Sequence[Result], flops: float | None, peak: float) -> Table:
+    """Medians with 10th to 90th percentile, how many times slower A and B are, arithmetic per second.
+
+    Args:
+        title: of the table.
+        rows: of those that were timed.
+        flops: of a training step; None: streaming, which has no share of the peak.
+        peak: attainable FLOPs per second.
+    """
+    unit, factor = ("ms", 1e3) if flops else ("µs", 1e6)
+    base = {
+        kind: next((r.median for r in rows if r.contender.startswith(f"JAX {kind}") and r.seconds), None)
+        for kind in "AB"
+    }
+    cells = []
+    for row in rows:
+        slower = {kind: "" if other is None else f"{other / row.median:.1f}" for kind, other in base.items()}
+        times = [f"{row.median * factor:.1f}", "-".join(f"{limit * factor:.1f}" for limit in row.spread), slower["A"]]
+        if flops:
+            own = "LSTM" not in row.contender
+            work = [f"{flops / row.median / 1e9:.1f}", f"{flops / row.median / peak:.0%}"] if own else ["", ""]
+            times += [slower["B"], *work]
+        cells.append([row.contender, *times, f"{row.first:.1f}"])
+    more = ["B ÷ this", "GFLOP/s", "of sgemm"] if flops else []
+    return Table(title, ["", unit, "10-90 %", "A ÷ this", *more, "first, s"], cells)

@@ -9,9 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from elmnet.bench.command import bench
-from elmnet.cli import data, inspect, interop, plan, report, runs, sweep, theory
-from elmnet.cli.output import out
+from elmnet.cli import bench, data, inspect, interop, plan, report, runs, sweep, theory
+from elmnet.cli.output import say
 from elmnet.errors import ConfigError, ElmnetError
 
 app = typer.Typer(
@@ -38,7 +37,7 @@ _COMMANDS: dict[str, Any] = {
     "import": interop.import_,
     "export": interop.export,
     "verify": inspect.verify,
-    "bench": bench,
+    "bench": bench.bench,
     "doctor": inspect.doctor,
 }
 _SWEEPS: dict[str, Any] = {
@@ -73,8 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (ElmnetError, OSError) as error:  # OSError: a full disk, a folder that cannot be read or written
-        err = Console(stderr=True)
-        err.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        say(f"error: {error}", "red", console=Console(stderr=True))
         sys.exit(2 if isinstance(error, ConfigError) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -85,5 +83,5 @@ def _version(version: Annotated[bool, typer.Option("--version", help="print the 
     if version:
         from elmnet import __version__
 
-        out.print(f"elmnet {__version__}", highlight=False)
+        say(f"elmnet {__version__}")
         raise typer.Exit

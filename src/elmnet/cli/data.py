@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
-from rich.table import Table
 
-from elmnet.cli.output import out
+from elmnet.cli.output import say, show
 from elmnet.errors import ConfigError
+from elmnet.tables import Table
 
 
 def list_() -> None:
@@ -17,26 +17,26 @@ def list_() -> None:
     from elmnet.files import cache_directory
 
     cache = cache_directory()
-    table = Table("task", "--data", "what", "here", title=f"cache: {cache}", title_justify="left")
-    table.add_row("enwik8", "python-stdlib (default)", "Python's own library sources", "always")
-    table.add_row(
-        "shd, shd-adding", "synthetic (default)", "synthetic spoken-digit-like spikes", "generated on first use"
-    )
+    rows = [
+        ("enwik8", "python-stdlib (default)", "Python's own library sources", "always"),
+        ("shd, shd-adding", "synthetic (default)", "synthetic spoken-digit-like spikes", "generated on first use"),
+    ]
     for task, dataset, what in (
         ("enwik8", "enwik8", "enwik8"),
         ("shd, shd-adding", "shd", "Spiking Heidelberg Digits"),
     ):
         here = all((cache / file.name).exists() for file in OFFICIAL[dataset])
         licence = OFFICIAL[dataset][0].licence
-        table.add_row(task, "official", f"{what} ({licence})", "yes" if here else f"elmnet data get {dataset}")
-    table.add_row("enwik8", "PATH", "a raw, xz, gz or zip text file", "")
-    table.add_row(
-        "neuronio", "synthetic-cell (default)", "an ELM neuron with hidden parameters", "generated on first use"
-    )
-    table.add_row("neuronio", "PATH", "a folder of published simulation files, or one file", "")
-    table.add_row("shd, shd-adding", "PATH", "a directory with *train*.h5 and *test*.h5 in SHD's layout", "")
-    table.add_row("sequence", "PATH", "an .npz, .parquet or .csv file of your own sequences (docs/own-data.md)", "")
-    out.print(table)
+        rows.append((task, "official", f"{what} ({licence})", "yes" if here else f"elmnet data get {dataset}"))
+    cell = "an ELM neuron with hidden parameters"
+    rows += [
+        ("enwik8", "PATH", "a raw, xz, gz or zip text file", ""),
+        ("neuronio", "synthetic-cell (default)", cell, "generated on first use"),
+        ("neuronio", "PATH", "a folder of published simulation files, or one file", ""),
+        ("shd, shd-adding", "PATH", "a directory with *train*.h5 and *test*.h5 in SHD's layout", ""),
+        ("sequence", "PATH", "an .npz, .parquet or .csv file of your own sequences (docs/own-data.md)", ""),
+    ]
+    show(Table(f"cache: {cache}", ("task", "--data", "what", "here"), rows))
 
 
 def get(
@@ -47,10 +47,10 @@ def get(
     from elmnet.data.spikes import synthetic_directory
 
     if dataset == "synthetic":
-        out.print(str(synthetic_directory()), highlight=False, soft_wrap=True)
+        say(synthetic_directory())
     elif dataset in OFFICIAL:
         for path in fetch(dataset):
-            out.print(str(path), highlight=False, soft_wrap=True)
+            say(path)
     else:
         raise ConfigError(f"no dataset {dataset!r}; known: {', '.join((*OFFICIAL, 'synthetic'))}")
 
@@ -69,9 +69,9 @@ def info(
     if symbols is not None:
         facts["symbols"] = len(symbols)
     for name, value in facts.items():
-        out.print(f"{name}: {value}", highlight=False, markup=False, soft_wrap=True)
+        say(f"{name}: {value}")
     for name, scores in opened.baselines().items():
-        out.print(f"{name}, test: {in_words(scores['test'])}", highlight=False, soft_wrap=True)
+        say(f"{name}, test: {in_words(scores['test'])}")
 
 
 def encode_audio(
@@ -119,10 +119,7 @@ def encode_audio(
     wall, cpu = time.monotonic() - wall, time.process_time() - cpu
     for reason in done.refused:
         reporter.warn(f"left out: {reason}")
-    out.print(
+    say(
         f"{path}: {done.recordings:,} recordings, {done.seconds:,.1f} s of sound, {done.spikes:,} spikes, "
-        f"{len(done.labels)} labels; {wall:.1f} s, {cpu / done.seconds:.2f} s of computation per second of sound",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
+        f"{len(done.labels)} labels; {wall:.1f} s, {cpu / done.seconds:.2f} s of computation per second of sound"
     )

@@ -1,22 +1,22 @@
 """Looking at things: params, verify, doctor."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
-from rich.console import Console
 
-from elmnet import tables
 from elmnet.cli.numbers import whole_numbers
-from elmnet.cli.output import out
+from elmnet.cli.output import out, say, show
 from elmnet.errors import BackendError, ConfigError
+from elmnet.tables import Table
 
 if TYPE_CHECKING:
     from elmnet.config import NetworkConfig
+    from elmnet.verify import Check
 
 
 def params(
@@ -88,8 +88,7 @@ def params(
     if json:
         out.print_json(data=rows)
     else:
-        # a line may wrap on a narrow terminal, a number must not
-        Console(width=max(out.width, 110)).print(tables.numbers(f"{task}, starting from the published network", rows))
+        show(_numbers(f"{task}, starting from the published network", rows))
 
 
 def _leaky(start: "NetworkConfig") -> "NetworkConfig":
@@ -123,7 +122,11 @@ def _baselines(task: str, kind: str, widths: str | None, budget: str | None, giv
     if json:
         out.print_json(data=rows)
     else:
-        Console(width=max(out.width, 110)).print(tables.numbers(f"{kind} for {task}", rows))
+        show(_numbers(f"{kind} for {task}", rows))
+
+
+def _numbers(title: str, rows: Sequence[Mapping[str, int]]) -> Table:
+    return Table(title, list(rows[0]), [[f"{number:,}" for number in row.values()] for row in rows])
 
 
 def verify(
@@ -135,7 +138,7 @@ def verify(
     import torch
 
     from elmnet.ops import BACKENDS, usable
-    from elmnet.verify import Check, self_check, verify_file
+    from elmnet.verify import self_check, verify_file
 
     failed = refused = verified = 0
     everything: list[Path | None] = list(files or [None])  # type: ignore[list-item]
@@ -152,16 +155,38 @@ def verify(
                 refusal = error
         if not checks:
             refused += 1
-            out.print(f"refused {title}: {refusal}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+            say(f"refused {title}: {refusal}", style="yellow")
             continue
         verified += 1
         failed += sum(not check.passed for row in checks.values() for check in row)
-        shown = (tables.checks_in_a_line if summary else tables.checks)(title, checks)
-        out.print(shown, highlight=False, soft_wrap=True)
+        if summary:
+            say(_in_a_line(title, checks))
+        else:
+            show(_side_by_side(title, checks), bad="FAILED")
     verdict = f"{failed} failed" if failed else "all passed" if verified else "nothing verified"
     bad = failed > 0 or verified == 0
-    out.print(f"{verdict}, {refused} refused" if refused else verdict, style="red" if bad else "green")
+    say(f"{verdict}, {refused} refused" if refused else verdict, "red" if bad else "green")
     raise typer.Exit(1 if bad else 0)
+
+
+def _side_by_side(title: str, by_dtype: "Mapping[str, Sequence[Check]]") -> Table:
+    """Every relative error of a verification, for each dtype."""
+    columns = [column for dtype in by_dtype for column in (dtype, "tolerance")]
+    rows = []
+    for checks in zip(*by_dtype.values(), strict=True):
+        errors = [(f"{one.error:.1e}{'' if one.passed else ' FAILED'}", f"{one.tolerance:.0e}") for one in checks]
+        rows.append([checks[0].name, *chain.from_iterable(errors)])
+    return Table(title, ["relative error of", *columns], rows)
+
+
+def _in_a_line(title: str, by_dtype: "Mapping[str, Sequence[Check]]") -> str:
+    """The worst error of each dtype, measured by its tolerance."""
+    good = all(check.passed for row in by_dtype.values() for check in row)
+    words = []
+    for dtype, row in by_dtype.items():
+        worst = max(row, key=lambda check: check.error / (check.tolerance or 1e-300))
+        words.append(f"{dtype}: {worst.error:.1e} ({worst.name})")
+    return f"{'ok    ' if good else 'FAILED'} {title}: {'  '.join(words)}"
 
 
 def doctor(
@@ -180,7 +205,7 @@ def doctor(
     from elmnet.verify import device_of, self_check
 
     def line(name: str, value: object) -> None:
-        out.print(f"{name:>12}  {value}", highlight=False, markup=False, soft_wrap=True)
+        say(f"{name:>12}  {value}")
 
     if cuda_plan:
         _cuda_plan(line)

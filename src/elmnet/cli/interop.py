@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from elmnet.cli.output import out
+from elmnet.cli.output import say
 from elmnet.errors import CheckpointError, ConfigError
 
 TOLERANCE = 1e-4
@@ -34,7 +34,7 @@ def import_(
     network = import_checkpoint(source)
     network.save_pretrained(path)
     layers = ", ".join(f"{layer.units} × d_m {layer.neuron.memory}" for layer in network.config.stack)
-    out.print(f"{path}: {layers}, P {network.count_parameters():,}", highlight=False, markup=False, soft_wrap=True)
+    say(f"{path}: {layers}, P {network.count_parameters():,}")
 
 
 def export(
@@ -79,7 +79,7 @@ def export(
         note = f" and {path.with_name('model_config.json')}"
         if "target_scale" in facts:
             note += "; it takes and gives standardised numbers: mean and scale stand in the run's config.yaml"
-    out.print(f"{path}{note}", highlight=False, markup=False, soft_wrap=True)
+    say(f"{path}{note}")
 
 
 def _network(source: Path) -> Any:

@@ -1,7 +1,41 @@
-"""Where commands print."""
+"""Where commands print, and how."""
 
 import sys
 
+from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
+from rich.markup import escape
+from rich.measure import Measurement
+from rich.table import Table as Drawn
+
+from elmnet.tables import Table
 
 out = Console(width=None if sys.stdout is not None and sys.stdout.isatty() else 160)
+
+
+def say(words: object, style: str | None = None, *, console: Console = out) -> None:
+    """Print a line as it is: not broken, and nothing in it taken for markup."""
+    console.print(str(words), style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+def drawn(table: Table, bad: str | None = None) -> Drawn:
+    """A table for the terminal, rows with a cell that says `bad` in red. Words may be folded, numbers not."""
+    shown = Drawn(title=escape(table.title), title_justify="left", box=SIMPLE_HEAD)
+    for i, (name, side) in enumerate(zip(table.columns, table.sides, strict=True)):
+        cells = [name, *(row[i] for row in table.rows)]
+        if side == "left":
+            shown.add_column(escape(name), overflow="fold")
+        else:
+            shown.add_column(escape(name), justify="right", no_wrap=True, min_width=max(map(cell_len, cells)))
+    for row in table.rows:
+        wrong = bad is not None and any(bad in cell for cell in row)
+        shown.add_row(*map(escape, row), style="red" if wrong else None)
+    return shown
+
+
+def show(table: Table, bad: str | None = None) -> None:
+    """Print a table (`drawn`). On a narrow terminal its lines wrap before a number does."""
+    shown = drawn(table, bad)
+    least = Measurement.get(out, out.options.update(max_width=10_000), shown).minimum
+    Console(width=max(out.width, least)).print(shown)

@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 
 from elmnet.cli.numbers import numbers
-from elmnet.cli.output import out
-from elmnet.cli.planned import design_table, document, plan_document, plan_remarks, plan_table, predictions_table
+from elmnet.cli.output import say, show
+from elmnet.cli.planned import document, plan_document, plan_remarks
 from elmnet.cli.theory import (
     LEAST_MEMORY,
     H0Option,
@@ -84,7 +84,7 @@ def plan(
     Learns from the published runs of the task unless --from names others, which then may also say the task; without
     any it tells how to allocate, not what the loss will be.
     """
-    from elmnet.theory import next_runs, planner
+    from elmnet.theory import next_runs, planner, tables
 
     learned = _learned(task, source, score, network, h0, least_memory)
     known = None if learned is None else fitted(learned, least_memory=least_memory)
@@ -120,15 +120,15 @@ def plan(
         plans = [_fast_enough(plans[0], start, options, known)]
     asked = next_runs.design(known, start, limits[0], options, design) if design and known is not None else None
     where = known.runs.source if known is not None else f"no runs of {task}: priors alone, allocation only"
-    Console(width=max(out.width, 150)).print(plan_table(plans, where, known))
+    show(tables.plans(plans, known, f"budget in {limits[0].kind}, learned from {where}"))
     for one in plans:
         for words in plan_remarks(one, known):
-            out.print(words, highlight=False, markup=False, soft_wrap=True)
+            say(words)
     if latency is not None:
         words = f"measured here: {plans[0].price:.0f} µs per streamed step, {latency:g} asked"
-        out.print(words, highlight=False, style=None if plans[0].price <= latency else "yellow")
+        say(words, style=None if plans[0].price <= latency else "yellow")
     if asked is not None:
-        out.print(design_table(*asked, limits[0]))
+        show(tables.next_runs(*asked, limits[0]))
     give_credit()
     if path is not None:
         _write_run(task, preset, learned, known, plans[0], path)
@@ -302,12 +302,13 @@ def _read_networks(start: "NetworkConfig", path: Path) -> "list[NetworkConfig]":
 
 def _predict(known: "Fit", networks: "Sequence[NetworkConfig]", file: Path | None) -> None:
     """Print, and perhaps write, what the fit says of networks."""
+    from elmnet.theory import tables
     from elmnet.theory.planner import predict
 
     predictions = predict(known, networks)
-    out.print(predictions_table(predictions, known))
+    show(tables.predictions(predictions, known))
     for reason in dict.fromkeys(one.extrapolated for one in predictions if one.extrapolated):
-        out.print(f"extrapolated: {reason}", highlight=False, markup=False, soft_wrap=True)
+        say(f"extrapolated: {reason}")
     if file is not None:
         write_atomic(file, json.dumps([document(one) for one in predictions], indent=2) + "\n")
 
@@ -371,9 +372,4 @@ def _write_run(
     P = counts(config.model).parameters
     if one.cost.parameters != P:
         like += f" (whose other settings make P {P:,})"
-    out.print(
-        f"train it {like}, {config.training.steps:,} steps: elmnet train --config {path}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    say(f"train it {like}, {config.training.steps:,} steps: elmnet train --config {path}")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from elmnet.cli.output import out
+from elmnet.cli.output import say
 
 LOCAL = "127.0.0.1"
 
@@ -28,7 +28,7 @@ def report(
         sections = build(sources, inside=inside)
         files = write(path, title or ", ".join(Path(s).name or s for s in sources), sections, figures)
     for file in files:
-        out.print(str(file), highlight=False, markup=False, soft_wrap=True)
+        say(file)
 
 
 def watch(
@@ -41,7 +41,7 @@ def watch(
     from elmnet.report.watch import serve
 
     def announce(address: str) -> None:
-        out.print(f"{address} (Ctrl-C ends it)", highlight=False, markup=False, soft_wrap=True)
+        say(f"{address} (Ctrl-C ends it)")
         sys.stdout.flush()
         if browser:
             webbrowser.open(address)

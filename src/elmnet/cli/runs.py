@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
@@ -9,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from elmnet import tables
 from elmnet.cli.numbers import whole_numbers
-from elmnet.cli.output import out
+from elmnet.cli.output import out, say, show
 from elmnet.errors import ConfigError, RunError
+from elmnet.scores import final_scores
 
 if TYPE_CHECKING:
     from elmnet.tasks import Task
@@ -127,9 +128,19 @@ def train(
             words = "what was saved is whole; once that is mended, continue with: elmnet train --resume"
             raise RunError(f"{error}; {words} {directory}") from error
     if team.first:
-        out.print(tables.scores({"": result}))
-        out.print(tables.cost(result), highlight=False, soft_wrap=True)
+        show(final_scores({"": result}))
+        say(_cost(result))
         reporter.note(f"the trained network: {directory}/best")
+
+
+def _cost(result: Mapping[str, Any]) -> str:
+    """What a run took, in a line."""
+    peak = result["peak_memory_bytes"]
+    memory = "" if peak is None else f", peak memory {peak / 2**20:.0f} MiB"
+    return (
+        f"{result['steps']} steps in {result['wall_seconds']:.0f} s with all evaluations, "
+        f"best at {result['best_step']}; {result['steps_per_second']:.2f} training steps/s{memory}"
+    )
 
 
 def _train_together(runs: dict[Path, Any], data: str | None, reporter: Any, cuda_graph: bool) -> None:
@@ -139,7 +150,7 @@ def _train_together(runs: dict[Path, Any], data: str | None, reporter: Any, cuda
     ends = loop.together(runs, data=data, reporter=reporter, cuda_graph=cuda_graph)
     finished = {path: result for path, result in ends.items() if isinstance(result, dict)}
     if finished:
-        out.print(tables.scores({path.name: result for path, result in finished.items()}))
+        show(final_scores({path.name: result for path, result in finished.items()}))
         reporter.note(f"the trained networks: {next(iter(finished)).parent}/seed-*/best")
     for path in ends.keys() - finished.keys():
         reporter.warn(f"{path}: {ends[path]}")
@@ -216,7 +227,7 @@ def evaluate_(
         out.print_json(data={"run": str(run), "data": task.data_name, "split": split, **scores})
     else:
         words = f"{split} of {task.data_name}: {in_words(scores)}"
-        out.print(words, highlight=False, markup=False, soft_wrap=True)
+        say(words)
 
 
 def _open_run(path: Path, data: str | None = None, *, targets: bool = True, same: bool = False) -> Any:
@@ -268,7 +279,7 @@ def predict(
     with precision:
         write(told(network, task), path)
     words = f"{len(task.data)} sequences of {task.data_name}: {path}"
-    out.print(words, highlight=False, markup=False, soft_wrap=True)
+    say(words)
 
 
 def generate(

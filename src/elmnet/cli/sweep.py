@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from elmnet.cli.output import out
+from elmnet.cli.output import drawn, out, say, show
 from elmnet.errors import BackendError, ConfigError
+from elmnet.tables import Table, duration, whole
 
 if TYPE_CHECKING:
     from elmnet.sweep.recipe import Trial
@@ -77,7 +76,7 @@ def run(
     for trial in [] if scheduler or cluster else todo:  # else it is the workers' machine that has to have it
         trial.config.require_device()
     err = SteadyConsole(stderr=True)
-    err.print(f"{sweep.path}: {len(todo)} trials to run", highlight=False, markup=False, soft_wrap=True)
+    say(f"{sweep.path}: {len(todo)} trials to run", console=err)
     count = workers or max(1, min(execute.cores() // threads, len(execute.packs(todo, replicas))))
     opened: AbstractContextManager[Any] | None = None
     if not todo:
@@ -97,22 +96,20 @@ def run(
             outcomes[outcome] += 1
             progress.advance(bar)
             reason = _reason(sweep.directory(trial)) if outcome == "failed" else ""
-            progress.console.print(
-                f"{outcome} {describe(trial)}{reason}", highlight=False, markup=False, soft_wrap=True
-            )
+            say(f"{outcome} {describe(trial)}{reason}", console=progress.console)
 
         if opened is None:
             ended = execute.in_process(todo, note, replicas=replicas)
         else:
             with opened as client:
                 for words in execute.lacks(client, wanted) if scheduler else ():
-                    progress.console.print(words, style="yellow", highlight=False, markup=False, soft_wrap=True)
+                    say(words, "yellow", console=progress.console)
                 ended = execute.on_cluster(client, todo, note, wanted, replicas=replicas)
     words = ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items()))
     words = words or ("nothing to do" if not todo else "no trial has ended")
-    out.print(f"{sweep.path}: {words}", highlight=False, markup=False, soft_wrap=True)
+    say(f"{sweep.path}: {words}")
     if not ended:
-        out.print("stopped; run the same command to go on", highlight=False)
+        say("stopped; run the same command to go on")
         raise typer.Exit(130)
     raise typer.Exit(1 if outcomes["failed"] else 0)
 
@@ -139,14 +136,12 @@ def _resources(settings: list[str]) -> dict[str, float]:
 def describe(trial: "Trial") -> str:
     """A trial in a line."""
     from elmnet import models
-    from elmnet.config import NetworkConfig
 
-    network, training = trial.network, trial.config.training
-    shape = f"{models.kind_of(network)} N {models.counts(network).units}"
-    if isinstance(network, NetworkConfig):
-        neuron = network.layers[0].neuron
-        shape += f" d_m {neuron.memory} wiring {neuron.branches}×{neuron.synapses}"
-    return f"{trial.name} {shape} seed {trial.config.seed} steps {training.steps:,}"
+    cost = models.counts(trial.network)
+    shape = f"{models.kind_of(trial.network)} N {cost.units}"
+    if cost.memory is not None:
+        shape += f" d_m {cost.memory} wiring {cost.branches}×{cost.synapses}"
+    return f"{trial.name} {shape} seed {trial.config.seed} steps {trial.config.training.steps:,}"
 
 
 def plan(
@@ -159,10 +154,10 @@ def plan(
 ) -> None:
     """Every trial of a recipe with its exact P, FLOPs and how long it would take here. Trains nothing."""
     from elmnet import models
-    from elmnet.config import NetworkConfig
     from elmnet.sweep import execute
     from elmnet.sweep.estimate import seconds_of
     from elmnet.sweep.recipe import Recipe
+    from elmnet.sweep.table import SHAPE
 
     if threads < 1 or workers < 0 or limit < 0:
         raise ConfigError(
@@ -177,33 +172,26 @@ def plan(
             with err.status("timing a few training steps on this machine"):
                 times = seconds_of(trials, threads=threads)
         except (ConfigError, BackendError) as error:  # a device or backend that only the workers have
-            err.print(f"no estimate of time: {error}", highlight=False, markup=False, soft_wrap=True)
-    table = _table(f"{what.name}: {len(trials)} trials", "trial", *SHAPE, "seed", "steps", "TFLOP", "time")
-    shown = trials[: limit or None]
-    for trial in shown:
-        network, config = trial.network, trial.config
-        cost = models.counts(network)
-        unit: tuple[int | None, ...] = (None, None, None)
-        if isinstance(network, NetworkConfig):
-            neuron = network.layers[0].neuron
-            unit = (neuron.memory, neuron.branches, neuron.synapses)
-        cells = [cost.units, *unit, cost.hidden, cost.parameters, config.seed, config.training.steps]
-        took = _clock(times[trial]) if times else ""
+            say(f"no estimate of time: {error}", console=err)
+    rows = []
+    for trial in trials[: limit or None]:
+        cost, config = models.counts(trial.network), trial.config
+        sizes = (cost.units, cost.memory, cost.branches, cost.synapses, cost.hidden, cost.parameters)
+        cells = [whole(number) for number in (*sizes, config.seed, config.training.steps)]
+        took = duration(times[trial]) if times else ""
         work = "" if trial.flops is None else f"{trial.flops / 1e12:.3g}"
-        table.add_row(trial.name, models.kind_of(network), *map(_whole, cells), work, took)
-    out.print(table)
-    if len(shown) < len(trials):
-        out.print(f"and {len(trials) - len(shown)} more (--limit 0)", highlight=False)
+        rows.append((trial.name, models.kind_of(trial.network), *cells, work, took))
+    columns = ("trial", *SHAPE, "seed", "steps", "TFLOP", "time")
+    show(Table(f"{what.name}: {len(trials)} trials", columns, rows))
+    if len(rows) < len(trials):
+        say(f"and {len(trials) - len(rows)} more (--limit 0)")
     flops = sum(trial.flops or 0.0 for trial in trials)
     words = f"{len(trials)} trials" + (f", {flops / 1e12:,.3g} TFLOP in all" if flops else "")
     if times:
         count = workers or max(1, execute.cores() // threads)
-        took = _clock(sum(times.values()) / count)
+        took = duration(sum(times.values()) / count)
         words += f", about {took} of training on {count} workers here (evaluations come on top)"
-    out.print(words, highlight=False)
-
-
-SHAPE = ("model", "N", "d_m", "d_tree", "d_s", "P'", "P")
+    say(words)
 
 
 def status(
@@ -219,12 +207,12 @@ def status(
 
     sweep = Sweep.open(directory)
     if not watch:
-        out.print(_status(sweep.name, list(sweep.look())))
+        show(_status(sweep.name, list(sweep.look())))
         return
     with Live(console=out, auto_refresh=False) as live:
         while True:
             seen = list(sweep.look())
-            live.update(_status(sweep.name, seen), refresh=True)
+            live.update(drawn(_status(sweep.name, seen)), refresh=True)
             if all(one.state not in UNFINISHED for one in seen):
                 return
             time.sleep(5)
@@ -244,8 +232,8 @@ def _status(name: str, seen: "list[Seen]") -> Table:
     unfinished = [one for one in seen if one.state in UNFINISHED]
     left = sum(one.trial.work * (1 - one.step / one.trial.config.training.steps) for one in unfinished)
     if finished:
-        words += f"; about {_clock(left * spent / finished)} of one worker left"
-    table = _table(f"{name}: {words}", "trial", "", "step", "of", "score, or why")
+        words += f"; about {duration(left * spent / finished)} of one worker left"
+    rows = []
     for one in seen:
         if one.state == "waiting":
             continue
@@ -253,8 +241,8 @@ def _status(name: str, seen: "list[Seen]") -> Table:
         if one.result:
             score = "  ".join(f"{kind} {value:.4f}" for kind, value in one.result["valid"].items())
         total = one.trial.config.training.steps
-        table.add_row(describe(one.trial), one.state, f"{one.step:,}", f"{total:,}", escape(one.reason or score))
-    return table
+        rows.append((describe(one.trial), one.state, whole(one.step), whole(total), one.reason or score))
+    return Table(f"{name}: {words}", ("trial", "state", "step", "of", "score, or why"), rows)
 
 
 def collect(
@@ -263,39 +251,16 @@ def collect(
 ) -> None:
     """Write one table of all trials (Parquet, or CSV by the file's ending), and print means over seeds."""
     from elmnet.sweep.store import LOST, Sweep
-    from elmnet.sweep.table import aggregate, distinguishing, leading_score, write
+    from elmnet.sweep.table import aggregate, means_over_seeds, write
 
     sweep = Sweep.open(directory)
     target = file or sweep.table_file
     rows = write(sweep, target)
-    means = aggregate(target)
-    score, others = leading_score(rows), distinguishing(means)
-    table = _table(
-        f"{sweep.name}: means over seeds ± standard error",
-        *others,
-        *SHAPE,
-        "steps",
-        "seeds",
-        score,
-        score.replace("valid", "test"),
-    )
-    for one in means:
-        names = ("N", "d_m", "d_tree", "d_s", "hidden", "P", "steps", "seeds")
-        cells = [*(escape(str(one[name])) for name in others), one["model"], *(_whole(one[name]) for name in names)]
-        shown = [_mean(one, name) for name in (score, score.replace("valid", "test"))]
-        table.add_row(*cells, *shown)
-    out.print(table)
+    show(means_over_seeds(aggregate(target), f"{sweep.name}: means over seeds ± standard error"))
     lost = [row for row in rows if row["state"] in LOST]
     for row in lost:
-        out.print(f"{row['state']} {row['trial']}: {row['reason']}", highlight=False, markup=False, soft_wrap=True)
-    out.print(f"{target}: {len(rows)} trials", highlight=False, markup=False, soft_wrap=True)
-
-
-def _mean(row: "dict[str, Any]", name: str) -> str:
-    value, error = row[name], row[f"{name}_se"]
-    if value is None:
-        return ""
-    return f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"
+        say(f"{row['state']} {row['trial']}: {row['reason']}")
+    say(f"{target}: {len(rows)} trials")
 
 
 def query(
@@ -313,34 +278,9 @@ def query(
         newer = sum(file.stat().st_mtime > written for file in sweep.path.glob("trials/*/result.json"))
         if newer:
             words = f"{newer} trials ended since {sweep.table_file} was collected: elmnet sweep collect {directory}"
-            out.print(words, style="yellow", highlight=False, markup=False, soft_wrap=True)
+            say(words, style="yellow")
     else:
         with tempfile.TemporaryDirectory() as place:
             write(sweep, Path(place) / "table.parquet")
             names, rows = ask(Path(place) / "table.parquet", sql)
-    table = _table("", *map(escape, names))
-    for row in rows:
-        table.add_row(*("" if value is None else escape(str(value)) for value in row))
-    out.print(table)
-
-
-def _whole(number: int | None) -> str:
-    """A number of a table, nothing where a model has none."""
-    return "" if number is None else f"{number:,}"
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=escape(title), title_justify="left")
-    for column in columns:
-        table.add_column(
-            column, justify="left" if column in ("trial", "", "score, or why") else "right", overflow="fold"
-        )
-    return table
-
-
-def _clock(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
+    show(Table("", names, [["" if value is None else str(value) for value in row] for row in rows]))

@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from elmnet.cli.output import out
+from elmnet.cli.output import say, show
 from elmnet.errors import ConfigError
 from elmnet.files import ending, write_atomic
+from elmnet.tables import between
 
 if TYPE_CHECKING:
     from elmnet.theory.fit import Fit
-    from elmnet.theory.front import Gap
     from elmnet.theory.runs import Runs
     from elmnet.train.config import RunConfig
 
@@ -64,6 +62,8 @@ def fit(
             raise ConfigError("published:neuronio holds single neurons: no options but --json")
         _unit_fit(file)
         return
+    from elmnet.theory import tables
+
     learned = learn(source, score, network, h0)
     skipped = learned.skipped
     if draws < 0 or 0 < draws < 20:
@@ -74,9 +74,9 @@ def fit(
     known = fitted(learned, draws=draws, fixed=_constants(fix or []), seed=seed, least_memory=least_memory)
     if compare and known.runs.hidden.max() > 1.1 * known.runs.hidden.min():
         raise ConfigError("--compare describes one fixed-budget curve; these runs have several budgets")
-    out.print(_fit_table(known))
+    show(tables.constants(known, f"{known.runs.source}: {known.runs.score}"))
     for words in _remarks(known, skipped):
-        out.print(words, highlight=False, markup=False, soft_wrap=True)
+        say(words)
     if known.runs.hidden.max() >= 100 * known.runs.hidden.min():
         _front(known, draws, seed)
     give_credit()
@@ -144,7 +144,7 @@ def fitted(learned: Learned, **options: Any) -> "Fit":
     known = fit_runs(learned.runs, **options)
     if known.runs.caution is not None:
         words = f"caution: {known.runs.caution}"
-        out.print(words, style="yellow", highlight=False, markup=False, soft_wrap=True)
+        say(words, style="yellow")
     return known
 
 
@@ -179,22 +179,6 @@ def _constants(settings: Sequence[str]) -> dict[str, float]:
     return held
 
 
-def _fit_table(known: "Fit") -> Table:
-    from elmnet.theory.model import CONSTANTS
-
-    table = Table(
-        "", "value", "95 % interval", "", title=escape(f"{known.runs.source}: {known.runs.score}"), title_justify="left"
-    )
-    for name, words in CONSTANTS.items():
-        value = float(getattr(known.law, name))
-        if name not in known.free:
-            table.add_row(name, f"{value:g}", "[yellow]not fitted[/]", words)
-            continue
-        interval = known.interval(attrgetter(name))
-        table.add_row(name, f"{value:.4g}", interval_words(interval, ".4g"), words)
-    return table
-
-
 def _remarks(known: "Fit", skipped: Mapping[str, str]) -> list[str]:
     import numpy as np
 
@@ -211,13 +195,13 @@ def _remarks(known: "Fit", skipped: Mapping[str, str]) -> list[str]:
     interval = known.interval(lambda law: memory_of(law.optimum(hidden, k_c).complexity, runs.neuron))
     words.append(
         f"best split of the runs' median P' = {hidden:,.0f} at k_c = {k_c:,.0f}: d_m* {d_m:.1f} "
-        f"{interval_words(interval, '.1f')}, N* {float(best.units):.0f}, {runs.score} {float(best.loss):.4f}"
+        f"{between(interval, '.1f')}, N* {float(best.units):.0f}, {runs.score} {float(best.loss):.4f}"
     )
     if "kappa_c" in known.free:
         best = known.law.optimum_free(hidden)
         interval = known.interval(lambda law: law.optimum_free(hidden).connectivity)
         words.append(
-            f"with synapses free: k_c* {float(best.connectivity):,.0f} {interval_words(interval, ',.0f')}, "
+            f"with synapses free: k_c* {float(best.connectivity):,.0f} {between(interval, ',.0f')}, "
             f"k_e* {float(best.complexity):,.0f}, N* {float(best.units):.0f}, {runs.score} {float(best.loss):.4f}"
         )
     left = {**known.excluded, **skipped}
@@ -225,14 +209,11 @@ def _remarks(known: "Fit", skipped: Mapping[str, str]) -> list[str]:
     return words
 
 
-def interval_words(interval: tuple[float, float] | None, form: str) -> str:
-    return "" if interval is None else f"{interval[0]:{form}} … {interval[1]:{form}}"
-
-
 def _unit_fit(file: Path | None) -> None:
     """NeuronIO: the law of a single neuron's signal-to-noise, measured directly."""
     import numpy as np
 
+    from elmnet.theory import tables
     from elmnet.theory.plain import fit_unit
     from elmnet.theory.rows import published_rows
 
@@ -240,23 +221,18 @@ def _unit_fit(file: Path | None) -> None:
     explained = np.array([row["test_soma_explained_variance_percent"] for row in rows]) / 100
     synapses = np.array([row["num_branch"] * row["num_synapse_per_branch"] for row in rows])
     k_e, eta = np.array([row["trainable_params"] for row in rows]) - synapses, explained / (1 - explained)
-    fits = [fit_unit(k_e, eta), fit_unit(k_e, eta, free_exponent=True)]
-    table = Table("", "η_inf", "κ_e", "a", "rms of ln(1/η)", title=f"published:neuronio ({len(rows)} single neurons)")
-    for name, one in zip(("a = 1", "a free"), fits, strict=True):
-        error = one.error
-        spread = f" ± {error['a']:.2f}" if "a" in error else ""
-        kappa = f"{one.kappa_e:.1f} ± {100 * error['ln kappa_e']:.1f} %"
-        table.add_row(name, f"{one.eta_inf:.2f}", kappa, f"{one.a:.2f}{spread}", f"{one.rms:.4f}")
-    out.print(table)
-    out.print("η = EV/(1 - EV), EV the explained variance of the soma on the test data", highlight=False)
+    fits = {"a = 1": fit_unit(k_e, eta), "a free": fit_unit(k_e, eta, free_exponent=True)}
+    show(tables.neurons(fits, f"published:neuronio ({len(rows)} single neurons)"))
+    say("η = EV/(1 - EV), EV the explained variance of the soma on the test data")
     give_credit()
     if file is not None:
-        write_atomic(file, json.dumps([one._asdict() for one in fits], indent=2) + "\n")
+        write_atomic(file, json.dumps([one._asdict() for one in fits.values()], indent=2) + "\n")
 
 
 def _front(known: "Fit", draws: int, seed: int) -> None:
     """The front of runs that span two decades, read without the model."""
     from elmnet.errors import TheoryError
+    from elmnet.theory import tables
     from elmnet.theory.front import gaps, read_front
 
     runs = known.runs
@@ -264,10 +240,10 @@ def _front(known: "Fit", draws: int, seed: int) -> None:
         with Console(stderr=True).status("resampling the front"):
             front = read_front(runs.hidden, runs.y, known.sd, draws=draws, seed=seed)
     except TheoryError as error:
-        out.print(f"no power law: {error}", highlight=False, markup=False, soft_wrap=True)
+        say(f"no power law: {error}")
         return
     law, below = front.law, front.quantile
-    interval = f"(95 % {interval_words(front.alpha, '.3f')}, of {front.kept} of {draws} resampled sets)"
+    interval = f"(95 % {between(front.alpha, '.3f')}, of {front.kept} of {draws} resampled sets)"
     if front.alpha is None:
         interval = f"(no interval: {front.kept} of {draws} resampled sets have such a front)" if draws else ""
     lines = [
@@ -278,47 +254,25 @@ def _front(known: "Fit", draws: int, seed: int) -> None:
         f"L_inf {below.L_inf:.4f}, P_c {below.P_c:,.3g}, exponent {below.alpha:.3f}",
     ]
     for line in lines:
-        out.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(line)
     if known.worlds is not None:
         with Console(stderr=True).status("resampling the pinball curve"):
             found = gaps(known, seed=seed)
-        out.print(_gap_table(known, found))
-
-
-def _gap_table(known: "Fit", found: "Sequence[Gap]") -> Table:
-    title = f"least {known.runs.score} of a budget: the law's, and the pinball curve (a tenth of all runs lie lower)"
-    table = Table("P'", "SNRR", "95 %", "pinball", "95 %", "", title=title, title_justify="left")
-    for gap in found:
-        ends = (interval_words(gap.model_interval, ".4f"), interval_words(gap.pinball_interval, ".4f"))
-        numbers = (f"{gap.hidden:,.0f}", f"{gap.model:.4f}", ends[0], f"{gap.pinball:.4f}", ends[1])
-        table.add_row(*numbers, f"[yellow]{gap.verdict}[/]" if gap.verdict else "")
-    return table
+        show(tables.gaps(known, found))
 
 
 def _compare(known: "Fit") -> None:
     import numpy as np
 
+    from elmnet.theory import tables
     from elmnet.theory.compare import judge, profile
 
     runs = known.runs
     ordered = np.sort(runs.d_m)
     few = max(3, len(runs) // 5)
     low, high = float(ordered[few - 2]), float(ordered[-few - 1]) if len(runs) >= 12 else float(ordered[-3])
-    unit = 1000 if runs.score.endswith("bpc") else 1
-    name = "mbpc" if unit == 1000 else runs.score
-    table = Table(
-        "form", "constants", f"RMSE, {name}", "AICc", "leave-one-out", "d_m*", "d_m* from the ends", "held-out RMSE",
-        title=f"naive alternatives; the ends are d_m ≤ {low:g} and ≥ {high:g}", title_justify="left",
-    )  # fmt: skip
-    for row in judge(runs, low, high):
-        numbers = (row.rmse * unit, row.aicc, row.left_out_rmse * unit, row.best_d_m, row.ends_best_d_m)
-        table.add_row(row.name, str(row.constants), *(f"{x:.4g}" for x in numbers), f"{row.ends_rmse * unit:.4g}")
-    out.print(table)
-    table = Table("a held at", f"RMSE, {name}", "d_m*", "d_m* at 10 P'", "loss at 10 P'", title="profile over a")
-    for line in profile(runs, [0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0]):
-        cells = (f"{line.rmse * unit:.4g}", f"{line.d_m:.1f}", f"{line.d_m_tenfold:.1f}", f"{line.loss_tenfold:.4f}")
-        table.add_row(f"{line.a:g}", *cells)
-    out.print(table)
+    show(tables.forms(runs, judge(runs, low, high), low, high))
+    show(tables.profile(runs, profile(runs, [0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0])))
 
 
 def _fit_document(known: "Fit", skipped: Mapping[str, str]) -> dict[str, Any]:
@@ -341,9 +295,9 @@ def give_credit() -> None:
     """Whose the model is, and whose the rest."""
     from elmnet.theory.model import CREDIT
 
-    out.print(CREDIT, style="dim", highlight=False, markup=False, soft_wrap=True)
+    say(CREDIT, style="dim")
 
 
 def announce(files: Sequence[Path]) -> None:
     for path in files:
-        out.print(str(path), highlight=False, markup=False, soft_wrap=True)
+        say(path)

@@ -20,8 +20,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from elmnet.errors import ConfigError, DataError
-from elmnet.files import BAD_ARCHIVE, ending, in_sql, sha256
+from elmnet import sql
+from elmnet.errors import DataError
+from elmnet.files import BAD_ARCHIVE, ending, sha256
 
 PARTS = ("train", "valid", "test")
 Array = NDArray[Any]
@@ -131,15 +132,12 @@ def _npz(path: Path, targets: bool) -> dict[str, Any]:
 
 
 def _table(path: Path, targets: bool) -> dict[str, Any]:
-    try:
-        import duckdb
-    except ImportError:
-        raise ConfigError(f"{path}: tables need DuckDB: pip install 'elmnet[sweep]'") from None
+    duckdb = sql.duckdb(f"{path}: tables need DuckDB")
     parquet = ending(path) == ".parquet"
-    reader = "read_parquet('{}', hive_partitioning = false)" if parquet else f"read_csv('{{}}', {_dialect(path)})"
+    reader = "read_parquet({}, hive_partitioning = false)" if parquet else f"read_csv({{}}, {_dialect(path)})"
     try:
         with duckdb.connect() as connection:
-            connection.execute(f"CREATE TABLE rows AS FROM {reader.format(in_sql(path))}")
+            connection.execute(f"CREATE TABLE rows AS FROM {reader.format(sql.one_file(path))}")
             connection.execute("SET enable_external_access = false")  # from here on the file's own words are read
             columns = {name: kind for name, kind, *_ in connection.execute("DESCRIBE rows").fetchall()}
             missing = [name for name in ("sequence", "step") if name not in columns]

@@ -16,7 +16,9 @@ from elmnet.models import ModelConfig
 from elmnet.network import ELMNetwork
 from elmnet.report import figures, inside
 from elmnet.report.figures.style import short
-from elmnet.report.page import Figure, Passage, Section, Table, bound, number
+from elmnet.report.page import Figure, Passage, Section, bound
+from elmnet.scores import final_scores
+from elmnet.tables import Table
 from elmnet.tasks import Task, open_task
 from elmnet.tasks.enwik8 import TextOptions
 from elmnet.tasks.shd import SpikeOptions
@@ -49,11 +51,11 @@ def _unit(model: ModelConfig) -> list[tuple[str, str]]:
     """What describes the units of a model."""
     if not isinstance(model, NetworkConfig):
         return [("model", model.kind), ("layers", f"{model.depth}"), ("width", f"{model.width:,}")]
-    cost, neuron = models.counts(model), model.layers[0].neuron
+    cost = models.counts(model)
     return [
         ("units, N", f"{cost.units:,}"),
-        ("memory units per neuron, d_m", f"{neuron.memory:,}"),
-        ("branches × synapses", f"{neuron.branches} × {neuron.synapses}"),
+        ("memory units per neuron, d_m", f"{cost.memory:,}"),
+        ("branches × synapses", f"{cost.branches} × {cost.synapses}"),
         ("complexity, k_e", f"{cost.complexity:,}"),
         ("connectivity, k_c", f"{cost.connectivity:,}"),
     ]
@@ -78,14 +80,7 @@ def _course(run: RunDirectory, config: RunConfig, facts: dict[str, Any]) -> Sect
     ]
     section.tables.append(Table("What was run", ("setting", "value"), rows))
     if result:
-        names = list(result["test"])
-        scored = {"this network": result, **result["baselines"]}
-        cells = [
-            (name, *(number(one[part].get(score)) for part in ("valid", "test") for score in names))
-            for name, one in scored.items()
-        ]
-        columns = ("predictor", *(f"{part} {score}" for part in ("valid", "test") for score in names))
-        section.tables.append(Table("Final scores, beside trivial predictors", columns, cells))
+        section.tables.append(final_scores({"": result}, "Final scores, beside trivial predictors"))
         section.words.append(
             f"{result['steps']:,} steps in {result['wall_seconds']:,.0f} s with all evaluations; "
             f"the best validation came at step {result['best_step']:,}. One seed: no spread is known."

@@ -7,9 +7,10 @@ from typing import Any
 from elmnet.errors import RunError, TheoryError
 from elmnet.report.figures import curves
 from elmnet.report.of_theory import theory
-from elmnet.report.page import Figure, Section, Table, bound, number
-from elmnet.sweep import table as tables
+from elmnet.report.page import Figure, Section, bound
+from elmnet.sweep import table as collected
 from elmnet.sweep.store import LOST, Sweep, own_seconds
+from elmnet.tables import Table
 from elmnet.train.results import read_metrics, read_runs
 
 
@@ -20,9 +21,9 @@ def sections(sweep: Sweep) -> list[Section]:
         RunError: the sweep is damaged.
     """
     with tempfile.TemporaryDirectory() as place:  # a report only reads
-        collected = Path(place) / "table.parquet"
-        rows = tables.write(sweep, collected)
-        means = tables.aggregate(collected)
+        file = Path(place) / "table.parquet"
+        rows = collected.write(sweep, file)
+        means = collected.aggregate(file)
     section = Section(f"Sweep {sweep.name}")
     counts = {
         state: sum(one["state"] == state for one in rows) for state in dict.fromkeys(one["state"] for one in rows)
@@ -76,20 +77,8 @@ def _what(done: list[dict[str, Any]]) -> str:
 def _scores(section: Section, sweep: Sweep, rows: list[dict[str, Any]], means: list[dict[str, Any]]) -> None:
     """Means over seeds, their spread, learning, and the curves that the sweep's design allows."""
     done = [one for one in rows if one["state"] == "done"]
-    score = tables.leading_score(done)
-    test = score.replace("valid", "test")
-    others = tables.distinguishing(means)
-    columns = (*others, "model", "N", "d_m", "d_tree", "d_s", "P'", "P", "steps", "seeds", score, "± SE", test, "± SE")
-    keys = ("N", "d_m", "d_tree", "d_s", "hidden", "P", "steps", "seeds")
-    cells = [
-        (
-            *(str(one[name]) for name in (*others, "model")),
-            *("" if one[key] is None else f"{one[key]:,}" for key in keys),
-            *(text for name in (score, test) for text in (number(one[name]), number(one[f"{name}_se"]))),
-        )
-        for one in means
-    ]
-    section.tables.append(Table("Means over seeds, ± standard error", columns, cells))
+    score = collected.leading_score(done)
+    section.tables.append(collected.means_over_seeds(means, "Means over seeds ± standard error"))
     means = [one for one in means if one["d_m"] is not None]  # the figures are about ELM neurons
     rows = [one for one in rows if one["d_m"] is not None]
     if curves.budgets(means, score):

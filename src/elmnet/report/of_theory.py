@@ -1,15 +1,14 @@
 """What the information model says of some runs."""
 
 from contextlib import suppress
-from operator import attrgetter
-
-import numpy as np
 
 from elmnet.errors import BudgetError, ConfigError, TheoryError
 from elmnet.report import figures
-from elmnet.report.page import Figure, Section, Table, interval, number
+from elmnet.report.page import Figure, Section
+from elmnet.tables import Table
+from elmnet.theory import tables
 from elmnet.theory.fit import Fit, fit
-from elmnet.theory.model import CONSTANTS, CREDIT
+from elmnet.theory.model import CREDIT
 from elmnet.theory.planner import Limit, Wiring, plan, wirings
 from elmnet.theory.runs import Runs
 
@@ -25,8 +24,6 @@ TITLES = {
     "surface": "Predicted score over N and complexity",
     "front": "What a budget buys",
 }
-MOST = 20
-"""Networks listed with what limits them."""
 
 
 def theory(runs: Runs) -> Section:
@@ -44,12 +41,7 @@ def theory(runs: Runs) -> Section:
     section.words += [f"{name} is fixed at {why}." for name, why in known.fixed.items()]
     if known.no_intervals:
         section.words.append(f"No intervals: {known.no_intervals}.")
-    rows = []
-    for name, meaning in CONSTANTS.items():
-        between = known.interval(attrgetter(name)) if name in known.free else None
-        rows.append((name, f"{float(getattr(known.law, name)):.4g}", interval(between, ".4g"), meaning))
-    section.tables.append(Table("Constants of the fit", ("constant", "value", "95 % interval", "meaning"), rows))
-    section.tables.append(_limits(known))
+    section.tables += [tables.constants(known), tables.limits(known)]
     with suppress(ConfigError, BudgetError):  # outputs that fix the number of units leave nothing to plan
         section.tables.append(_next_budget(known))
     if known.excluded:
@@ -57,38 +49,6 @@ def theory(runs: Runs) -> Section:
     draws = figures.of_fit(known)
     section.figures += [Figure(name, TITLES[name], words, draws[name]) for name, words in ABOUT.items()]
     return section
-
-
-def _limits(known: Fit) -> Table:
-    """Bits that each network lacks, and which mechanism takes most of them; the best networks first."""
-    runs, law = known.runs, known.law
-    shapes: dict[tuple[float, ...], list[int]] = {}
-    for i, shape in enumerate(zip(runs.N, runs.k_e, runs.k_c, strict=True)):
-        shapes.setdefault(shape, []).append(i)
-    best = sorted(shapes.items(), key=lambda item: float(runs.y[item[1]].mean()))[:MOST]
-    rows = []
-    for (N, k_e, k_c), members in best:
-        saturation, redundancy = float(law.saturation_bits(k_e, k_c)), float(law.redundancy_bits(N))
-        alone = {
-            "units too simple": float(law.saturation_bits(k_e, np.inf)),
-            "synapses too few": float(law.saturation_bits(np.inf, k_c)),
-            "units too few": redundancy,
-        }
-        rows.append(
-            (
-                f"{N:,.0f}",
-                f"{runs.d_m[members[0]]:,.0f}",
-                f"{N * (k_e + k_c):,.0f}",
-                number(float(np.mean(runs.y[members]))),
-                number(float(law.loss(N, k_e, k_c))),
-                f"{saturation:.3f}",
-                f"{redundancy:.3f}",
-                max(alone, key=lambda name: alone[name]),
-            )
-        )
-    few = f", the best {MOST} of {len(shapes)}" if len(shapes) > MOST else ""
-    columns = ("N", "d_m", "P'", runs.score, "law", "bits lost: saturation", "bits lost: redundancy", "more to")
-    return Table(f"What limits each network{few}", columns, rows)
 
 
 def _next_budget(known: Fit) -> Table:
@@ -101,31 +61,6 @@ def _next_budget(known: Fit) -> Table:
     if "kappa_c" in known.free:
         with suppress(TheoryError):  # no number of synapses at these branches
             options = wirings(known, neuron.branches)
-    rows = []
-    for factor in (1, 3, 10):
-        limit = Limit(round(factor * float(known.runs.P.max())))
-        chosen = plan(network, limit, options, known)
-        first = chosen.network.layers[0]
-        rows.append(
-            (
-                f"{limit.value:,.0f}",
-                f"{first.units:,}",
-                f"{first.neuron.memory}",
-                f"{first.neuron.branches} × {first.neuron.synapses}",
-                interval(chosen.best_memory, "d"),
-                interval(chosen.near_optimal, "d"),
-                number(chosen.loss) + (" extrapolated" if chosen.extrapolated else ""),
-                interval(chosen.interval, ".4f"),
-            )
-        )
-    columns = (
-        "P",
-        "N",
-        "d_m",
-        "branches × synapses",
-        "best d_m, 95 %",
-        "near-optimal d_m",
-        known.runs.score,
-        "95 % of the law",
-    )
-    return Table("How to spend the next budget", columns, rows)
+    largest = float(known.runs.P.max())
+    found = [plan(network, Limit(round(factor * largest)), options, known) for factor in (1, 3, 10)]
+    return tables.plans(found, known, "How to spend the next budget")

@@ -10,27 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from elmnet.errors import ConfigError
 from elmnet.report.interactive import Picture, picture
+from elmnet.tables import Table
 
 if TYPE_CHECKING:
     from jinja2 import Template
     from matplotlib.axes import Axes
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of text."""
-
-    caption: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-    @property
-    def sides(self) -> list[str]:
-        """`left` for columns of words, `right` for those of numbers."""
-        return [
-            "left" if not place or any(row[place][:1].isalpha() for row in self.rows) else "right"
-            for place in range(len(self.columns))
-        ]
 
 
 @dataclass(frozen=True)
@@ -125,16 +109,6 @@ def asset(name: str) -> Any:
 def digest(script: str) -> str:
     """What a Content-Security-Policy calls an inline script by."""
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-
-
-def number(value: Any) -> str:
-    """A score with four digits; nothing for None."""
-    return "" if value is None else f"{value:.4f}"
-
-
-def interval(ends: tuple[float, float] | None, form: str) -> str:
-    """Both ends of an interval; nothing for None."""
-    return "" if ends is None else f"{ends[0]:{form}} to {ends[1]:{form}}"
 
 
 def bound(function: "Callable[..., Axes]", *arguments: Any) -> "Callable[[], Axes]":

@@ -14,7 +14,6 @@ from typing import Any, Literal
 from filelock import FileLock
 
 from elmnet import models
-from elmnet.config import NetworkConfig
 from elmnet.errors import ConfigError, RunError
 from elmnet.files import current_directory, sha256, write_atomic
 from elmnet.scores import ALWAYS
@@ -158,7 +157,6 @@ def row(sweep: Sweep, seen: Seen, scores: Sequence[str] = ALWAYS) -> dict[str, A
     """A trial as a row of the table, with columns for these scores of validation and test."""
     config, network = seen.trial.config, seen.trial.network
     cost = models.counts(network)
-    neuron = network.layers[0].neuron if isinstance(network, NetworkConfig) else None
     result = seen.result or {}
     return {
         "trial": seen.trial.name,
@@ -171,9 +169,9 @@ def row(sweep: Sweep, seen: Seen, scores: Sequence[str] = ALWAYS) -> dict[str, A
         "seed": config.seed,
         "model": models.kind_of(network),
         "N": cost.units,
-        "d_m": neuron and neuron.memory,
-        "d_tree": neuron and neuron.branches,
-        "d_s": neuron and neuron.synapses,
+        "d_m": cost.memory,
+        "d_tree": cost.branches,
+        "d_s": cost.synapses,
         "k_e": cost.complexity,
         "k_c": cost.connectivity,
         "hidden": cost.hidden,

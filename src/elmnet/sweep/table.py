@@ -6,14 +6,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from elmnet import sql, tables
 from elmnet.errors import ConfigError, RunError
-from elmnet.files import ending, in_sql
+from elmnet.files import ending
 from elmnet.scores import ALWAYS, leading
 from elmnet.sweep.store import Sweep, row
+from elmnet.tables import Table
 
-_SHAPE = ("N", "d_m", "d_tree", "d_s", "k_e", "k_c", "hidden", "P", "steps", "learning_rate")
-SAME = ("configuration", "setting", "task", "data", "model", *_SHAPE)
+SHAPE = ("model", "N", "d_m", "d_tree", "d_s", "P'", "P")
+"""What a table shows of a network."""
+_SIZES = ("N", "d_m", "d_tree", "d_s", "k_e", "k_c", "hidden", "P", "steps", "learning_rate")
+SAME = ("configuration", "setting", "task", "data", "model", *_SIZES)
 """Columns that seeds of one configuration share; the first says all of it (`elmnet.train.identity`)."""
+NEED = "tables need DuckDB"
 TEXT = (
     "trial",
     "configuration",
@@ -55,7 +60,7 @@ def write(sweep: Sweep, target: Path) -> list[dict[str, Any]]:
         ConfigError: the extra is missing, or the ending is neither .parquet nor .csv.
         RunError: the file cannot be written.
     """
-    duckdb = _duckdb()
+    duckdb = sql.duckdb(NEED)
     forms = {".parquet": "parquet", ".csv": "csv, header"}
     if ending(target) not in forms:
         raise ConfigError(f"--out must end in .parquet or .csv, got {target}")
@@ -76,8 +81,7 @@ def write(sweep: Sweep, target: Path) -> list[dict[str, Any]]:
                 writer.writerows(rows)
             with duckdb.connect() as connection:
                 connection.read_csv(str(lines), header=True, dtype=kinds).create("trials")
-                quoted = str(aside).replace("'", "''")  # written to, a path is no pattern
-                connection.execute(f"COPY trials TO '{quoted}' (FORMAT {forms[ending(target)]})")
+                connection.execute(f"COPY trials TO {sql.quoted(aside)} (FORMAT {forms[ending(target)]})")
         aside.replace(target)
     except (duckdb.Error, OSError) as error:
         aside.unlink(missing_ok=True)
@@ -95,15 +99,15 @@ def aggregate(file: Path) -> list[dict[str, Any]]:
         if name.startswith(("valid_", "test_"))  # in a CSV file a score that nobody has looks like text
     )
     key = ", ".join(SAME)
-    sql = f"SELECT {key}, count(*) AS seeds, {means} FROM trials WHERE state = 'done' GROUP BY {key} "
-    names, rows = ask(file, sql + "ORDER BY task, model, d_tree, d_s, steps, d_m, N")
+    question = f"SELECT {key}, count(*) AS seeds, {means} FROM trials WHERE state = 'done' GROUP BY {key} "
+    names, rows = ask(file, question + "ORDER BY task, model, d_tree, d_s, steps, d_m, N")
     return [dict(zip(names, values, strict=True)) for values in rows]
 
 
 def distinguishing(means: Sequence[Mapping[str, Any]]) -> list[str]:
     """Columns besides shapes and steps that a table of means needs, so that nobody takes one row for another."""
     varied = [name for name in ("task", "data", "learning_rate") if len({row[name] for row in means}) > 1]
-    told = [tuple(row[name] for name in ("model", *_SHAPE, *varied)) for row in means]
+    told = [tuple(row[name] for name in ("model", *_SIZES, *varied)) for row in means]
     return varied if len(set(told)) == len(told) else [*varied, "configuration"]
 
 
@@ -113,21 +117,37 @@ def leading_score(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"valid_{leading({name.removeprefix('valid_') for name in names})}"
 
 
-def ask(file: Path, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+def means_over_seeds(means: Sequence[Mapping[str, Any]], title: str) -> Table:
+    """The leading score of validation and test, a row for every configuration (`aggregate`)."""
+    score, others = leading_score(means), distinguishing(means)
+    names = ("N", "d_m", "d_tree", "d_s", "hidden", "P", "steps", "seeds")
+    scores = (score, score.replace("valid", "test"))
+    rows = [
+        (
+            *(str(one[name]) for name in (*others, "model")),
+            *(tables.whole(one[name]) for name in names),
+            *(tables.score(one[name], one[f"{name}_se"]) for name in scores),
+        )
+        for one in means
+    ]
+    return Table(title, (*others, *SHAPE, "steps", "seeds", *scores), rows)
+
+
+def ask(file: Path, question: str) -> tuple[list[str], list[tuple[Any, ...]]]:
     """Column names and rows of a query on the table `trials`.
 
     Raises:
         ConfigError: DuckDB does not understand it.
         RunError: the file is damaged.
     """
-    duckdb = _duckdb()
-    if not sql.strip(" ;\n\t"):
+    duckdb = sql.duckdb(NEED)
+    if not question.strip(" ;\n\t"):
         raise ConfigError("query: ask something, such as SELECT * FROM trials")
     try:
         with duckdb.connect() as connection:
             _load(connection, file)
             connection.execute("SET enable_external_access = false")  # a query reads the table and nothing else
-            answer = connection.execute(sql)
+            answer = connection.execute(question)
             return [column[0] for column in answer.description or []], answer.fetchall()
     except duckdb.Error as error:
         raise ConfigError(f"query: {' '.join(str(error).split())}") from error
@@ -139,15 +159,7 @@ def _load(connection: Any, file: Path) -> None:
         raise RunError(f"there is no file {file}")
     reader = "read_parquet" if ending(file) == ".parquet" else "read_csv"
     try:
-        connection.execute(f"CREATE TABLE trials AS FROM {reader}('{in_sql(file)}')")
-    except _duckdb().Error as error:
+        connection.execute(f"CREATE TABLE trials AS FROM {reader}({sql.one_file(file)})")
+    except sql.duckdb(NEED).Error as error:
         words = " ".join(str(error).split())
         raise RunError(f"{file}: damaged: {words}; `elmnet sweep collect` writes it anew") from error
-
-
-def _duckdb() -> Any:
-    try:
-        import duckdb
-    except ImportError:
-        raise ConfigError("tables need DuckDB: pip install 'elmnet[sweep]'") from None
-    return duckdb

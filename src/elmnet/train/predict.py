@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from elmnet import sql
 from elmnet.errors import ConfigError, RunError
 from elmnet.files import ending, write_atomic
 from elmnet.models import Network
@@ -119,10 +120,7 @@ def _csv(table: dict[str, NDArray[Any]]) -> str:
 
 
 def _parquet(table: dict[str, NDArray[Any]]) -> bytes:
-    try:
-        import duckdb
-    except ImportError:
-        raise ConfigError("Parquet needs DuckDB: pip install 'elmnet[sweep]'; or --out FILE.csv") from None
+    duckdb = sql.duckdb("Parquet needs DuckDB, --out FILE.csv does not")
     names = [name.lower() for name in table]
     if len(set(names)) < len(names):
         twice = ", ".join(name for name in table if names.count(name.lower()) > 1)

@@ -1,4 +1,4 @@
-"""`elmnet bench`."""
+"""Speed: bench."""
 
 import json
 import os
@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
+from elmnet.cli.output import say, show
 from elmnet.errors import ConfigError
 from elmnet.files import write_atomic
 
 if TYPE_CHECKING:
     from elmnet.bench.cases import Case
-    from elmnet.bench.harness import Result
 
 
 def bench(
@@ -51,8 +50,6 @@ def bench(
     seconds = seconds if seconds is not None else 5.0 if quick else 60.0
     if rounds < 1:
         raise ConfigError(f"--rounds must be at least 1, got {rounds}")
-    out = Console(width=None if os.isatty(1) else 140)
-    err = Console(stderr=True)
     torch.set_num_threads(threads)
     if hasattr(os, "sched_setaffinity"):  # JAX takes every core it may run on
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
@@ -64,10 +61,10 @@ def bench(
     described = harness.machine()
     peak = harness.attainable()
     for name, value in described.items():
-        out.print(f"{name:>12}  {value}", highlight=False, markup=False)
-    out.print(f"{'sgemm':>12}  {peak / 1e9:.0f} GFLOP/s", highlight=False)
+        say(f"{name:>12}  {value}")
+    say(f"{'sgemm':>12}  {peak / 1e9:.0f} GFLOP/s")
     everything: dict[str, object] = {"machine": described, "sgemm_flops": peak}
-    with err.status("") as status:
+    with Console(stderr=True).status("") as status:
         for case in chosen:
             judged = harness.judge(case, entrants, note=status.update)
             for stream in (False, True) if streaming and case.batch <= 8 else (False,):
@@ -76,11 +73,10 @@ def bench(
                 )
                 flops = None if stream else harness.training_flops(case)
                 timed = [result for result in results if result.seconds]
-                out.print(table(f"{case.name}, {_what(case, stream)}, synthetic input", timed, flops, peak))
+                show(harness.table(f"{case.name}, {_what(case, stream)}, synthetic input", timed, flops, peak))
                 for result in results:
                     if result.refused is not None:
-                        words = f"not timed: {result.contender}: {result.refused}"
-                        out.print(words, style="yellow", highlight=False, markup=False, soft_wrap=True)
+                        say(f"not timed: {result.contender}: {result.refused}", "yellow")
                 everything[f"{case.name} {'streaming' if stream else 'training'}"] = [vars(r) for r in results]
                 if file is not None:
                     write_atomic(file, json.dumps(everything, indent=2) + "\n")
@@ -90,25 +86,3 @@ def _what(case: "Case", stream: bool) -> str:
     if stream:
         return "one step of one sequence"
     return f"training step at batch {case.batch}, T {case.steps}, P {case.build('reference').count_parameters():,}"
-
-
-def table(title: str, rows: "list[Result]", flops: float | None, peak: float) -> Table:
-    """Medians with 10th to 90th percentile, how many times slower A and B are, arithmetic per second."""
-    unit, factor = ("ms", 1e3) if flops else ("µs", 1e6)
-    shown = Table(title=title, title_justify="left")
-    for i, column in enumerate(["", unit, "10-90 %", "A ÷ this", "B ÷ this", "GFLOP/s", "of sgemm", "first, s"]):
-        if flops or column not in ("B ÷ this", "GFLOP/s", "of sgemm"):
-            shown.add_column(column, justify="right" if i else "left", no_wrap=True)
-    base = {
-        kind: next((r.median for r in rows if r.contender.startswith(f"JAX {kind}") and r.seconds), None)
-        for kind in "AB"
-    }
-    for row in rows:
-        ratios = ["" if other is None else f"{other / row.median:.1f}" for other in base.values()]
-        cells = [f"{row.median * factor:.1f}", "-".join(f"{limit * factor:.1f}" for limit in row.spread), ratios[0]]
-        if flops:
-            own = "LSTM" not in row.contender
-            cells += [ratios[1]]
-            cells += [f"{flops / row.median / 1e9:.1f}", f"{flops / row.median / peak:.0%}"] if own else ["", ""]
-        shown.add_row(row.contender, *cells, f"{row.first:.1f}")
-    return shown
