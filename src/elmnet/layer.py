@@ -1,6 +1,7 @@
 """One layer of ELM neurons, and the single neuron as its smallest case."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,40 @@ from elmnet.ops import Dynamics, LayerState, Masks, Signal
 from elmnet.ops.operands import refuse_lengths
 
 Signals = dict[Signal, Tensor]
+Lengths = Tensor | Sequence[int]
+"""Valid steps of each sequence."""
+Before = TypeVar("Before", contravariant=True)
+After = TypeVar("After", covariant=True)
+Given = TypeVar("Given", contravariant=True)
+Seen = TypeVar("Seen", covariant=True)
+
+
+class Call(Protocol[Before, After, Given, Seen]):
+    """What calling a module takes and returns, for type checkers: `nn.Module` does not say.
+
+    States that it goes on from and returns, masks it is given, signals that were seen.
+    """
+
+    @overload
+    def __call__(
+        self,
+        x: Tensor,
+        state: Before | None = None,
+        lengths: Lengths | None = None,
+        *,
+        masks: Given | None = None,
+        monitor: None = None,
+    ) -> tuple[Tensor, After]: ...
+    @overload
+    def __call__(
+        self,
+        x: Tensor,
+        state: Before | None = None,
+        lengths: Lengths | None = None,
+        *,
+        masks: Given | None = None,
+        monitor: Sequence[Signal],
+    ) -> tuple[Tensor, After, Seen]: ...
 
 
 class ELMLayer(nn.Module):
@@ -31,6 +66,8 @@ class ELMLayer(nn.Module):
     """
 
     connectome: Tensor
+    if TYPE_CHECKING:
+        __call__: Call[LayerState, LayerState, Masks, Signals]
 
     def __init__(
         self,
@@ -94,10 +131,10 @@ class ELMLayer(nn.Module):
         self,
         x: Tensor,
         state: LayerState | None = None,
-        lengths: Tensor | None = None,
+        lengths: Lengths | None = None,
         *,
         masks: Masks | None = None,
-        monitor: tuple[Signal, ...] | None = None,
+        monitor: Sequence[Signal] | None = None,
     ) -> Any:
         """Run a batch of sequences.
 
@@ -119,15 +156,15 @@ class ELMLayer(nn.Module):
         weights = self.neurons()
         dtype, device = weights.synapse.dtype, weights.synapse.device
         check_input(x, self.inputs, device)
-        lengths = check_lengths(lengths, x)
-        x = x.to(dtype) if lengths is None else without_padding(x.to(dtype), lengths)
+        valid = check_lengths(lengths, x)
+        x = x.to(dtype) if valid is None else without_padding(x.to(dtype), valid)
         batch = x.shape[0]  # `len` would fix a size that is to stay free
         state = self.initial_state(batch) if state is None else self.check_state(state, batch)
         masks = self.draw_masks(batch) if masks is None else self.check_masks(masks, batch)
         check_monitor(monitor)
         backend = ops.select(self.backend, device, dtype, self.dynamics)
         out, state, signals = backend.run(
-            x, state, self.connectome, weights, self.dynamics, masks, lengths, tuple(monitor or ())
+            x, state, self.connectome, weights, self.dynamics, masks, valid, tuple(monitor or ())
         )
         out = out.to(dtype)  # of a half type, too, whose state is float32
         return (out, state) if monitor is None else (out, state, signals)
@@ -190,6 +227,9 @@ class ELM(nn.Module):
         backend: as for `ELMLayer`.
     """
 
+    if TYPE_CHECKING:
+        __call__: Call[LayerState, LayerState, Masks, Signals]
+
     def __init__(
         self,
         config: NeuronConfig,
@@ -238,14 +278,14 @@ def check_input(x: Tensor, inputs: int, device: torch.device) -> None:
         raise ShapeError(f"input is on {x.device}, the weights are on {device}")
 
 
-def check_monitor(monitor: tuple[Signal, ...] | None) -> None:
+def check_monitor(monitor: Sequence[Signal] | None) -> None:
     """Refuse names of signals that there are not."""
     for name in monitor or ():
         if name not in ops.SIGNALS:
             raise ShapeError(f"monitor: no signal {name!r}; known: {', '.join(ops.SIGNALS)}")
 
 
-def check_lengths(lengths: Tensor | None, x: Tensor) -> Tensor | None:
+def check_lengths(lengths: Lengths | None, x: Tensor) -> Tensor | None:
     """The lengths (B,) of x (B, T, ...) on its device, refused unless whole numbers in 1..T."""
     if lengths is None:
         return None

@@ -9,14 +9,15 @@ from typing import Any
 from elmnet import budget, pretrained
 from elmnet.baselines import config as baselines
 from elmnet.baselines.config import BaselineConfig
-from elmnet.baselines.network import Baseline, BaselineState
+from elmnet.baselines.network import Baseline
 from elmnet.config import NetworkConfig
 from elmnet.errors import ConfigError
-from elmnet.network import ELMNetwork, NetworkState
+from elmnet.network import ELMNetwork
 
 ModelConfig = NetworkConfig | BaselineConfig
 Network = ELMNetwork | Baseline
-State = NetworkState | BaselineState
+State = Any
+"""`NetworkState` or `BaselineState`, whichever is the network's; a union could not say that."""
 KINDS = ("elm", "leaky", *baselines.KINDS)
 
 

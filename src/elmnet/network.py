@@ -1,26 +1,23 @@
 """The ELM Network: a stack of layers, a read-out layer, an affine map."""
 
-import itertools
 from collections.abc import Sequence
-from operator import is_
 from pathlib import Path
-from typing import Any, NamedTuple, Self
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from elmnet import ops
 from elmnet.budget import cost
 from elmnet.config import NetworkConfig
 from elmnet.errors import CheckpointError, ShapeError
-from elmnet.layer import ELMLayer, Signals, check_tensor, generator_of, without_padding
+from elmnet.layer import Call, ELMLayer, Lengths, Signals, check_tensor, generator_of, without_padding
 from elmnet.neuron import uniform
 from elmnet.ops import LayerState, Masks, Signal, Stream
 from elmnet.ops.operands import has_values, refuse_sources
 from elmnet.ops.types import readable
 from elmnet.pretrained import Pretrained
+from elmnet.streaming import stream_of
 
 
 class NetworkState(NamedTuple):
@@ -48,87 +45,6 @@ class NetworkState(NamedTuple):
 readable(NetworkState)
 
 
-class _Parts(NamedTuple):
-    """The dictionaries where a network's modules keep what a step depends on."""
-
-    modules: list[Any]
-    tensors: list[Any]
-    hooks: list[Any]
-
-    @classmethod
-    def of(cls, network: nn.Module) -> Self:
-        """Of all its modules."""
-        found = list(network.modules())
-        inner = [module for module in found if module is not network]
-        return cls(
-            [module._modules for module in found],
-            [table for module in found for table in (module._parameters, module._buffers)],
-            [table for module in inner for table in (module._forward_hooks, module._forward_pre_hooks)],
-        )
-
-    def children(self) -> list[nn.Module]:
-        """The modules below the network."""
-        return [module for table in self.modules for module in table.values()]
-
-
-class Remembered(NamedTuple):
-    """Tensors as they were when something was made of them. Who holds them keeps others from taking their place in
-    memory; what changes them behind autograd's back (`tensor.data`) is not seen."""
-
-    tensors: list[Tensor]
-    versions: list[tuple[int, int]]
-
-    @classmethod
-    def of(cls, tensors: list[Tensor]) -> "Remembered":
-        """These, now."""
-        return cls(tensors, [(tensor.data_ptr(), tensor._version) for tensor in tensors])
-
-    def equals(self, now: "Remembered") -> bool:
-        """Whether they are the same tensors, unchanged."""
-        return self.versions == now.versions and all(map(is_, self.tensors, now.tensors))
-
-
-class _Prepared(NamedTuple):
-    """A network prepared for single steps."""
-
-    parts: _Parts
-    children: list[nn.Module]
-    made_of: Remembered
-    key: Any  # of the circumstances
-    stream: Stream | None
-
-
-_STREAMS: WeakKeyDictionary["ELMNetwork", _Prepared] = WeakKeyDictionary()
-"""Kept apart from the networks, so that these can be copied and pickled."""
-PLAIN = (Tensor, nn.Parameter)
-"""Types of tensors whose numbers lie where they say."""
-_UPDATES: WeakKeyDictionary[torch.optim.Optimizer, int] = WeakKeyDictionary()
-"""When optimisers last stepped, in steps of all: fused ones change weights without counting it in the tensor."""
-_clock = itertools.count(1)
-
-
-def _note_update(optimizer: torch.optim.Optimizer, *_: object) -> None:
-    _UPDATES[optimizer] = next(_clock)
-
-
-register_optimizer_step_post_hook(_note_update)
-
-
-def _last_update(tensors: list[Tensor]) -> int:
-    """When an optimiser that holds any of these made its last step; 0: none has."""
-    if not _UPDATES:
-        return 0
-    held = set(map(id, tensors))
-    return max(
-        (
-            when
-            for optimizer, when in list(_UPDATES.items())
-            if any(id(parameter) in held for group in optimizer.param_groups for parameter in group["params"])
-        ),
-        default=0,
-    )
-
-
 class ELMNetwork(Pretrained):
     """A recurrent network of expressive neurons, used like a batch-first `nn.LSTM`:
 
@@ -145,6 +61,8 @@ class ELMNetwork(Pretrained):
     Configuration = NetworkConfig
     TYPICAL = "layers.0.neurons.w_s"
     config: NetworkConfig
+    if TYPE_CHECKING:
+        __call__: Call[NetworkState, NetworkState, Sequence[Masks], tuple[Signals, ...]]
 
     def __init__(self, config: NetworkConfig, *, seed: int | None = None, backend: str = "auto") -> None:
         super().__init__()
@@ -191,10 +109,10 @@ class ELMNetwork(Pretrained):
         self,
         x: Tensor,
         state: NetworkState | None = None,
-        lengths: Tensor | None = None,
+        lengths: Lengths | None = None,
         *,
         masks: Sequence[Masks] | None = None,
-        monitor: tuple[Signal, ...] | None = None,
+        monitor: Sequence[Signal] | None = None,
     ) -> Any:
         """Run a batch of sequences.
 
@@ -251,7 +169,7 @@ class ELMNetwork(Pretrained):
         """
         check_tensor(x_t)
         alone = has_values(x_t) and not torch.is_grad_enabled() and len(x_t) == 1
-        if alone and (stream := self._stream()) is not None:
+        if alone and (stream := stream_of(self, self._stream)) is not None:
             layers = (self.initial_state(1) if state is None else state).layers
             self.check_layers("state", layers)
             x = x_t if x_t.is_floating_point() else self.dense_input(x_t.unsqueeze(1)).squeeze(1)
@@ -261,26 +179,13 @@ class ELMNetwork(Pretrained):
         return out.squeeze(1), state
 
     def _stream(self) -> Stream | None:
-        """The layers prepared for single steps, anew whenever something has changed; None: no backend can."""
-        prepared = _STREAMS.get(self)
-        if prepared is None or prepared.parts.children() != prepared.children:
-            parts = _Parts.of(self)
-            prepared = _Prepared(parts, parts.children(), Remembered([], []), None, None)
-        tensors = [tensor for table in prepared.parts.tensors for tensor in table.values() if tensor is not None]
-        if any(prepared.parts.hooks) or any(tensor.is_inference() or type(tensor) not in PLAIN for tensor in tensors):
-            return None  # hooks want to be called, nobody counts changes of inference tensors, others may lie elsewhere
-        made_of, key = Remembered.of(tensors), (_last_update(tensors), self.training, torch.get_num_threads())
-        if key == prepared.key and made_of.equals(prepared.made_of):
-            return prepared.stream
+        """The layers made ready for single steps; None: no backend can."""
         layers = self.elm_layers
         backends = {ops.select(m.backend, self.device, self.dtype, m.dynamics).stream for m in layers}
         prepare = backends.pop() if len(backends) == 1 else None
         if prepare is None or any(layer.drops_out for layer in layers):
-            stream = None
-        else:
-            stream = prepare(self.config.inputs, [(m.connectome, m.neurons(), m.dynamics) for m in layers])
-        _STREAMS[self] = prepared._replace(made_of=made_of, key=key, stream=stream)
-        return stream
+            return None
+        return prepare(self.config.inputs, [(m.connectome, m.neurons(), m.dynamics) for m in layers])
 
     def dense_input(self, x: Tensor) -> Tensor:
         """Input as (B, T, n_in): tokens become one-hot × scale."""

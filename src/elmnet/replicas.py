@@ -6,16 +6,17 @@ clipping and checkpoints are theirs, as if they ran alone.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from elmnet import ops
 from elmnet.errors import ShapeError
-from elmnet.layer import ELMLayer, Signals, check_input, check_lengths, check_monitor, without_padding
-from elmnet.network import ELMNetwork, NetworkState, Remembered
+from elmnet.layer import Call, ELMLayer, Lengths, Signals, check_input, check_lengths, check_monitor, without_padding
+from elmnet.network import ELMNetwork, NetworkState
 from elmnet.ops import LayerState, Masks, Signal, Weights
+from elmnet.streaming import Remembered
 
 
 class Replicas(nn.Module):
@@ -32,6 +33,9 @@ class Replicas(nn.Module):
         networks: with equal configurations, dtypes, devices and demanded backends; kept, not copied. All must be in
             training, or all in evaluation mode, where they have dropout.
     """
+
+    if TYPE_CHECKING:
+        __call__: Call[Sequence[NetworkState], list[NetworkState], Sequence[Sequence[Masks]], list[tuple[Signals, ...]]]
 
     def __init__(self, networks: Sequence[ELMNetwork]) -> None:
         super().__init__()
@@ -54,10 +58,10 @@ class Replicas(nn.Module):
         self,
         x: Tensor,
         states: Sequence[NetworkState] | None = None,
-        lengths: Tensor | None = None,
+        lengths: Lengths | None = None,
         *,
         masks: Sequence[Sequence[Masks]] | None = None,
-        monitor: tuple[Signal, ...] | None = None,
+        monitor: Sequence[Signal] | None = None,
     ) -> Any:
         """Run a batch of sequences in every network.
 
@@ -82,8 +86,8 @@ class Replicas(nn.Module):
         dense = [network.dense_input(own) for network, own in zip(networks, x, strict=True)]
         check_input(dense[0], networks[0].config.inputs, networks[0].device)
         h = torch.cat(dense, 2)
-        batch, lengths = len(h), check_lengths(lengths, h)
-        h = h if lengths is None else without_padding(h, lengths)
+        batch, valid = len(h), check_lengths(lengths, h)
+        h = h if valid is None else without_padding(h, valid)
         check_monitor(monitor)
         for name, given in (("states", states), ("masks", masks)):
             if given is not None and len(given) != k:
@@ -106,11 +110,11 @@ class Replicas(nn.Module):
                 layer.draw_masks(batch) if masks is None else layer.check_masks(masks[i][place], batch)
                 for i, layer in enumerate(layers)
             ]
-            h, state, signals = self._run(place, layers, h, before, drawn, lengths, monitor or ())
+            h, state, signals = self._run(place, layers, h, before, drawn, valid, monitor or ())
             for i, own in enumerate(zip(*(tensor.chunk(k, 1) for tensor in state), strict=True)):
                 after[i].append(LayerState(*own))
                 seen[i].append({name: signal.chunk(k, 2)[i] for name, signal in signals.items()})
-        out = torch.stack([self._affine(n, own, lengths) for n, own in zip(networks, h.chunk(k, 2), strict=True)])
+        out = torch.stack([self._affine(n, own, valid) for n, own in zip(networks, h.chunk(k, 2), strict=True)])
         result = [NetworkState(tuple(layers_)) for layers_ in after]
         return (out, result) if monitor is None else (out, result, [tuple(signals_) for signals_ in seen])
 
@@ -122,7 +126,7 @@ class Replicas(nn.Module):
         before: Sequence[LayerState],
         masks: Sequence[Masks],
         lengths: Tensor | None,
-        monitor: tuple[Signal, ...],
+        monitor: Sequence[Signal],
     ) -> tuple[Tensor, LayerState, Mapping[Signal, Tensor]]:
         """All networks' layers at a place as one layer."""
         first, weights = layers[0], _together([layer.neurons() for layer in layers])

@@ -14,7 +14,7 @@ class Table:
 
     @property
     def sides(self) -> list[str]:
-        """`left` for columns of words, `right` for those of numbers; the first one's lines have to begin with digits."""
+        """`left` for columns of words, `right` for those of numbers, in the first one nothing else."""
         starts = [[row[place][:1] for row in self.rows] for place in range(len(self.columns))]
         return [
             "left" if any(map(str.isalpha, column)) or not (place or all(map(str.isdigit, column))) else "right"

@@ -249,7 +249,7 @@ def self_check(*, backend: str = "auto", dtype: torch.dtype = torch.float64) -> 
         _check("streaming against whole", streamed, out.detach().double().cpu().numpy(), OUTPUT_TOLERANCE[dtype])
     )
 
-    out.square().sum().backward()
+    out.square().sum().backward()  # type: ignore[no-untyped-call]
     gradient = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
     along = sum(float(g.double().square().sum()) for g in gradient.values())
     steps = []

@@ -1,6 +1,7 @@
 """A baseline as a network: stem, core, read-out, with the contract of `ELMNetwork`."""
 
-from typing import Any, NamedTuple, Self
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Never, Self
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,8 @@ from elmnet.baselines.config import GATES, BaselineConfig
 from elmnet.baselines.recurrent import Recurrent
 from elmnet.baselines.scan import MinGRU, StateSpace
 from elmnet.errors import BackendError, ShapeError
-from elmnet.layer import check_input, check_lengths, check_tensor, without_padding
+from elmnet.layer import Call, Lengths, Signals, check_input, check_lengths, check_tensor, without_padding
+from elmnet.ops import Signal
 from elmnet.pretrained import Pretrained
 
 Core = Recurrent | Attention | MinGRU | StateSpace
@@ -61,6 +63,8 @@ class Baseline(Pretrained):
     Configuration = BaselineConfig
     TYPICAL = "head.weight"
     config: BaselineConfig
+    if TYPE_CHECKING:
+        __call__: Call[BaselineState, BaselineState, Never, tuple[Signals, ...]]
 
     def __init__(self, config: BaselineConfig, *, seed: int | None = None, backend: str = "auto") -> None:
         super().__init__()
@@ -95,9 +99,9 @@ class Baseline(Pretrained):
         self,
         x: Tensor,
         state: BaselineState | None = None,
-        lengths: Tensor | None = None,
+        lengths: Lengths | None = None,
         *,
-        monitor: tuple[str, ...] | None = None,
+        monitor: Sequence[Signal] | None = None,
     ) -> Any:
         """Run a batch of sequences.
 
@@ -116,36 +120,36 @@ class Baseline(Pretrained):
         """
         if monitor:
             raise ShapeError(f"monitor: {', '.join(monitor)} belong to ELM neurons; a {self.config.kind} has none")
-        h, lengths = self._stem(x, lengths)
+        h, valid = self._stem(x, lengths)
         start = self.initial_state(h.shape[0]) if state is None else self._check_state(state, h.shape[0])
         ends = []
         for block, carried in zip(self.core, start.layers, strict=True):
-            h, end = block(h, carried, lengths)
+            h, end = block(h, carried, valid)
             ends.append(end)
         out = self.head(h if self.norm is None else self.norm(h))
-        if lengths is not None:
-            out = without_padding(out, lengths)
+        if valid is not None:
+            out = without_padding(out, valid)
         result = BaselineState(tuple(ends))
         return (out, result) if monitor is None else (out, result, ({},))
 
-    def _stem(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _stem(self, x: Tensor, lengths: Lengths | None) -> tuple[Tensor, Tensor | None]:
         """Input as (B, T, width), zeros in place of padding, and the lengths checked."""
         inputs = self.config.inputs
         check_tensor(x)
         if not self.config.tokens or x.is_floating_point():
             check_input(x, inputs, self.device)
-            lengths = check_lengths(lengths, x)
-            x = x.to(self.dtype) if lengths is None else without_padding(x.to(self.dtype), lengths)
-            return (x @ self.stem.weight if self.config.tokens else self.stem(x)), lengths
+            valid = check_lengths(lengths, x)
+            x = x.to(self.dtype) if valid is None else without_padding(x.to(self.dtype), valid)
+            return (x @ self.stem.weight if self.config.tokens else self.stem(x)), valid
         if x.dim() != 2 or 0 in x.shape or x.dtype == torch.bool:
             raise ShapeError(f"tokens must be whole numbers (B, T), got {tuple(x.shape)} of {x.dtype}")
-        lengths = check_lengths(lengths, x)
-        if lengths is not None:
-            x = without_padding(x.unsqueeze(2), lengths).squeeze(2)
+        valid = check_lengths(lengths, x)
+        if valid is not None:
+            x = without_padding(x.unsqueeze(2), valid).squeeze(2)
         least, most = torch.aminmax(x)
         if not 0 <= int(least) <= int(most) < inputs:
             raise ShapeError(f"tokens must lie in 0..{inputs - 1}, got {int(least)}..{int(most)}")
-        return F.embedding(x.long(), self.stem.weight), lengths
+        return F.embedding(x.long(), self.stem.weight), valid
 
     def _check_state(self, state: BaselineState, batch: int) -> BaselineState:
         want = self.initial_state(batch).tensors()

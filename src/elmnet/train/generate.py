@@ -3,12 +3,13 @@
 import codecs
 import math
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 
 from elmnet.data.text import Convention, Vocabulary
 from elmnet.errors import ConfigError, DataError
-from elmnet.models import Network
+from elmnet.models import Network, State
 
 
 def generate(
@@ -53,8 +54,8 @@ def _continue(
     network: Network, prompt: torch.Tensor, length: int, temperature: float, generator: torch.Generator
 ) -> Iterator[int]:
     """Symbol numbers, each drawn from what the network says after all before it."""
-    logits, state = network(prompt.unsqueeze(0).to(network.device))
-    scores = logits[:, -1]
+    logits, carried = network(prompt.unsqueeze(0).to(network.device))
+    scores, state = logits[:, -1], cast(State, carried)
     for _ in range(length):
         token = _draw(scores[0].double().cpu(), temperature, generator)
         yield token

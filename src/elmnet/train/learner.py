@@ -112,7 +112,7 @@ class Learner:
 
     def pull(self, given: Given) -> Pulled:
         """Forward and backward pass of this run alone."""
-        more = {} if given.masks is None else {"masks": given.masks}
+        more: dict[str, Any] = {} if given.masks is None else {"masks": given.masks}
         wanted = monitored(self.config.training)
         with self.precision():
             out, state, signals = self.network(given.x, given.state, given.lengths, monitor=wanted, **more)

@@ -276,7 +276,7 @@ class Lockstep:
     def _pull_together(self, replicas: Replicas, given: list[Given]) -> list[Pulled]:
         states = [cast(NetworkState, own.state) for own in given]
         wanted = {name: None for trainer in self.trainers for name in monitored(trainer.config.training)}
-        x, masks = torch.stack([own.x for own in given]), [own.masks for own in given]
+        x, masks = torch.stack([own.x for own in given]), [own.masks or [] for own in given]
         with self.trainers[0].precision():
             out, after, signals = replicas(x, states, masks=masks, monitor=tuple(wanted))
         losses = [

@@ -50,8 +50,10 @@ def predict(network: Network, task: Sequence) -> Predictions:
     for pool in task.pools("all"):
         x, lengths = task.inputs_of(pool)
         out, _ = network(x.to(network.device), None, lengths)
-        told = out.double().softmax(-1) if task.classes is not None else out.double()
-        told = told.cpu().numpy() if task.classes is not None else task.in_units(told.cpu().numpy())
+        if task.classes is not None:
+            told = out.double().softmax(-1).cpu().numpy()
+        else:
+            told = task.in_units(out.double().cpu().numpy())
         if task.per_step:
             told[np.arange(told.shape[1]) >= lengths.numpy()[:, None]] = np.nan
             values[pool, : told.shape[1]] = told

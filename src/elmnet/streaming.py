@@ -1,0 +1,115 @@
+"""A network made ready for single steps: once, and anew whenever something has changed.
+
+A step takes microseconds, so what it needs of the weights is made beforehand. Nobody says when weights change; it shows
+in the dictionaries of the network's modules, the version counters of tensors, and the steps of optimisers.
+"""
+
+import itertools
+from collections.abc import Callable
+from operator import is_
+from typing import Any, NamedTuple, Self
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from elmnet.ops import Stream
+
+
+class _Parts(NamedTuple):
+    """The dictionaries where a network's modules keep what a step depends on."""
+
+    modules: list[Any]
+    tensors: list[Any]
+    hooks: list[Any]
+
+    @classmethod
+    def of(cls, network: nn.Module) -> Self:
+        """Of all its modules."""
+        found = list(network.modules())
+        inner = [module for module in found if module is not network]
+        return cls(
+            [module._modules for module in found],
+            [table for module in found for table in (module._parameters, module._buffers)],
+            [table for module in inner for table in (module._forward_hooks, module._forward_pre_hooks)],
+        )
+
+    def children(self) -> list[nn.Module]:
+        """The modules below the network."""
+        return [module for table in self.modules for module in table.values()]
+
+
+class Remembered(NamedTuple):
+    """Tensors as they were when something was made of them. Who holds them keeps others from taking their place in
+    memory; what changes them behind autograd's back (`tensor.data`) is not seen."""
+
+    tensors: list[Tensor]
+    versions: list[tuple[int, int]]
+
+    @classmethod
+    def of(cls, tensors: list[Tensor]) -> "Remembered":
+        """These, now."""
+        return cls(tensors, [(tensor.data_ptr(), tensor._version) for tensor in tensors])
+
+    def equals(self, now: "Remembered") -> bool:
+        """Whether they are the same tensors, unchanged."""
+        return self.versions == now.versions and all(map(is_, self.tensors, now.tensors))
+
+
+class _Prepared(NamedTuple):
+    """A network prepared for single steps."""
+
+    parts: _Parts
+    children: list[nn.Module]
+    made_of: Remembered
+    key: Any  # of the circumstances
+    stream: Stream | None
+
+
+_STREAMS: WeakKeyDictionary[nn.Module, _Prepared] = WeakKeyDictionary()
+"""Kept apart from the networks, so that these can be copied and pickled."""
+PLAIN = (Tensor, nn.Parameter)
+"""Types of tensors whose numbers lie where they say."""
+_UPDATES: WeakKeyDictionary[torch.optim.Optimizer, int] = WeakKeyDictionary()
+"""When optimisers last stepped, in steps of all: fused ones change weights without counting it in the tensor."""
+_clock = itertools.count(1)
+
+
+def _note_update(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    _UPDATES[optimizer] = next(_clock)
+
+
+register_optimizer_step_post_hook(_note_update)
+
+
+def _last_update(tensors: list[Tensor]) -> int:
+    """When an optimiser that holds any of these made its last step; 0: none has."""
+    if not _UPDATES:
+        return 0
+    held = set(map(id, tensors))
+    return max(
+        (
+            when
+            for optimizer, when in list(_UPDATES.items())
+            if any(id(parameter) in held for group in optimizer.param_groups for parameter in group["params"])
+        ),
+        default=0,
+    )
+
+
+def stream_of(network: nn.Module, prepare: Callable[[], Stream | None]) -> Stream | None:
+    """What `prepare` makes of the network as it is now; what it made last, if nothing has changed."""
+    prepared = _STREAMS.get(network)
+    if prepared is None or prepared.parts.children() != prepared.children:
+        parts = _Parts.of(network)
+        prepared = _Prepared(parts, parts.children(), Remembered([], []), None, None)
+    tensors = [tensor for table in prepared.parts.tensors for tensor in table.values() if tensor is not None]
+    if any(prepared.parts.hooks) or any(tensor.is_inference() or type(tensor) not in PLAIN for tensor in tensors):
+        return None  # hooks want to be called, nobody counts changes of inference tensors, others may lie elsewhere
+    made_of, key = Remembered.of(tensors), (_last_update(tensors), network.training, torch.get_num_threads())
+    if key == prepared.key and made_of.equals(prepared.made_of):
+        return prepared.stream
+    stream = prepare()
+    _STREAMS[network] = prepared._replace(made_of=made_of, key=key, stream=stream)
+    return stream
