@@ -56,7 +56,7 @@ CASES = [
     ("loss not finite", TRAIN.replace("--steps 2", "--steps 40") + " --set training.learning_rate=1e30", "step "),
     ("truncated weights", "eval {cutrun}", "cannot be read as safetensors weights"),
     ("unknown symbol in text", "eval {run} --data {dir}/foreign.txt", "byte 0x7e at offset 7,000"),
-    ("unknown split", "eval {run} --split dev", "--split must be one of"),
+    ("unknown split", "eval {run} --split dev", "split must be one of"),
     ("infinite temperature", "generate {run} --prompt the --temperature nan", "must not be negative, got nan"),
     ("both N and a budget", "params enwik8 --neurons 5 --budget 1e6", "--budget decides what --neurons would"),
     ("fractions of units", "params enwik8 --neurons 2.7", "expected whole numbers"),

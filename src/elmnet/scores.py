@@ -1,12 +1,16 @@
 """Scores: what they are measured in, which one stands for a run where there is room for one, and those of a run."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from statistics import fmean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from elmnet import tables
 from elmnet.tables import Table
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 UNITS = {
     "bpc": "bits per character",
@@ -35,6 +39,33 @@ def leading(names: Iterable[str]) -> str:
 def larger_is_better(score: str) -> bool:
     """Whether it is; the name may begin with a split: `valid_accuracy`."""
     return score.removeprefix("valid_").removeprefix("test_") in _LARGER
+
+
+def by_class(labels: Sequence[str], confusion: "NDArray[np.int64]", title: str) -> Table:
+    """What became of every class.
+
+    Args:
+        labels: of the classes.
+        confusion: how often a class (rows) was taken for each (columns).
+        title: of the table.
+    """
+    right, true, named = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    rows = []
+    for i, label in enumerate(labels):
+        wrong = confusion[i].copy()
+        wrong[i] = 0
+        worst = int(wrong.argmax())
+        rows.append(
+            (
+                label,
+                tables.whole(int(true[i])),
+                tables.score(right[i] / true[i] if true[i] else None),
+                tables.score(right[i] / named[i] if named[i] else None),
+                tables.score(2 * right[i] / (true[i] + named[i]) if true[i] + named[i] else None),
+                f"{labels[worst]} ({wrong[worst]:,})" if wrong[worst] else "",
+            )
+        )
+    return Table(title, ("class", "number", "recall", "precision", "F1", "most often taken for"), rows)
 
 
 def final_scores(results: Mapping[str, Mapping[str, Any]], title: str | None = None) -> Table:

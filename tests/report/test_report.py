@@ -15,7 +15,7 @@ from elmnet.report.build import report
 from elmnet.report.figures import curves
 from elmnet.report.of_theory import theory
 from elmnet.report.page import Figure, Section, Table, digest, render
-from elmnet.train.results import read_metrics
+from elmnet.train.journal import read_metrics
 
 pytest.importorskip("matplotlib", reason="needs matplotlib (extra `report`)")
 pytest.importorskip("duckdb", reason="needs DuckDB (extra `sweep`)")

@@ -19,10 +19,9 @@ from elmnet.tasks import Task, open_task
 from elmnet.train import loop, trainer
 from elmnet.train.checkpoint import list_checkpoints
 from elmnet.train.config import amend, compose
-from elmnet.train.journal import Journal
+from elmnet.train.journal import Journal, read_metrics
 from elmnet.train.learner import enough_memory
 from elmnet.train.progress import Reporter
-from elmnet.train.results import read_metrics
 from elmnet.train.run import RunDirectory
 
 

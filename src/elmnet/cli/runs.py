@@ -1,19 +1,18 @@
 """Training runs: train, eval, predict, generate."""
 
-import os
 import sys
 from collections.abc import Mapping
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from elmnet.cli.numbers import whole_numbers
 from elmnet.cli.output import out, say, show
 from elmnet.errors import ConfigError, RunError
-from elmnet.scores import final_scores
+from elmnet.scores import by_class, final_scores
 
 if TYPE_CHECKING:
     from elmnet.tasks import Task
@@ -36,6 +35,10 @@ def train(
         typer.Option(help="elm (default), leaky, lstm, gru, rnn, transformer, mingru, s5-like", metavar="KIND"),
     ] = None,
     config_file: Annotated[Path | None, typer.Option("--config", help="start from a YAML file, e.g. a run's")] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(help="begin with the settings and weights of this run; what fits is taken", metavar="RUN"),
+    ] = None,
     budget: Annotated[str | None, typer.Option(help="P: as many units as fit are used, whatever the model")] = None,
     memory: Annotated[int | None, typer.Option(help="d_m, memory units per neuron")] = None,
     steps: Annotated[int | None, typer.Option(help="training steps")] = None,
@@ -71,6 +74,7 @@ def train(
         "--preset": preset,
         "--model": model,
         "--config": config_file,
+        "--init": init,
         "--set": settings,
         "--budget": budget,
         "--memory": memory,
@@ -100,7 +104,7 @@ def train(
                 if not several:
                     result = loop.resume(resume, data=data, **more)
             else:
-                start = _start(task, preset, config_file)
+                start = _start(task, preset, config_file, init, model)
                 start = start if model is None else start.with_model(model)
                 changes = {name: value for name, value in (("seed", seed), ("threads", threads)) if value is not None}
                 chosen = [*(settings or []), *([] if steps is None else [f"training.steps={steps}"])]
@@ -158,10 +162,16 @@ def _train_together(runs: dict[Path, Any], data: str | None, reporter: Any, cuda
         raise typer.Exit(1)
 
 
-def _start(task: str | None, preset: str | None, file: Path | None) -> Any:
-    """What a new run begins from: a task's preset, or a file."""
+def _start(task: str | None, preset: str | None, file: Path | None, init: Path | None, model: str | None) -> Any:
+    """What a new run begins from: a task's preset, a file, or another run."""
     from elmnet.train.config import compose, load_config
+    from elmnet.train.warm import continued
 
+    if init is not None:
+        others = {"TASK": task, "--preset": preset, "--config": file, "--model": model}
+        if given := [name for name, value in others.items() if value is not None]:
+            raise ConfigError(f"--init begins with a run's settings and weights; leave out {', '.join(given)}")
+        return continued(init)
     if file is not None:
         if task is not None or preset is not None:
             raise ConfigError("--config names the task and all its settings; leave out TASK and --preset")
@@ -170,7 +180,7 @@ def _start(task: str | None, preset: str | None, file: Path | None) -> Any:
         from elmnet.tasks import TASKS
 
         tasks = ", ".join(TASKS)
-        raise ConfigError(f"name a TASK to train ({tasks}), or --config FILE, or --resume DIR")
+        raise ConfigError(f"name a TASK to train ({tasks}), or --config FILE, --init RUN, or --resume DIR")
     return compose(task, preset=preset or "tiny")
 
 
@@ -178,9 +188,8 @@ def _opened(config: "RunConfig", budget: str | None, memory: int | None) -> "tup
     """Open the task's data, and give the model its inputs, outputs, complexity and budget."""
     from elmnet import models
     from elmnet.config import NetworkConfig
-    from elmnet.tasks import open_task
 
-    opened = open_task(config.task, config.options, config.data, seed=config.seed)
+    opened = config.open_task()
     model = opened.fit_model(config.model)
     if memory is not None:
         if not isinstance(model, NetworkConfig):
@@ -206,80 +215,51 @@ def evaluate_(
         ),
     ] = None,
     data: Annotated[str | None, typer.Option(help="another data source", metavar="SOURCE")] = None,
+    per_class: Annotated[bool, typer.Option("--per-class", help="also what became of every class")] = False,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Score a run's best network on a split, of its own data or another source."""
     from elmnet.tasks import in_words
-    from elmnet.tasks.sequence import Sequence
-    from elmnet.train.evaluate import evaluate
     from elmnet.train.progress import Reporter
+    from elmnet.train.trained import Run, no_confusion
 
-    network, task, precision = _open_run(run, data, same=data is None and split != "all")
-    if split is None:
-        undivided = data is not None and isinstance(task, Sequence) and task.data.split is None
-        split = "all" if undivided else "test"
-    if split not in task.splits:
-        raise ConfigError(f"--split must be one of {', '.join(task.splits)}, got {split!r}")
-    reporter = Reporter()
-    with reporter.phase(f"scoring {split}", task.count_batches(split, whole=True)) as advance, precision:
-        scores = evaluate(network, task, cast(Any, split), whole=True, advance=advance)
+    known = Run(run)
+    task, part = known.part(split, data)
+    confusion = no_confusion(task) if per_class else None
+    with Reporter().phase(f"scoring {part}", task.count_batches(part, whole=True)) as advance:
+        scores = known.score(task, part, advance=advance, confusion=confusion)
     if json:
-        out.print_json(data={"run": str(run), "data": task.data_name, "split": split, **scores})
-    else:
-        words = f"{split} of {task.data_name}: {in_words(scores)}"
-        say(words)
-
-
-def _open_run(path: Path, data: str | None = None, *, targets: bool = True, same: bool = False) -> Any:
-    """Best network and task of a run, and what is around a forward pass.
-
-    With `same`, data that have changed since the training are refused: their parts may be others, a test part of what
-    was learned.
-    """
-    import torch
-
-    from elmnet.errors import RunError
-    from elmnet.tasks import open_task
-    from elmnet.train.evaluate import precision
-    from elmnet.train.identity import contents_of
-    from elmnet.train.run import RunDirectory
-
-    run = RunDirectory.open(path)
-    config, facts = run.read_config()
-    torch.set_num_threads(config.threads)
-    network = run.network_where_it_was_trained(config)
-    source = data or config.data
-    task = open_task(config.task, config.options, source, seed=config.seed, facts=facts, targets=targets)
-    if same and contents_of(task.facts()) != contents_of(facts):
-        raise RunError(
-            f"{task.data_name} has changed since {path} was trained on it: its test part may hold what was learned; "
-            "score other data with --data FILE, or, where the task allows that, all of it with --split all"
-        )
-    return network, task, precision(config, network)
+        more = {} if confusion is None else {"labels": task.labels, "confusion": confusion.tolist()}
+        out.print_json(data={"run": str(run), "data": task.data_name, "split": part, **scores, **more})
+        return
+    say(f"{part} of {task.data_name}: {in_words(scores)}")
+    if confusion is not None:
+        show(by_class(task.labels, confusion, f"{part} of {task.data_name}, by class"))
 
 
 def predict(
-    run: Run_,
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="run directories, or that of replicas; of several the mean is told", metavar="RUN..."),
+    ],
     data: Annotated[str, typer.Option(help=".npz, .parquet or .csv file of sequences; targets are not needed")],
     path: Annotated[
         Path, typer.Option("--out", help="a .csv, .npz or .parquet file, replaced if it exists", metavar="FILE")
     ],
 ) -> None:
-    """What a network trained on `sequence` says of every sequence of a file: classes with probabilities, or values."""
-    from elmnet.tasks.sequence import Sequence
-    from elmnet.train.predict import predict as told
+    """What networks trained on `sequence` say of every sequence of a file: classes with probabilities, or values."""
     from elmnet.train.predict import require_ending, write
+    from elmnet.train.run import replicas_in
+    from elmnet.train.trained import Run, ensemble
 
     require_ending(path)
     if path.exists() and Path(data).exists() and path.samefile(data):
         raise ConfigError(f"--out {path} is the data itself; name another file")
-    network, task, precision = _open_run(run, data, targets=False)
-    if not isinstance(task, Sequence):
-        raise ConfigError(f"{run} was trained on {task.name}; predict is for the task sequence")
-    with precision:
-        write(told(network, task), path)
-    words = f"{len(task.data)} sequences of {task.data_name}: {path}"
-    say(words)
+    known = [Run(one) for run in runs for one in replicas_in(run) or [run]]
+    told = ensemble(known, data)
+    write(told, path)
+    words = f", mean of {len(known)} networks" if len(known) > 1 else ""
+    say(f"{len(told.ids)} sequences of {Path(data).name}{words}: {path}")
 
 
 def generate(
@@ -290,23 +270,9 @@ def generate(
     seed: Annotated[int, typer.Option(help="of the draws")] = 0,
 ) -> None:
     """Continue a prompt with a trained text network, character by character."""
-    from elmnet.data.text import Vocabulary
-    from elmnet.train.generate import generate as stream
-    from elmnet.train.run import RunDirectory
+    from elmnet.train.trained import Run
 
-    directory = RunDirectory.open(run)
-    config, facts = directory.read_config()
-    if "symbols" not in facts:
-        raise ConfigError(f"{run} was trained on {config.task}, which is not text")
-    pieces = stream(
-        directory.network_where_it_was_trained(config),
-        Vocabulary(facts["symbols"]),
-        os.fsencode(prompt),
-        convention=config.options.to_dict()["convention"],
-        length=length,
-        temperature=temperature,
-        seed=seed,
-    )
+    pieces = Run(run).generate(prompt, length=length, temperature=temperature, seed=seed)
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     for piece in chain([prompt], pieces):
         sys.stdout.write(piece)

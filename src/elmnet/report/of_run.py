@@ -24,7 +24,7 @@ from elmnet.tasks.enwik8 import TextOptions
 from elmnet.tasks.shd import SpikeOptions
 from elmnet.train.config import RunConfig
 from elmnet.train.identity import contents_of
-from elmnet.train.results import read_metrics
+from elmnet.train.journal import read_metrics
 from elmnet.train.run import RunDirectory
 
 STEPS = 600

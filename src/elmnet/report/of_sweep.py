@@ -11,7 +11,8 @@ from elmnet.report.page import Figure, Section, bound
 from elmnet.sweep import table as collected
 from elmnet.sweep.store import LOST, Sweep, own_seconds
 from elmnet.tables import Table
-from elmnet.train.results import read_metrics, read_runs
+from elmnet.train.journal import read_metrics
+from elmnet.train.results import read_runs
 
 
 def sections(sweep: Sweep) -> list[Section]:

@@ -24,7 +24,7 @@ from elmnet.report.interactive import picture
 from elmnet.report.page import asset, digest, template
 from elmnet.scores import UNITS, leading
 from elmnet.sweep.store import UNFINISHED, Seen, State, Sweep
-from elmnet.train.results import read_metrics
+from elmnet.train.journal import read_metrics
 from elmnet.train.run import RunDirectory
 
 ROWS = 200

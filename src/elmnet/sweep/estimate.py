@@ -29,8 +29,7 @@ def seconds_of(trials: Sequence[Trial], *, threads: int = 1) -> dict[Trial, floa
     tasks, points = OpenTasks(), []
     for trial in chosen:
         config = trial.config.replace(threads=threads)
-        task = tasks.of(config.task, config.options, config.data, seed=config.seed)
-        points.append((step_flops[trial], _seconds(config, task)))
+        points.append((step_flops[trial], _seconds(config, config.open_task(tasks=tasks))))
     flops, seconds = np.array(sorted(points)).T
     slope = seconds[-1] / flops[-1]
     return {

@@ -17,7 +17,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from elmnet.config import NetworkConfig
 from elmnet.errors import ConfigError, RunError, in_a_line
 from elmnet.strict import read_yaml
 from elmnet.sweep.recipe import Trial
@@ -25,6 +24,7 @@ from elmnet.sweep.store import UNFINISHED, Sweep
 from elmnet.sweep.trials import Job, Outcome, record_failure, run_together
 from elmnet.train import signals
 from elmnet.train.loop import shape_of
+from elmnet.train.run import keeps_to_itself
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -67,7 +67,7 @@ def packs(trials: Iterable[Trial], replicas: int) -> list[tuple[Trial, ...]]:
     """Trials that one worker trains at a time: up to `replicas` of equal shape, in the order they came."""
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
-        alone = replicas == 1 or not isinstance(trial.network, NetworkConfig)
+        alone = replicas == 1 or keeps_to_itself(trial.config) is not None
         groups.setdefault(trial.name if alone else json.dumps(shape_of(trial.config)), []).append(trial)
     return [tuple(group[i : i + replicas]) for group in groups.values() for i in range(0, len(group), replicas)]
 

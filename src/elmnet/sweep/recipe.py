@@ -36,7 +36,7 @@ from elmnet.config import NetworkConfig
 from elmnet.errors import BudgetError, ConfigError
 from elmnet.models import ModelConfig
 from elmnet.strict import Config, read_yaml
-from elmnet.tasks import OpenTasks, Task, find_task
+from elmnet.tasks import OpenTasks, find_task
 from elmnet.theory import planner
 from elmnet.train.config import RunConfig, amend, compose
 from elmnet.train.identity import name_of
@@ -152,12 +152,12 @@ class Recipe(Config):
         """
         start = amend(compose(self.task, preset=self.preset, data=self.data), settings=_settings(self.set))
         tasks = OpenTasks()
-        start = start.replace(model=_task_of(start, tasks).fit_model(start.model))
+        start = start.replace(model=start.open_task(tasks=tasks).fit_model(start.model))
         found: dict[str, Trial] = {}
         for number, group in enumerate(self.trials, 1):
             try:
                 for config in self._of(group, start, tasks):
-                    name = name_of(config, _task_of(config, tasks).facts())
+                    name = name_of(config, config.open_task(tasks=tasks).facts())
                     found.setdefault(name, Trial(name, config))
             except (ConfigError, BudgetError) as error:
                 raise ConfigError(f"{self.name}, group {number}: {error}") from error
@@ -169,10 +169,6 @@ class Recipe(Config):
             _refuse_twice(group, row)
             for seed in [row["seed"]] if "seed" in row else group.seeds or (0,):
                 yield _configure(base, group, row, seed, tasks)
-
-
-def _task_of(config: RunConfig, tasks: OpenTasks) -> Task:
-    return tasks.of(config.task, config.options, config.data, seed=config.seed)
 
 
 def shipped(path: Path) -> Path:
@@ -203,7 +199,7 @@ def _amended(
     first = {name: value for name, value in settings.items() if name.startswith("options")}
     found = amend(config, settings=_settings(first))
     if fit or found.options != config.options:
-        found = found.replace(model=_task_of(found, tasks).fit_model(found.model))
+        found = found.replace(model=found.open_task(tasks=tasks).fit_model(found.model))
     rest = {name: value for name, value in settings.items() if name not in first}
     return amend(found, settings=_settings(rest), **changes)
 
@@ -244,7 +240,7 @@ def _configure(base: RunConfig, group: Group, row: Mapping[str, Any], seed: Any,
     config = config.replace(model=model)
     steps = row.get("steps", group.steps)
     if group.flops is not None:
-        steps = max(1, round(group.flops / training_flops(config, _task_of(config, tasks).steps)))
+        steps = max(1, round(group.flops / training_flops(config, config.open_task(tasks=tasks).steps)))
     return config if steps is None else amend(config, settings=[f"training.steps={json.dumps(steps)}"])
 
 

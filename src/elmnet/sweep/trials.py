@@ -18,7 +18,7 @@ from elmnet.errors import DivergedError, ElmnetError, RunError, RunTakenError
 from elmnet.files import write_atomic
 from elmnet.scores import larger_is_better
 from elmnet.sweep import halving
-from elmnet.tasks import find_task, open_task
+from elmnet.tasks import find_task
 from elmnet.train import loop
 from elmnet.train.config import RunConfig
 from elmnet.train.progress import Reporter
@@ -64,8 +64,7 @@ def run(job: Job) -> Outcome:
         if RunDirectory(directory).config_file.exists():
             loop.resume(directory, reporter=reporter)
         else:
-            task = open_task(config.task, config.options, config.data, seed=config.seed)
-            loop.start(config, directory, task, reporter=reporter)
+            loop.start(config, directory, config.open_task(), reporter=reporter)
     except loop.Interrupted:
         return "stopped"
     except halving.StoppedEarly as reason:

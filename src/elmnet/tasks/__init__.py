@@ -45,13 +45,15 @@ class OpenTasks:
     """Opens tasks that differ in their seed alone once."""
 
     def __init__(self) -> None:
-        self._opened: dict[tuple[str, Config, str], Task] = {}
+        self._opened: dict[tuple[str, Config, str, str], Task] = {}
 
-    def of(self, name: str, options: Config, source: str, *, seed: int = 0) -> Task:
+    def of(
+        self, name: str, options: Config, source: str, *, seed: int = 0, facts: Mapping[str, Any] | None = None
+    ) -> Task:
         """As `open_task`."""
-        key = (name, options, source)
+        key = (name, options, source, repr(facts))
         if key not in self._opened:
-            self._opened[key] = open_task(name, options, source, seed=seed)
+            self._opened[key] = open_task(name, options, source, seed=seed, facts=facts)
         return self._opened[key].with_seed(seed)
 
 

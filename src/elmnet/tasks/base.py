@@ -127,6 +127,17 @@ class Task(ABC):
         nats = float(F.cross_entropy(logits.double(), targets, reduction="sum"))
         return np.array([nats, int((logits.argmax(-1) == targets).sum()), len(targets)])
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of its classes; none where it has no classes, or symbols of a text in their place."""
+        return ()
+
+    def confusion(self, out: Tensor, y: Tensor) -> NDArray[np.int64]:
+        """How often a class (rows) was taken for each (columns); (n_out, n_out)."""
+        logits, targets = self.scored(out, y)
+        pairs = (targets * self.outputs + logits.argmax(-1)).cpu().numpy()
+        return np.bincount(pairs, minlength=self.outputs**2).reshape(self.outputs, self.outputs)
+
     def summary(self, sums: NDArray[np.float64]) -> Scores:
         """The scores of added up tallies."""
         nats, correct, count = sums.tolist()

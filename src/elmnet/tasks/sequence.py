@@ -277,11 +277,14 @@ class Sequence(Task):
         got, wanted = self.scored(out.double(), y)
         if self.classes is not None:
             nats = float(F.cross_entropy(got, wanted, reduction="sum"))
-            confused = np.bincount((wanted * self.outputs + got.argmax(-1)).cpu().numpy(), minlength=self.outputs**2)
-            return np.concatenate([[nats], confused])
+            return np.concatenate([[nats], self.confusion(out, y).flatten()])
         scale = self.target_scale  # about the training mean: far from zero, squares would swallow what varies
         truth, told = (tensor.cpu().numpy() * scale for tensor in (wanted, got))
         return np.concatenate([[len(truth)], truth.sum(0), (truth**2).sum(0), ((truth - told) ** 2).sum(0)])
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return () if self.classes is None else tuple(map(str, self.classes.tolist()))
 
     def in_units(self, values: NDArray[Any]) -> NDArray[np.float64]:
         """What the network calls a value, in the data's unit."""

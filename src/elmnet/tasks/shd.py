@@ -103,6 +103,10 @@ class _SpikeTask(Task):
     def scored(self, out: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         return out[:, -1], y
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(map(str, range(self.outputs)))
+
     def scores(self, nats: float, accuracy: float) -> Scores:
         return {"accuracy": accuracy, "nats": nats}
 

@@ -14,7 +14,7 @@ from elmnet.baselines.config import BaselineConfig
 from elmnet.errors import ConfigError
 from elmnet.models import ModelConfig
 from elmnet.strict import Config, read_yaml
-from elmnet.tasks import PRESETS, find_task
+from elmnet.tasks import PRESETS, OpenTasks, Task, find_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,11 +22,17 @@ class TrainConfig(Config):
     """How a network is trained. Published values are in each task's `paper` preset."""
 
     steps: int
-    optimizer: Literal["adam", "adamax"] = "adam"
+    optimizer: Literal["adam", "adamax", "adamw"] = "adam"
+    weight_decay: float = 0.0
+    """Of `adamw`, on synapses and matrices; biases and timescales do not decay."""
     learning_rate: float = 5e-4
-    """Peak, reached after the warm-up; then a cosine to 0 at the last step."""
+    """Peak, reached after the warm-up."""
     warmup: int = 100
     """Steps of linear warm-up."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """What the learning rate does then: a cosine or a line to 0 at the last step, or nothing."""
+    train_only: Literal["all", "readout"] = "all"
+    """What learns: all, or what comes after the hidden layers."""
     clip: float = 1.0
     """Largest global norm of the gradient."""
     label_smoothing: float = 0.0
@@ -42,6 +48,8 @@ class TrainConfig(Config):
     """...which is reached after so many steps; 0: at once."""
     eval_every: int = 400
     """Steps of a turn: after each one a validation, the best-model rule and a checkpoint."""
+    patience: int = 0
+    """Turns without a better validation after which training ends before `steps`; 0: never."""
     log_every: int = 20
     checkpoint_minutes: float = 5.0
     """Time after which a checkpoint is written in the middle of a turn, too."""
@@ -51,12 +59,28 @@ class TrainConfig(Config):
     def _check(self) -> None:
         for name in ("steps", "eval_every", "log_every", "learning_rate", "clip", "checkpoint_minutes"):
             self._require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("warmup", "mlp_penalty", "activity_penalty", "reset_steps"):
+        for name in ("warmup", "weight_decay", "patience", "mlp_penalty", "activity_penalty", "reset_steps"):
             self._require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("reset_from", "reset_to"):
             self._require(0 <= getattr(self, name) <= 1, f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        self._require(
+            not self.weight_decay or self.optimizer == "adamw",
+            f"weight_decay is of the optimizer adamw, got {self.weight_decay} with {self.optimizer}",
+        )
         self._require(0 <= self.label_smoothing < 1, f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
         self._require(self.keep >= 2, f"keep must be at least 2 (the newest may be damaged), got {self.keep}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitConfig(Config):
+    """Weights that a run begins with (`elmnet.train.warm`)."""
+
+    path: str
+    """A saved network."""
+    sha256: str
+    """Of its weights."""
+    symbols: tuple[int, ...] | None = None
+    """Of text it was trained on: the new run's vocabulary, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +108,8 @@ class RunConfig(Config):
     options: Config
     """Of the task, for example `TextOptions`: its class's `Options`."""
     training: TrainConfig
+    init: InitConfig | None = None
+    """Weights to begin with; None: they are drawn."""
 
     def _check(self) -> None:
         self._require(0 <= self.seed < 2**63, f"seed must lie in 0..2^63-1, got {self.seed}")
@@ -104,6 +130,21 @@ class RunConfig(Config):
         """
         here = devices()
         self._require(self.device in here, f"device must be one of {', '.join(here)} here, got {self.device!r}")
+
+    def open_task(self, data: str | None = None, *, tasks: OpenTasks | None = None) -> Task:
+        """Its task on its data, or on others.
+
+        Args:
+            data: another source.
+            tasks: those that are open already.
+
+        Raises:
+            DataError: the source is missing or damaged.
+        """
+        symbols = None if self.init is None else self.init.symbols
+        known = None if symbols is None else {"symbols": symbols}
+        tasks = OpenTasks() if tasks is None else tasks
+        return tasks.of(self.task, self.options, data or self.data, seed=self.seed, facts=known)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from elmnet.models import Network, State
@@ -17,7 +19,13 @@ def precision(config: RunConfig, network: Network) -> torch.autocast:
 
 @torch.no_grad()
 def evaluate(
-    network: Network, task: Task, split: Split, *, whole: bool, advance: Callable[[], None] = lambda: None
+    network: Network,
+    task: Task,
+    split: Split,
+    *,
+    whole: bool,
+    advance: Callable[[], None] = lambda: None,
+    confusion: NDArray[np.int64] | None = None,
 ) -> Scores:
     """Scores without label smoothing, regularisers or dropout; state carried as the task says.
 
@@ -27,13 +35,23 @@ def evaluate(
         split: which data.
         whole: the final evaluation instead of one turn's.
         advance: called after every batch (for a progress bar, or to raise an interruption).
+        confusion: to which is added how often a class (rows) was taken for each (columns); (n_out, n_out).
     """
     was_training = network.training
     network.eval()
     try:
-        return task.measure(_outputs(network, task, split, whole, advance))
+        outputs = _outputs(network, task, split, whole, advance)
+        return task.measure(outputs if confusion is None else _noting(outputs, task, confusion))
     finally:
         network.train(was_training)
+
+
+def _noting(
+    outputs: Iterator[tuple[Tensor, Tensor]], task: Task, confusion: NDArray[np.int64]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    for out, y in outputs:
+        confusion += task.confusion(out, y)
+        yield out, y
 
 
 def _outputs(

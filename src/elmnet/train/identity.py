@@ -11,6 +11,8 @@ IRRELEVANT = ("threads", "device", "backend", "preset", "data")
 """Settings that name no other run: how it is computed, not what."""
 BOOKKEEPING = ("log_every", "checkpoint_minutes", "keep")
 """The same, of `training`."""
+LATER = {"weight_decay": 0.0, "schedule": "cosine", "train_only": "all", "patience": 0}
+"""Settings of `training` that runs of elmnet 0.1 began without, at the values that change nothing: names stay."""
 
 
 def contents_of(facts: Mapping[str, Any]) -> str | list[str]:
@@ -48,6 +50,13 @@ def _deciding(config: RunConfig) -> dict[str, Any]:
         document.pop(key)
     for key in BOOKKEEPING:
         document["training"].pop(key)
+    for key, without in LATER.items():
+        if document["training"][key] == without:
+            document["training"].pop(key)
+    if document["init"] is None:
+        document.pop("init")
+    else:
+        document["init"].pop("path")
     return document
 
 

@@ -138,3 +138,18 @@ def _summary_writer() -> Any:
     except ImportError as error:
         raise RunError("TensorBoard is not installed; pip install 'elmnet[tensorboard]'") from error
     return SummaryWriter
+
+
+def read_metrics(file: Path) -> list[dict[str, Any]]:
+    """The whole lines of a metrics.jsonl; a torn last one is left out. None where there is no file."""
+    lines: list[dict[str, Any]] = []
+    if not file.is_file():
+        return lines
+    for line in file.read_bytes().split(b"\n"):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            lines.append(record)
+    return lines

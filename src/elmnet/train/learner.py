@@ -19,15 +19,16 @@ from elmnet.models import Network, State
 from elmnet.network import ELMNetwork
 from elmnet.ops import Masks
 from elmnet.tasks import Batch, Task
-from elmnet.train import capture
+from elmnet.train import capture, warm
 from elmnet.train.capture import Given, Pulled
 from elmnet.train.checkpoint import generators, pack, set_generators, unpack
-from elmnet.train.config import RunConfig
+from elmnet.train.config import RunConfig, TrainConfig
 from elmnet.train.evaluate import precision
 from elmnet.train.objective import learning_rate, monitored, penalty, resets
 from elmnet.train.parallel import Team
 
-_OPTIMIZERS = {"adam": torch.optim.Adam, "adamax": torch.optim.Adamax}
+_DECAYING = ("w_s", "readout", "weight")
+"""What begins a parameter's own name, if weight decay is for it: not for biases and timescales."""
 
 
 class Lesson(NamedTuple):
@@ -68,10 +69,9 @@ class Learner:
         self.network = _build(config)
         if cuda_graph and (reason := capture.refuses(self)):
             raise ConfigError(f"--cuda-graph cannot capture this run's steps: {reason}")
-        trained = [p for p in self.network.parameters() if p.requires_grad]
-        self.optimizer: torch.optim.Optimizer = _OPTIMIZERS[config.training.optimizer](
-            trained, lr=config.training.learning_rate
-        )
+        if config.training.train_only == "readout":
+            warm.freeze_hidden(self.network)
+        self.optimizer = _optimizer(self.network, config.training)
         self.step = 0
         self.state: State | None = None
         self._generators: dict[str, Tensor] | None = None
@@ -175,6 +175,20 @@ class Learner:
         if state is None:
             return None
         return self.network.state_of({name: change(tensor) for name, tensor in state.tensors().items()})
+
+
+def _optimizer(network: Network, settings: TrainConfig) -> torch.optim.Optimizer:
+    """Of all parameters that learn."""
+    trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(trained.values(), lr=settings.learning_rate)
+    if settings.optimizer == "adamax":
+        return torch.optim.Adamax(trained.values(), lr=settings.learning_rate)
+    groups: dict[bool, list[Tensor]] = {True: [], False: []}
+    for name, parameter in trained.items():
+        groups[name.rpartition(".")[2].startswith(_DECAYING) and parameter.dim() > 1].append(parameter)
+    decays = [{"params": some, "weight_decay": settings.weight_decay * decaying} for decaying, some in groups.items()]
+    return torch.optim.AdamW(decays, lr=settings.learning_rate)
 
 
 _SCARCE = re.compile("out of memory|not enough memory|allocate memory|bad_alloc")  # not: an illegal memory access

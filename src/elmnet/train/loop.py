@@ -130,7 +130,7 @@ def together(
                 continue
             task = _open_again(run, config, facts, data, tasks)
         else:
-            task = tasks.of(config.task, config.options, config.data, seed=config.seed)
+            task = config.open_task(tasks=tasks)
         own = reporter.named(path.name, first=not trainers)
         trainers.append(Trainer(run, config, task, own, stop=stop, cuda_graph=cuda_graph))
         trainers[-1].keep_generators()
@@ -170,7 +170,7 @@ def _open_again(
     run: RunDirectory, config: RunConfig, facts: dict[str, Any], data: str | None, tasks: OpenTasks
 ) -> Task:
     """The task of a run that was begun, if its data is still the same."""
-    task = tasks.of(config.task, config.options, data or config.data, seed=config.seed)
+    task = config.open_task(data, tasks=tasks)
     if contents_of(task.facts()) != contents_of(facts):
         raise RunError(
             f"{data or config.data} is not the data this run was trained on (hashes differ from {run.config_file}); "
@@ -219,6 +219,9 @@ class Lockstep:
                         if trainer.validation_is_due:
                             trainer.end_turn()
                     if not self.trainers or self.trainers[0].step >= steps:
+                        break
+                    if self.trainers[0].patience_is_over:
+                        self._reporter.note("no better validation for as long as training.patience: training ends")
                         break
                     started = time.monotonic()
                     self._step()

@@ -64,11 +64,15 @@ def penalty(signals: dict[Signal, Tensor], config: TrainConfig, lengths: Tensor 
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """Linear warm-up to the peak, then a cosine to 0 at `steps`."""
+    """Linear warm-up to the peak, then as `schedule` says."""
     if step < config.warmup:
         return config.learning_rate * (step + 1) / config.warmup
-    done = (step - config.warmup) / max(config.steps - config.warmup, 1)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+    done = min((step - config.warmup) / max(config.steps - config.warmup, 1), 1.0)
+    if config.schedule == "constant":
+        return config.learning_rate
+    if config.schedule == "linear":
+        return config.learning_rate * (1 - done)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def reset_probability(step: int, config: TrainConfig) -> float:

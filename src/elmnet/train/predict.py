@@ -3,6 +3,7 @@
 import csv
 import io
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,6 +62,20 @@ def predict(network: Network, task: Sequence) -> Predictions:
             values[pool] = told[np.arange(len(pool)), lengths.numpy() - 1]
     names = tuple(task.facts().get("values", ()))
     return Predictions(data.ids, data.lengths, task.per_step, task.classes, values, names, data.steps)
+
+
+def mean(told: Iterable[Predictions]) -> Predictions:
+    """What several networks say of the same sequences, averaged: probabilities of classes, or values.
+
+    Raises:
+        ConfigError: they know different classes or values.
+    """
+    first, *others = told
+    for one in others:
+        same = [(known.classes is None, list(known.names), known.values.shape) for known in (first, one)]
+        if same[0] != same[1] or not np.array_equal(np.array(first.classes), np.array(one.classes)):
+            raise ConfigError("predictions of networks with different classes or values have no mean")
+    return first._replace(values=np.mean([one.values for one in (first, *others)], 0))
 
 
 def require_ending(path: Path) -> None:

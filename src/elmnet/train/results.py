@@ -1,10 +1,8 @@
-"""What runs have written: metrics, and finished runs as rows of a table, for fits."""
+"""Finished runs as rows of a table, for fits."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from elmnet.config import NetworkConfig
 from elmnet.errors import ConfigError, RunError, TheoryError
@@ -140,16 +138,3 @@ def read_runs(directory: Path, score: str | None = None) -> tuple[Runs, dict[str
 def _flat(scores: Scores) -> dict[str, float]:
     """Scores as a row of a table has them: `valid_bpc`, ..."""
     return {f"{split}_{name}": value for split in ("valid", "test") for name, value in scores[split].items()}
-
-
-def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics.jsonl; a torn last one is left out."""
-    lines = []
-    for line in file.read_bytes().split(b"\n"):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            lines.append(record)
-    return lines

@@ -174,10 +174,12 @@ def _planned_seeds(directory: Path) -> list[int]:
 
 
 def keeps_to_itself(config: RunConfig) -> str | None:
-    """Why a run's model cannot be trained together with others; None: it can."""
-    if isinstance(config.model, NetworkConfig):
-        return None
-    return f"only ELM networks can be trained together, not a {models.kind_of(config.model)}"
+    """Why a run cannot be trained together with others; None: it can."""
+    if not isinstance(config.model, NetworkConfig):
+        return f"only ELM networks can be trained together, not a {models.kind_of(config.model)}"
+    return (
+        "training.patience ends runs one by one; train each alone, or set it to 0" if config.training.patience else None
+    )
 
 
 def create_replicas(directory: Path, config: RunConfig, count: int) -> dict[Path, RunConfig]:

@@ -14,6 +14,7 @@ from elmnet.files import recover_directory, replace_directory, write_atomic
 from elmnet.models import Network
 from elmnet.scores import larger_is_better
 from elmnet.tasks import Scores, Split, Task, in_words
+from elmnet.train import warm
 from elmnet.train.capture import Given, Pulled
 from elmnet.train.checkpoint import (
     Checkpoint,
@@ -119,6 +120,10 @@ class Trainer(Learner):
             self._restore(at)
         elif self.team.first:
             self.run.create(self.config, self.task.facts())
+        if self.step == 0 and self.config.init is not None:
+            left = warm.take(self.network, self.config.init)
+            drawn = f"; drawn anew: {', '.join(left)}" if left else ""
+            self.reporter.note(f"beginning with the weights of {self.config.init.path}{drawn}")
         self.journal.start_clocks()
         self._saved = time.monotonic()
         if self.team.first:
@@ -153,6 +158,15 @@ class Trainer(Learner):
         settings = self.config.training
         turn = self.step > 0 and (self.step % settings.eval_every == 0 or self.step == settings.steps)
         return turn and self.evaluated != self.step
+
+    @property
+    def patience_is_over(self) -> bool:
+        """Whether no validation has been better for as many turns as the settings allow; everybody in the team asks."""
+        settings = self.config.training
+        if not settings.patience or self.evaluated != self.step:
+            return False
+        since = 0 if self.best is None else self.step - self.best["step"]
+        return bool(self.team.tell(int(since >= settings.patience * settings.eval_every)))
 
     # After a training step
 
