@@ -1,9 +1,10 @@
 """Scores of every task have a unit, and one of them leads."""
 
+import numpy as np
 import pytest
 
 from elmnet.report.figures.curves import learning_curve
-from elmnet.scores import UNITS, larger_is_better, leading
+from elmnet.scores import UNITS, by_class, larger_is_better, leading
 from elmnet.sweep.table import leading_score
 from elmnet.tasks import TASKS
 
@@ -42,3 +43,13 @@ def test_learning_is_drawn_whatever_was_minimised(criterion, score, words):
     ax = learning_curve([*lines, {"event": "valid", "step": 2, score: 0.5}])
     assert words in ax.get_ylabel()
     assert [len(line.get_xdata()) for line in ax.lines] == ([1] if criterion == "squared_error" else [2, 1])
+
+
+def test_what_became_of_every_class():
+    confusion = np.array([[6, 2, 0], [0, 0, 0], [1, 3, 8]])
+    table = by_class(["a", "b", "c"], confusion, "test")
+    assert [tuple(row) for row in table.rows] == [
+        ("a", "8", "0.7500", "0.8571", "0.8000", "b (2)"),
+        ("b", "0", "", "0.0000", "0.0000", ""),
+        ("c", "12", "0.6667", "1.0000", "0.8000", "b (3)"),
+    ]

@@ -214,3 +214,33 @@ def test_budgets_nearly_spent_are_one_curve():
 def test_what_is_no_source():
     with pytest.raises(ConfigError, match="nowhere: neither a run, nor a sweep, nor published:TASK"):
         report(["nowhere"])
+
+
+def test_runs_stand_side_by_side(sweep, tmp_path):
+    """A directory of runs: a row each, the settings that differ and no others, a curve each."""
+    trials = [path.parent for path in sorted(sweep.glob("trials/*/result.json"))][:3]
+    for trial in trials:
+        (tmp_path / "runs" / trial.name).parent.mkdir(exist_ok=True)
+        shutil.copytree(trial, tmp_path / "runs" / trial.name)
+    sections = report([str(tmp_path / "runs")], inside=False)
+    assert [section.title for section in sections] == ["Side by side", *(f"Run {trial.name}" for trial in trials)]
+    (table,), (figure,) = sections[0].tables, sections[0].figures
+    configs = [yaml.safe_load((trial / "config.yaml").read_text())["config"] for trial in trials]
+    hidden = [config["model"]["layers"][0] for config in configs]
+    own = {
+        "units": [layer["units"] for layer in hidden],
+        "memory": [layer["neuron"]["memory"] for layer in hidden],
+        "seed": [config["seed"] for config in configs],
+    }
+    differing = {name: list(map(str, values)) for name, values in own.items() if len(set(values)) > 1}
+    assert set(table.columns) >= {"run", "P", "valid bpc", "test bpc", *differing}
+    assert set(table.columns[1 : table.columns.index("P")]) == set(differing)
+    for name, values in differing.items():
+        assert [row[table.columns.index(name)] for row in table.rows] == values
+    results = [json.loads((trial / "result.json").read_text()) for trial in trials]
+    assert [row[table.columns.index("test bpc")] for row in table.rows] == [f"{r['test']['bpc']:.4f}" for r in results]
+    assert [line.get_label() for line in figure.draw().lines] == [trial.name for trial in trials]
+    (alone,) = report([str(trials[0])], inside=False)
+    assert alone.title == f"Run {trials[0].name}"
+    with pytest.raises(ConfigError, match="neither a run, nor a directory of some"):
+        report([str(tmp_path)])

@@ -12,7 +12,8 @@ from conftest import run
 from elmnet.data.sequences import checked
 from elmnet.errors import ConfigError, DataError
 from elmnet.tasks.sequence import NOWHERE, Sequence, SequenceOptions
-from elmnet.train.predict import Predictions, write
+from elmnet.train.predict import Predictions, mean, write
+from elmnet.train.trained import Run
 
 SMALL = ["--set", "model.layers.0.units=8", "--set", "options.batch=16", "--set", "training.eval_every=40"]
 
@@ -415,3 +416,43 @@ def test_every_step_can_have_its_own_target(tmp_path, capsys, classes):
     else:
         told = np.array([float(row["prediction"]) for row in rows])
         assert np.sqrt(np.mean((told - np.array(truth)) ** 2)) == pytest.approx(scores["rmse"], rel=1e-4)
+
+
+def test_what_became_of_every_class(trained, capsys):
+    np.savez(trained / "counted.npz", **waves(count=15, seed=4))
+    data = ["--data", trained / "counted.npz"]
+    code, out, err = run(capsys, "eval", trained / "classes", *data, "--per-class", "--json")
+    assert code == 0, err
+    told = json.loads(out)
+    told_by_hand = Run(trained / "classes").predict(str(trained / "counted.npz")).answer
+    pairs = list(zip(waves(count=15, seed=4)["y"].tolist(), told_by_hand.tolist(), strict=True))
+    assert told["labels"] == ["down", "up"]
+    assert told["confusion"] == [[pairs.count((a, b)) for b in told["labels"]] for a in told["labels"]]
+    code, out, _ = run(capsys, "eval", trained / "classes", *data, "--per-class")
+    assert "by class" in out and "most often taken for" in out
+    code, _, err = run(capsys, "eval", trained / "values", "--per-class")
+    assert code == 2 and "sequence tells no classes here" in err
+
+
+def test_several_networks_say_the_mean(tmp_path, capsys):
+    """Two seeds, by name, or as the directory of replicas; of different classes there is none."""
+    data = waves(count=60)
+    np.savez(tmp_path / "d.npz", x=data["x"], y=data["y"])
+    small = ["--set", "model.layers.0.units=4", "--steps", "4", "-q"]
+    code, _, err = run(
+        capsys, "train", "sequence", "--data", tmp_path / "d.npz", "--replicas", 2, "--out", tmp_path / "r", *small
+    )
+    assert code == 0, err
+    files = [tmp_path / f"{name}.npz" for name in ("zero", "one", "both", "named")]
+    seeds = [tmp_path / "r" / f"seed-{seed}" for seed in (0, 1)]
+    for runs, file in zip(([seeds[0]], [seeds[1]], [tmp_path / "r"], seeds), files, strict=True):
+        code, out, err = run(capsys, "predict", *runs, "--data", tmp_path / "d.npz", "--out", file)
+        assert code == 0, err
+    assert "mean of 2 networks" in out
+    zero, one, both, named = (np.load(file)["probability"] for file in files)
+    np.testing.assert_allclose(both, (zero + one) / 2, rtol=1e-12)
+    np.testing.assert_array_equal(both, named)
+    assert not np.allclose(zero, one)
+    told = Run(seeds[0]).predict()
+    with pytest.raises(ConfigError, match="different classes or values have no mean"):
+        mean([told, told._replace(classes=np.array(["a", "b"]))])

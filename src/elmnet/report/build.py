@@ -4,19 +4,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from elmnet.errors import ConfigError, ElmnetError
-from elmnet.report import figures, of_run, of_sweep
+from elmnet.report import figures, of_run, of_runs, of_sweep
 from elmnet.report.of_theory import theory
 from elmnet.report.page import Section, render
 from elmnet.sweep.store import Sweep
 from elmnet.theory.rows import published
-from elmnet.train.run import RunDirectory, replicas_in
+from elmnet.train.run import replicas_in
+from elmnet.train.trained import Run
 
 LARGEST = 5_000_000
 """Bytes of a report; figures of a sweep of any size stay far below."""
 
 
 def report(sources: Sequence[str], *, inside: bool = True) -> list[Section]:
-    """Sections on runs, sweeps (directories) and `published:TASK`.
+    """Sections on runs, directories of runs, sweeps and `published:TASK`; before them one on several runs side by side.
 
     Args:
         sources: what to report.
@@ -26,25 +27,33 @@ def report(sources: Sequence[str], *, inside: bool = True) -> list[Section]:
         ConfigError: a source is none of these.
         RunError: a directory is damaged.
     """
-    sections = []
+    sections: list[Section] = []
+    runs: list[Run] = []
     for source in sources:
         path = Path(source)
         if source.startswith("published:"):
             sections.append(theory(published(source.partition(":")[2])))
-        elif (path / "sweep.json").is_file():
+            continue
+        if (path / "sweep.json").is_file():
             sections += of_sweep.sections(Sweep.open(path))
-        elif (path / "config.yaml").is_file():
-            sections += of_run.sections(RunDirectory.open(path), inside=inside)
-        elif replicas := replicas_in(path):
-            for run in replicas:
-                if (run / "config.yaml").is_file():
-                    sections += of_run.sections(RunDirectory.open(run), inside=inside)
-                else:
-                    words = f"Not begun: elmnet train --resume {path} goes on with it."
-                    sections.append(Section(f"Run {run.name}", [words]))
-        else:
-            raise ConfigError(f"{source}: neither a run, nor a sweep, nor published:TASK")
-    return sections
+            continue
+        replicas = replicas_in(path)
+        found = [path] if (path / "config.yaml").is_file() else list(replicas) or _below(path)
+        if not found:
+            raise ConfigError(f"{source}: neither a run, nor a directory of some, nor a sweep, nor published:TASK")
+        for place in found:
+            if (place / "config.yaml").is_file():
+                runs.append(Run(place))
+                sections += of_run.sections(runs[-1], inside=inside)
+            else:
+                words = f"Not begun: elmnet train --resume {path} goes on with it."
+                sections.append(Section(f"Run {place.name}", [words]))
+    compared = of_runs.side_by_side(runs)
+    return sections if compared is None else [compared, *sections]
+
+
+def _below(path: Path) -> list[Path]:
+    return [file.parent for file in sorted(path.glob("*/config.yaml"))]
 
 
 def write(path: Path, title: str, sections: Sequence[Section], directory: Path | None) -> list[Path]:

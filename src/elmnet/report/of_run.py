@@ -19,13 +19,10 @@ from elmnet.report.figures.style import short
 from elmnet.report.page import Figure, Passage, Section, bound
 from elmnet.scores import final_scores
 from elmnet.tables import Table
-from elmnet.tasks import Task, open_task
+from elmnet.tasks import Task
 from elmnet.tasks.enwik8 import TextOptions
 from elmnet.tasks.shd import SpikeOptions
-from elmnet.train.config import RunConfig
-from elmnet.train.identity import contents_of
-from elmnet.train.journal import read_metrics
-from elmnet.train.run import RunDirectory
+from elmnet.train.trained import Run
 
 STEPS = 600
 """Time steps that a look inside takes of a stream."""
@@ -34,17 +31,13 @@ SHADES = (1.0, 3.0, 6.0, 9.0)
 """Bits from which a character is shaded 1 to 4."""
 
 
-def sections(run: RunDirectory, *, inside: bool) -> list[Section]:
+def sections(run: Run, *, inside: bool) -> list[Section]:
     """The run, and with `inside` a section on its best network.
 
     Raises:
         RunError: the run is damaged.
     """
-    config, facts = run.read_config()
-    found = [_course(run, config, facts)]
-    if inside:
-        found.append(_inside(run, config, facts))
-    return found
+    return [_course(run), _inside(run)] if inside else [_course(run)]
 
 
 def _unit(model: ModelConfig) -> list[tuple[str, str]]:
@@ -61,12 +54,12 @@ def _unit(model: ModelConfig) -> list[tuple[str, str]]:
     ]
 
 
-def _course(run: RunDirectory, config: RunConfig, facts: dict[str, Any]) -> Section:
-    result, cost = run.read_result(), models.counts(config.model)
+def _course(run: Run) -> Section:
+    config, result, cost = run.config, run.result, models.counts(run.config.model)
     section = Section(f"Run {run.path.resolve().name}")
     state = "finished" if result else "not finished: no final scores"
-    section.words.append(f"{config.task} on {facts.get('name', config.data)}, preset {config.preset}; {state}.")
-    made = run.read_environment()
+    section.words.append(f"{config.task} on {run.facts.get('name', config.data)}, preset {config.preset}; {state}.")
+    made = run.directory.read_environment()
     rows = [
         *_unit(config.model),
         ("trainable parameters, P", f"{cost.parameters:,}"),
@@ -85,8 +78,7 @@ def _course(run: RunDirectory, config: RunConfig, facts: dict[str, Any]) -> Sect
             f"{result['steps']:,} steps in {result['wall_seconds']:,.0f} s with all evaluations; "
             f"the best validation came at step {result['best_step']:,}. One seed: no spread is known."
         )
-    if run.metrics_file.exists():
-        lines = read_metrics(run.metrics_file)
+    if lines := run.metrics:
         words = "What training minimises and what validation says, by training step."
         section.figures.append(Figure("learning", "Learning curve", words, bound(figures.learning_curve, lines)))
         words = "Norm of the gradient before clipping, by training step, on a logarithmic axis."
@@ -94,11 +86,11 @@ def _course(run: RunDirectory, config: RunConfig, facts: dict[str, Any]) -> Sect
     return section
 
 
-def _inside(run: RunDirectory, config: RunConfig, facts: dict[str, Any]) -> Section:
+def _inside(run: Run) -> Section:
     """The best network, and what it does with test data; in words where either is not at hand."""
     section = Section(f"Inside {run.path.resolve().name}")
     try:
-        network = run.best_network()
+        network = run.directory.best_network()
     except ElmnetError as error:
         section.words.append(f"No look inside: {error}.")
         return section
@@ -112,32 +104,32 @@ def _inside(run: RunDirectory, config: RunConfig, facts: dict[str, Any]) -> Sect
     norms = inside.readout_norms(network)
     wiring.append(Figure("readout", "Read-out norms", words, bound(figures.readout_strength, norms)))
     try:
-        task = _open(config, facts)
+        task = _task_of(run)
         x, y, lengths = sample(task)
     except ElmnetError as error:
         section.words.append(f"Its data are not at hand, so its activity cannot be shown: {error}.")
         section.figures = wiring
         return section
-    if contents_of(task.facts()) != contents_of(facts):
+    if not run.same_data(task):
         section.words.append("The data have changed since this network was trained on them.")
     _look(section, network, task, x, y, lengths)
     section.figures += wiring
     return section
 
 
-def _open(config: RunConfig, facts: dict[str, Any]) -> Task:
-    """The run's data; nothing is downloaded for a report.
+def _task_of(run: Run) -> Task:
+    """The run's task on its data; nothing is downloaded for a report.
 
     Raises:
         DataError: they are not here, or do not fit.
         ElmnetError: official data were never fetched.
     """
-    if config.data == "official":
-        files = OFFICIAL.get("enwik8" if isinstance(config.options, TextOptions) else "shd", ())
+    if run.config.data == "official":
+        files = OFFICIAL.get("enwik8" if isinstance(run.config.options, TextOptions) else "shd", ())
         missing = [file.name for file in files if not (cache_directory() / file.name).exists()]
         if missing:
             raise ElmnetError(f"{missing[0]} is not in the cache; `elmnet data get` fetches it")
-    return open_task(config.task, config.options, config.data, seed=config.seed, facts=facts)
+    return run.task()
 
 
 def sample(task: Task) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -83,6 +83,11 @@ class Run:
         """What it has logged, a dictionary for every line of metrics.jsonl."""
         return read_metrics(self.directory.metrics_file)
 
+    @property
+    def validations(self) -> list[dict[str, Any]]:
+        """Steps and scores of its validations so far."""
+        return [line for line in self.metrics if line.get("event") == "valid"]
+
     @cached_property
     def network(self) -> Network:
         """The best network, in evaluation mode, where it was trained, or on the CPU where there is no such device.

@@ -10,6 +10,7 @@ from elmnet.report.figures.curves import (
     gradient_norm,
     learning_curve,
     learning_curves,
+    run_curves,
     seed_spread,
 )
 from elmnet.report.figures.inside import (
@@ -38,6 +39,7 @@ __all__ = [  # theory, runs and sweeps, inside a network, files
     "gradient_norm",
     "learning_curve",
     "learning_curves",
+    "run_curves",
     "seed_spread",
     "activity_distribution",
     "activity_raster",

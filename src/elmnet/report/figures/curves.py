@@ -1,12 +1,12 @@
 """Figures of runs and sweeps, in the style of `elmnet.report.figures`."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from elmnet.report.figures.style import BLUE, COLOURS, GREY, MARKERS, ORANGE, axis, decades, few_numbers
+from elmnet.report.figures.style import BLUE, COLOURS, GREY, MARKERS, ORANGE, axis, decades, few_numbers, plain
 from elmnet.scores import UNITS, larger_is_better, leading
 
 if TYPE_CHECKING:
@@ -42,6 +42,27 @@ def learning_curve(metrics: Sequence[dict[str, Any]], ax: "Axes | None" = None) 
     ax.set_title("Learning")
     if training or validation:
         ax.legend()
+    return ax
+
+
+def run_curves(runs: Mapping[str, Sequence[dict[str, Any]]], score: str, ax: "Axes | None" = None) -> "Axes":
+    """Validation score of several runs against the step.
+
+    Args:
+        runs: metrics of each, by its name.
+        score: e.g. `bpc`.
+        ax: where to draw.
+    """
+    ax = axis(ax)
+    for i, (name, metrics) in enumerate(runs.items()):
+        points = [(m["step"], m[score]) for m in metrics if m.get("event") == "valid" and score in m]
+        style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+        if points:
+            ax.plot(*np.transpose(points), label=plain(name), linewidth=1.0, markersize=3, **style)
+    ax.set_xlabel("training step")
+    ax.set_ylabel(f"validation {score} ({UNITS[score]})")
+    ax.set_title("Learning, side by side")
+    ax.legend()
     return ax
 
 
