@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from elmnet.layer import ELM, ELMLayer
     from elmnet.network import ELMNetwork, NetworkState
     from elmnet.ops import LayerState, Masks
+    from elmnet.train.trained import Run
 
 __all__ = [
     "ELM",
@@ -30,6 +31,7 @@ __all__ = [
     "NetworkConfig",
     "NetworkState",
     "NeuronConfig",
+    "Run",
 ]
 
 __version__ = metadata.version("elmnet")
@@ -41,6 +43,7 @@ _LAZY = {
     "NetworkState": "elmnet.network",
     "LayerState": "elmnet.ops",
     "Masks": "elmnet.ops",
+    "Run": "elmnet.train.trained",
 }
 
 

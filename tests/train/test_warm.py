@@ -207,6 +207,23 @@ def test_names_of_runs_without_later_settings_stay():
     assert name_of(config.replace(training=config.training.replace(patience=3)), {"sha256": "x"}) != "8b43517942b5662b"
 
 
+def test_what_is_logged_can_be_sent_elsewhere(text_file, tmp_path):
+    class Elsewhere(Reporter):
+        def logged(self, record):
+            sent.append(record)
+
+    config, task = config_of("enwik8", text_file, ["training.log_every=10"], steps=15)
+    sent: list[dict] = []
+    loop.start(config, tmp_path / "run", task, reporter=Elsewhere(quiet=True))
+    assert sent == Run(tmp_path / "run").metrics and {one["event"] for one in sent} == {"train", "valid"}
+    runs = {tmp_path / f"seed-{seed}": config.replace(seed=seed) for seed in (0, 1)}
+    sent.clear()
+    loop.together(runs, reporter=Elsewhere(quiet=True))
+    for path in runs:
+        own = [{k: v for k, v in one.items() if k != "run"} for one in sent if one["run"] == path.name]
+        assert own == Run(path).metrics
+
+
 def test_a_run_as_an_object(before, text_file):
     trained = Run(before)
     assert trained.result["steps"] == 30 and trained.metrics[-1]["event"] == "valid"

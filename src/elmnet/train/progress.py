@@ -1,8 +1,9 @@
 """Telling people how training goes: a live bar on a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -83,6 +84,12 @@ class Reporter:
             left = _clock(self._rate.seconds_left())
             self.note(f"step {step}/{self._rate.total}  {words}  {self._rate.speed():,.0f} {unit}/s  {left} left")
 
+    def logged(self, record: Mapping[str, Any]) -> None:
+        """After every line of metrics.jsonl, with what it says; of runs trained together, also their `run`.
+
+        Nothing here: a subclass may send it elsewhere. What it raises ends the training.
+        """
+
     def validated(self, step: int, score: float) -> None:
         """After a validation, with the score that decides; what it raises ends the training."""
 
@@ -127,6 +134,9 @@ class _Named(Reporter):
 
     def warn(self, text: str) -> None:
         self._through.warn(f"{self._name}: {text}")
+
+    def logged(self, record: Mapping[str, Any]) -> None:
+        self._through.logged({**record, "run": self._name})
 
 
 class _Rate:

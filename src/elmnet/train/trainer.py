@@ -193,8 +193,12 @@ class Trainer(Learner):
         self.reporter.step(self.step, words, lesson.items, self.task.unit)
         if self.step % self.config.training.log_every == 0:
             rate = lesson.learning_rate
-            self.journal.write({"event": "train", "step": self.step, **means, "learning_rate": rate})
+            self._log({"event": "train", "step": self.step, **means, "learning_rate": rate})
             self.journal.forget()
+
+    def _log(self, record: dict[str, Any]) -> None:
+        self.journal.write(record)
+        self.reporter.logged(record)
 
     # Scores
 
@@ -226,7 +230,7 @@ class Trainer(Learner):
         if better:
             self.best = {"step": self.step, **scores}
             replace_directory(self.run.best, self.network.save_pretrained)
-        self.journal.write({"event": "valid", "step": self.step, **scores, "best": better})
+        self._log({"event": "valid", "step": self.step, **scores, "best": better})
         self.reporter.note(f"step {self.step}: validation {in_words(scores)}{'  (best)' if better else ''}")
         self.reporter.validated(self.step, scores[self.task.metric])
 
