@@ -388,7 +388,7 @@ def test_whoever_comes_second_leaves_a_trial_alone(text_file, tmp_path, monkeypa
         return task
 
     with monkeypatch.context() as late:
-        late.setattr("elmnet.sweep.trials.open_task", meanwhile)
+        late.setattr("elmnet.tasks.open_task", meanwhile)
         assert run(job(sweep, trial)) == "elsewhere"
     record_failure(place.path, RuntimeError("once"))
     again = replace(job(sweep, trial), retry=True)
