@@ -142,3 +142,47 @@ def test_figures_draw_what_they_are_given():
     _, below = drawn[-1].child_axes
     assert "class 11 (true)" in [text.get_text() for text in below.get_legend().get_texts()]
     plt.close("all")
+
+
+def test_any_layer_can_be_looked_into(network):
+    tokens = torch.randint(6, (2, 30))
+    seen = inside.record(network, tokens, layer=1)
+    _, _, signals = network(tokens, monitor=("activity", "memory"))
+    np.testing.assert_allclose(seen.activity, signals[1]["activity"].detach().numpy(), atol=1e-6)
+    np.testing.assert_allclose(seen.memory, signals[1]["memory"][0].detach().numpy(), atol=1e-6)
+    last = network.elm_layers[1]
+    assert inside.degrees(network, 1).of_inputs.sum() == (last.connectome >= 0).sum()
+    assert inside.timescales(network, 1).shape == (last.config.units, last.config.neuron.memory)
+    assert inside.readout_norms(network, 1).next is None
+    with pytest.raises(ShapeError, match=r"layer must lie in 0\.\.1, got 2"):
+        inside.timescales(network, 2)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_nobody_hears_lesioned_units(network, layer, tmp_path):
+    """Whatever they say, the output stays; before, it did not; others are heard as before."""
+    tokens, units = torch.randint(6, (2, 30)), [0, 3]
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    hurt = inside.lesion(network, units, layer)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+    def told(one, change):
+        with torch.no_grad():
+            one.elm_layers[layer].neurons.bias[units] += change
+            return one(tokens)[0]
+
+    first, whole = told(hurt, 0.0), told(network, 0.0)
+    assert not torch.allclose(first, whole)
+    torch.testing.assert_close(told(hurt, 1.0), first, rtol=0, atol=0)
+    assert not torch.allclose(told(network, 1.0), whole)
+    hurt.save_pretrained(tmp_path)
+    assert torch.equal(ELMNetwork.from_pretrained(tmp_path)(tokens)[0], hurt(tokens)[0])
+    assert torch.equal(inside.lesion(network, [], layer)(tokens)[0], network(tokens)[0])
+    with pytest.raises(ShapeError, match="units must lie in"):
+        inside.lesion(network, [99], layer)
+
+
+def test_units_that_are_the_output_cannot_be_cut_off():
+    whole = ELMNetwork(network_config(readout="none", outputs=5), seed=0)
+    with pytest.raises(ShapeError, match="layer 0 is the network's output"):
+        inside.lesion(whole, [0])

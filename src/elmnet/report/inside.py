@@ -1,8 +1,11 @@
 """What goes on inside a network: quantities of a network and a batch, which `elmnet.report.figures` draws.
 
-B sequences, T steps, N units of the first hidden layer, n_y outputs per unit.
+B sequences, T steps, N units of a layer (of `NetworkConfig.stack`; the first hidden one unless another is named), n_y
+outputs per unit.
 """
 
+from collections.abc import Sequence
+from copy import deepcopy
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from elmnet.errors import ShapeError
+from elmnet.layer import ELMLayer
 from elmnet.network import ELMNetwork
 
 Array = NDArray[np.float64]
@@ -19,7 +23,7 @@ ROOM = 2**28
 
 
 class Recording(NamedTuple):
-    """What the first hidden layer did, and what the network said."""
+    """What a layer did, and what the network said."""
 
     activity: Array  # (B, T, N·n_y)
     memory: Array  # (T', N, d_m), of the first sequence; T' at most its length
@@ -34,31 +38,75 @@ class Recording(NamedTuple):
 
 
 @torch.no_grad()
-def record(network: ELMNetwork, x: Tensor, lengths: Tensor | None = None, *, room: int = ROOM) -> Recording:
+def record(
+    network: ELMNetwork, x: Tensor, lengths: Tensor | None = None, *, layer: int = 0, room: int = ROOM
+) -> Recording:
     """Let a network read a batch from zero state, without dropout.
 
     Args:
         network: as trained; its mode is left as it was.
         x: (B, T, n_in) or tokens (B, T).
         lengths: (B,) steps of each sequence; None: all T.
+        layer: whose activity.
         room: bytes that the traces of the first sequence may take.
     """
+    units, neuron = layer_of(network, layer).config.units, layer_of(network, layer).config.neuron
     was_training = network.training
     network.eval()
     try:
         x = x.to(network.device)
         outputs, _, signals = network(x, lengths=lengths, monitor=("activity",))
-        neuron = network.config.layers[0].neuron
-        per_step = 4 * network.config.layers[0].units * (neuron.memory + neuron.branches)
+        per_step = 4 * units * (neuron.memory + neuron.branches)
         steps = max(1, min(x.shape[1] if lengths is None else int(lengths[0]), room // per_step))
         _, _, traces = network(x[:1, :steps], monitor=("memory", "branch"))
     finally:
         network.train(was_training)
-    kept = traces[0]
+    kept = traces[layer]
     whole = torch.full((len(x),), x.shape[1]) if lengths is None else lengths.long().cpu()
-    shown = (signals[0]["activity"], kept["memory"][0], kept["branch"][0], outputs)
+    shown = (signals[layer]["activity"], kept["memory"][0], kept["branch"][0], outputs)
     activity, memory, branch, said = (tensor.double().cpu().numpy() for tensor in shown)
     return Recording(activity, memory, branch, said, whole.numpy())
+
+
+def layer_of(network: ELMNetwork, number: int) -> ELMLayer:
+    """A layer of the network by its number.
+
+    Raises:
+        ShapeError: there is none.
+    """
+    layers = network.elm_layers
+    if not 0 <= number < len(layers):
+        raise ShapeError(f"layer must lie in 0..{len(layers) - 1}, got {number}")
+    return layers[number]
+
+
+def lesion(network: ELMNetwork, units: Sequence[int], layer: int = 0) -> ELMNetwork:
+    """A copy in which nobody hears some units: synapses on them, of their own layer and of the next, are cut, and the
+    affine map's weights on them are zero.
+
+    Args:
+        network: stays as it is.
+        units: numbers in 0..N-1.
+        layer: where they are.
+
+    Raises:
+        ShapeError: there is no such unit or layer, or its activity is the network's output.
+    """
+    hurt = deepcopy(network)
+    own, layers = layer_of(hurt, layer), hurt.elm_layers
+    if wrong := [unit for unit in units if not 0 <= unit < own.config.units]:
+        raise ShapeError(f"units must lie in 0..{own.config.units - 1}, got {wrong[0]}")
+    following = layers[layer + 1 : layer + 2]
+    if not following and hurt.affine is None:
+        raise ShapeError(f"layer {layer} is the network's output: nobody else hears its units")
+    outputs = torch.arange(own.config.outputs).view(own.config.units, -1)[list(units)].flatten().to(network.device)
+    with torch.no_grad():
+        for listener, first in ((own, own.inputs), *((one, 0) for one in following)):
+            cut = torch.isin(listener.connectome, outputs + first)
+            listener.connectome.masked_fill_(cut, -1)
+        if not following and hurt.affine is not None:
+            hurt.affine.weight[:, outputs] = 0
+    return hurt
 
 
 def count_silent(activity: Array) -> int:
@@ -126,20 +174,19 @@ class Degrees(NamedTuple):
     of_units: NDArray[np.int64]  # (N·n_y,), synapses that read each of the layer's outputs
 
 
-def degrees(network: ELMNetwork) -> Degrees:
-    """In- and out-degrees of the first hidden layer; unconnected synapses count nowhere."""
-    sources = network.get_buffer("layers.0.connectome").cpu().numpy()
-    inputs, outputs = network.config.inputs, network.config.layers[0].outputs
+def degrees(network: ELMNetwork, layer: int = 0) -> Degrees:
+    """In- and out-degrees of a layer; unconnected synapses count nowhere."""
+    own = layer_of(network, layer)
+    sources, inputs, outputs = own.connectome.cpu().numpy(), own.inputs, own.config.outputs
     counted = np.bincount(sources[sources >= 0], minlength=inputs + outputs)
     recurrent = (sources >= inputs).sum(1)
     return Degrees((sources >= 0).sum(1) - recurrent, recurrent, counted[:inputs], counted[inputs:])
 
 
-def timescales(network: ELMNetwork) -> Array:
-    """τ_m (N, d_m) of the first hidden layer, in time steps."""
-    neurons = network.get_submodule("layers.0.neurons")
-    tau = neurons.timescales().detach().double().cpu().numpy()  # type: ignore[operator]
-    return np.asarray(tau / network.config.layers[0].neuron.dt)
+def timescales(network: ELMNetwork, layer: int = 0) -> Array:
+    """τ_m (N, d_m) of a layer, in time steps."""
+    neurons = layer_of(network, layer).neurons
+    return np.asarray(neurons.timescales().detach().double().cpu().numpy() / neurons.config.dt)
 
 
 class ReadoutNorms(NamedTuple):
@@ -149,17 +196,18 @@ class ReadoutNorms(NamedTuple):
     next: Array | None  # (N,), of the weights with which the next layer's synapses read it; None: there is none
 
 
-def readout_norms(network: ELMNetwork) -> ReadoutNorms:
+def readout_norms(network: ELMNetwork, layer: int = 0) -> ReadoutNorms:
     """Norms of the read-out W_y of each unit, and of the next layer's synaptic weights on it."""
-    state, layer = network.state_dict(), network.config.layers[0]
-    own = state["layers.0.neurons.readout"].double().flatten(1).norm(dim=1).cpu().numpy()
-    if len(network.config.stack) < 2:
+    speaker, listeners = layer_of(network, layer), network.elm_layers[layer + 1 : layer + 2]
+    own = speaker.neurons.readout.detach().double().flatten(1).norm(dim=1).cpu().numpy()
+    if not listeners:
         return ReadoutNorms(own, None)
-    sources = state["layers.1.connectome"].flatten().cpu()
-    weights = state["layers.1.neurons.w_s"].double().flatten().cpu()
-    read = (sources >= 0) & (sources < layer.outputs)  # the rest is recurrent
-    squares = torch.zeros(layer.outputs, dtype=torch.float64).index_add_(0, sources[read], weights[read].square())
-    return ReadoutNorms(own, squares.view(layer.units, -1).sum(1).sqrt().numpy())
+    sources = listeners[0].connectome.flatten().cpu()
+    weights = listeners[0].neurons.w_s.detach().double().flatten().cpu()
+    units, outputs = speaker.config.units, speaker.config.outputs
+    read = (sources >= 0) & (sources < outputs)  # the rest is recurrent
+    squares = torch.zeros(outputs, dtype=torch.float64).index_add_(0, sources[read], weights[read].square())
+    return ReadoutNorms(own, squares.view(units, -1).sum(1).sqrt().numpy())
 
 
 def surprise(outputs: Array, targets: NDArray[np.int64]) -> Array:
