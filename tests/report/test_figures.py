@@ -8,7 +8,6 @@ from elmnet.config import NetworkConfig
 from elmnet.errors import ConfigError
 from elmnet.report import figures
 from elmnet.theory import Limit, Wiring, fit, plan, published
-from elmnet.theory.planner import hidden
 
 plt = pytest.importorskip("matplotlib.pyplot", reason="needs matplotlib (extra `report`)")
 
@@ -78,7 +77,7 @@ def test_runs_of_other_wirings_are_told_apart():
 
 def test_a_plan_for_a_budget_that_the_runs_wiring_cannot_have(known):
     """Four units of 50 × 15 synapses would exceed it."""
-    chosen = plan(NetworkConfig.preset("enwik8"), hidden(3000), Wiring(10, 2), known)
+    chosen = plan(NetworkConfig.preset("enwik8"), Limit.hidden(3000), Wiring(10, 2), known)
     ax = figures.plan_curve(known, chosen)
     assert any("SNRR fit, 10 × 2" in line.get_label() for line in ax.lines)
     plt.close(ax.figure)

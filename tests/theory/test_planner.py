@@ -12,7 +12,7 @@ from elmnet import budget
 from elmnet.config import NetworkConfig
 from elmnet.errors import BudgetError, ConfigError, TheoryError
 from elmnet.theory import SNRR, Limit, Wiring, design, fit, plan, published
-from elmnet.theory.planner import candidates, file_bytes, flops, hidden, memory, predict, prior_worlds, sizes, wirings
+from elmnet.theory.planner import candidates, predict, prior_worlds, sizes, wirings
 
 ENWIK8 = NetworkConfig.preset("enwik8")
 PUBLISHED = Wiring(50, 15)
@@ -39,7 +39,7 @@ def test_golden_integer_plans(shared, name, wiring):
 
 @pytest.mark.parametrize("score", ["train_bpc", "valid_bpc", "test_bpc"])
 def test_the_published_budget(score):
-    chosen = plan(ENWIK8, Limit(3_516_748), PUBLISHED, fit(published("enwik8", score), draws=100))
+    chosen = plan(ENWIK8, 3_516_748, PUBLISHED, fit(published("enwik8", score), draws=100))
     assert 17 <= chosen.network.layers[0].neuron.memory <= 21
     assert chosen.near_optimal[0] <= chosen.network.layers[0].neuron.memory <= chosen.near_optimal[1]
     low, high = chosen.best_memory
@@ -105,18 +105,18 @@ def test_synapses_are_chosen_where_runs_tell_what_they_are_worth(known):
     taught = fit(simulated([1e5, 1e6, 1e7], [4, 15, 40]), draws=50)
     options = wirings(taught, 50)
     assert (options[0].synapses, options[-1].synapses, len(options)) == (2, 80, 21)
-    chosen = plan(ENWIK8, hidden(2e6), options, taught)
+    chosen = plan(ENWIK8, Limit.hidden(2e6), options, taught)
     best, unit = TRUTH.optimum_free(2e6), chosen.network.layers[0].neuron
     assert unit.connectivity == pytest.approx(best.connectivity, rel=0.15)
     assert budget.complexity(unit) == pytest.approx(best.complexity, rel=0.15)
     assert chosen.loss == pytest.approx(best.loss, abs=2e-3)
     low, high = chosen.best_connectivity
     assert low <= unit.connectivity <= high
-    assert plan(ENWIK8, hidden(2e6), options[5], taught).best_connectivity is None
-    small = plan(ENWIK8, hidden(5e3), options, taught)  # 4 units of 4,000 synapses would not fit
+    assert plan(ENWIK8, Limit.hidden(2e6), options[5], taught).best_connectivity is None
+    small = plan(ENWIK8, Limit.hidden(5e3), options, taught)  # 4 units of 4,000 synapses would not fit
     assert small.network.layers[0].neuron.synapses == 2
     with pytest.raises(BudgetError, match="too small"):
-        plan(ENWIK8, hidden(1e3), options, taught)
+        plan(ENWIK8, Limit.hidden(1e3), options, taught)
     with pytest.raises(TheoryError, match="runs cannot tell: kappa_c is 0: k_c varies by a factor 1"):
         wirings(known, 50)
     with pytest.raises(TheoryError, match="9000 branches have no number of synapses with k_c in 100 to 4,000"):
@@ -158,13 +158,13 @@ def test_without_runs_a_plan_allocates_only():
 
 
 def test_other_kinds_of_budget(known):
-    for limit in (flops(7.5e6), file_bytes(4e7), memory(5e9, batch=8, steps=100)):
+    for limit in (Limit.flops(7.5e6), Limit.file_bytes(4e7), Limit.memory(5e9, batch=8, steps=100)):
         chosen = plan(ENWIK8, limit, PUBLISHED, known)
         assert 0.99 * limit.value < chosen.price <= limit.value
         assert chosen.price == limit.price(chosen.network)
     assert (
-        plan(ENWIK8, flops(7.5e6), PUBLISHED, known).price
-        == budget.cost(plan(ENWIK8, flops(7.5e6), PUBLISHED, known).network).flops
+        plan(ENWIK8, Limit.flops(7.5e6), PUBLISHED, known).price
+        == budget.cost(plan(ENWIK8, Limit.flops(7.5e6), PUBLISHED, known).network).flops
     )
 
 
@@ -206,10 +206,10 @@ def test_a_designed_run_tells_more_than_a_repeated_one(known):
 def test_a_design_for_chosen_synapses_keeps_to_them():
     noisy = fit(simulated([1e5, 1e6], [4, 15, 40], noise=0.01), draws=30)
     options = [Wiring(50, 4), Wiring(50, 40)]
-    before, choices = design(noisy, ENWIK8, hidden(2e5), options, 2)
+    before, choices = design(noisy, ENWIK8, Limit.hidden(2e5), options, 2)
     assert {choice.network.layers[0].neuron.synapses for choice in choices} <= {4, 40}
     assert choices[1].sd < choices[0].sd < before
-    one, _ = design(noisy, ENWIK8, hidden(2e5), options[0], 1)
+    one, _ = design(noisy, ENWIK8, Limit.hidden(2e5), options[0], 1)
     assert one != before  # the best of ten times the budget is another
 
 
@@ -218,9 +218,9 @@ def test_the_least_memory_of_a_fit_is_that_of_its_plans():
     runs, wiring, least = simulated([8e3, 2e4, 5e4], [3], memories=(1, 2, 3, 4, 6, 8)), Wiring(50, 3), {}
     for bound in (1, 3):
         known = fit(runs, draws=50, least_memory=bound)
-        least[bound] = plan(ENWIK8, hidden(8e3), wiring, known).network.layers[0].neuron.memory
+        least[bound] = plan(ENWIK8, Limit.hidden(8e3), wiring, known).network.layers[0].neuron.memory
     assert least == {1: 2, 3: 3}
-    _, choices = design(fit(runs, draws=50, least_memory=1), ENWIK8, hidden(8e3), wiring, 8)
+    _, choices = design(fit(runs, draws=50, least_memory=1), ENWIK8, Limit.hidden(8e3), wiring, 8)
     assert min(choice.network.layers[0].neuron.memory for choice in choices) < 3
 
 

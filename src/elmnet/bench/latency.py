@@ -2,7 +2,8 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,6 +12,8 @@ from scipy.optimize import nnls
 from elmnet import budget
 from elmnet.config import NetworkConfig
 from elmnet.network import ELMNetwork
+from elmnet.theory.fit import Fit
+from elmnet.theory.planner import Limit, Plan, Wiring, plan
 
 SIZES = [(units, memory) for units in (16, 128, 512, 2048) for memory in (3, 10, 30) if units * memory <= 16_384]
 """(N, d_m) of the networks that are measured."""
@@ -43,6 +46,33 @@ def calibrate(start: NetworkConfig) -> Callable[[NetworkConfig], float]:
     times = np.array([measured(network) for network in networks])
     prices, _ = nnls(np.array([_features(network) for network in networks]) / times[:, None], np.ones(len(times)))
     return lambda network: float(_features(network) @ prices)
+
+
+def fast_enough(
+    one: Plan, start: NetworkConfig, wiring: Sequence[Wiring], known: Fit | None, *, tries: int = 4
+) -> Plan:
+    """A plan whose network has been measured: where the prediction was too fast, it is corrected and planned again.
+
+    Args:
+        one: a plan for a budget of microseconds, priced by `calibrate`.
+        start: as for `elmnet.theory.planner.plan`, as are `wiring` and `known`.
+        wiring: see there.
+        known: see there.
+        tries: corrections, at most.
+    """
+    limit, spent = one.limit, measured(one.network)
+    for _ in range(tries):
+        if spent <= limit.value:
+            break
+        factor = 1.02 * spent / limit.price(one.network)
+        limit = Limit(limit.value, limit.kind, _scaled(limit.price, factor))
+        one = plan(start, limit, wiring, known)
+        spent = measured(one.network)
+    return replace(one, price=spent)
+
+
+def _scaled(price: Callable[[NetworkConfig], float], factor: float) -> Callable[[NetworkConfig], float]:
+    return lambda network: factor * price(network)
 
 
 def _features(network: NetworkConfig) -> np.ndarray:

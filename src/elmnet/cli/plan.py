@@ -1,6 +1,5 @@
 """The planner: plan."""
 
-import csv
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,23 +11,21 @@ from rich.console import Console
 
 from elmnet.cli.numbers import numbers
 from elmnet.cli.output import say, show
-from elmnet.cli.planned import document, plan_document, plan_remarks
 from elmnet.cli.theory import (
     LEAST_MEMORY,
     H0Option,
-    Learned,
     NetworkOption,
     announce,
     check_least_memory,
     fitted,
     give_credit,
-    learn,
 )
 from elmnet.errors import ConfigError
 from elmnet.files import write_atomic
 
 if TYPE_CHECKING:
     from elmnet.config import NetworkConfig
+    from elmnet.sweep.learned import Learned
     from elmnet.theory.fit import Fit
     from elmnet.theory.planner import Limit, Plan, Wiring
     from elmnet.train.config import RunConfig
@@ -84,7 +81,8 @@ def plan(
     Learns from the published runs of the task unless --from names others, which then may also say the task; without
     any it tells how to allocate, not what the loss will be.
     """
-    from elmnet.theory import next_runs, planner, tables
+    from elmnet.sweep.learned import run_like
+    from elmnet.theory import answers, next_runs, planner
 
     learned = _learned(task, source, score, network, h0, least_memory)
     known = None if learned is None else fitted(learned, least_memory=least_memory)
@@ -95,7 +93,9 @@ def plan(
         others = (budgets, hidden, flops, file_bytes, memory, latency, fixed, recipe, choose, design, preset, path)
         if any(others) or figures is not None or batch is not None or steps is not None:
             raise ConfigError("--configs asks for the loss of given networks: beside it only --from, --score, --json")
-        _predict(known, _read_networks(start, configs), file)
+        from elmnet.theory.rows import read_networks
+
+        _predict(known, read_networks(configs, start), file)
         return
     if preset is not None and path is None and memory is None:
         raise ConfigError("--preset is of the training that --out writes or --memory counts; there is neither")
@@ -104,7 +104,7 @@ def plan(
     wiring = _wiring(start, fixed, recipe)
 
     def whole_batch() -> tuple[int, int]:
-        return _batch(batch, steps, _training(task, preset, learned, known)[0])
+        return _batch(batch, steps, run_like(learned, known, task=task, preset=preset)[0])
 
     limits = _limits(start, budgets, hidden, flops, file_bytes, memory, latency, whole_batch)
     if not limits:
@@ -117,23 +117,25 @@ def plan(
     with Console(stderr=True).status("going through the networks"):
         plans = [planner.plan(start, limit, options, known) for limit in limits]
     if latency is not None:
-        plans = [_fast_enough(plans[0], start, options, known)]
+        from elmnet.bench.latency import fast_enough
+
+        plans = [fast_enough(plans[0], start, options, known)]
     asked = next_runs.design(known, start, limits[0], options, design) if design and known is not None else None
     where = known.runs.source if known is not None else f"no runs of {task}: priors alone, allocation only"
-    show(tables.plans(plans, known, f"budget in {limits[0].kind}, learned from {where}"))
+    show(answers.plans(plans, known, f"budget in {limits[0].kind}, learned from {where}"))
     for one in plans:
-        for words in plan_remarks(one, known):
+        for words in answers.plan_remarks(one, known):
             say(words)
     if latency is not None:
         words = f"measured here: {plans[0].price:.0f} µs per streamed step, {latency:g} asked"
         say(words, style=None if plans[0].price <= latency else "yellow")
     if asked is not None:
-        show(tables.next_runs(*asked, limits[0]))
+        show(answers.next_runs(*asked, limits[0]))
     give_credit()
     if path is not None:
         _write_run(task, preset, learned, known, plans[0], path)
     if file is not None:
-        write_atomic(file, json.dumps([plan_document(one) for one in plans], indent=2) + "\n")
+        write_atomic(file, json.dumps([one.to_dict() for one in plans], indent=2) + "\n")
     if figures is not None and known is not None:
         from elmnet.report.figures import of_fit, plan_curve, save
 
@@ -164,30 +166,6 @@ def _start(task: str | None, known: "Fit | None") -> "tuple[NetworkConfig, str]"
     if task is None or task not in ("enwik8", "shd-adding"):
         raise ConfigError(f"plans without runs are for the tasks enwik8, shd-adding and shd, got {task!r}; use --from")
     return NetworkConfig.preset(task), task
-
-
-def _fast_enough(
-    one: "Plan", start: "NetworkConfig", wiring: "Sequence[Wiring]", known: "Fit | None", tries: int = 4
-) -> "Plan":
-    """A plan whose network has been measured: where the prediction was too fast, it is corrected and planned again."""
-    from dataclasses import replace
-
-    from elmnet.bench.latency import measured
-    from elmnet.theory.planner import Limit, plan
-
-    limit, spent = one.limit, measured(one.network)
-    for _ in range(tries):
-        if spent <= limit.value:
-            break
-        factor = 1.02 * spent / limit.price(one.network)
-        limit = Limit(limit.value, limit.kind, _scaled(limit.price, factor))
-        one = plan(start, limit, wiring, known)
-        spent = measured(one.network)
-    return replace(one, price=spent)
-
-
-def _scaled(price: "Callable[[NetworkConfig], float]", factor: float) -> "Callable[[NetworkConfig], float]":
-    return lambda network: factor * price(network)
 
 
 def _wiring(start: "NetworkConfig", fixed: str | None, recipe: str | None) -> "Wiring":
@@ -241,25 +219,26 @@ def _limits(
         if not 0 < value < float("inf"):
             raise ConfigError(f"{name} must be positive, got {value}")
     if flops is not None:
-        return [planner.flops(flops)]
+        return [planner.Limit.flops(flops)]
     if file_bytes is not None:
-        return [planner.file_bytes(file_bytes)]
+        return [planner.Limit.file_bytes(file_bytes)]
     if memory is not None:
-        return [planner.memory(memory, *batch())]
+        return [planner.Limit.memory(memory, *batch())]
     if latency is not None:
         from elmnet.bench.latency import calibrate
 
         with Console(stderr=True).status("measuring streamed steps on this machine"):
             return [planner.Limit(latency, "µs per streamed step", calibrate(start))]
     if hidden:
-        return [planner.hidden(value) for text in hidden for value in numbers("--hidden", text)]
+        return [planner.Limit.hidden(value) for text in hidden for value in numbers("--hidden", text)]
     return [planner.Limit(value) for text in budgets or [] for value in numbers("--budget", text)]
 
 
 def _learned(
     task: str | None, source: str | None, score: str | None, network: str | None, h0: float | None, least_memory: int
-) -> Learned | None:
+) -> "Learned | None":
     """The runs to learn from; None where there are none."""
+    from elmnet.sweep.learned import learn
     from elmnet.theory.rows import PUBLISHED
 
     if source is None and task is None:
@@ -275,65 +254,17 @@ def _learned(
     return learn(source or f"published:{task}", score, network, h0)
 
 
-def _read_networks(start: "NetworkConfig", path: Path) -> "list[NetworkConfig]":
-    """Networks by their sizes, from a CSV file."""
-    from elmnet.theory.rows import SIZES, network_of
-
-    try:
-        head, *rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
-    except (ValueError, csv.Error) as error:  # not text, or empty
-        raise ConfigError(f"{path}: not a CSV file of text with a line of names ({error})") from None
-    if not rows:
-        raise ConfigError(f"{path}: has a line of names and no networks")
-    if not set(head) <= {name for names in SIZES.values() for name in names} or len(set(head)) < len(head):
-        raise ConfigError(
-            f"{path}: expected a CSV file with columns N,d_m and perhaps d_tree,d_s,d_mlp, got {','.join(head)}"
-        )
-    networks = []
-    for number, row in enumerate(rows, 2):
-        if not row:
-            continue
-        try:
-            networks.append(network_of(dict(zip(head, row, strict=True)), start))
-        except ValueError as error:  # ConfigError is one, too
-            raise ConfigError(f"{path}, line {number}: {error}") from None
-    return networks
-
-
 def _predict(known: "Fit", networks: "Sequence[NetworkConfig]", file: Path | None) -> None:
     """Print, and perhaps write, what the fit says of networks."""
-    from elmnet.theory import tables
+    from elmnet.theory import answers
     from elmnet.theory.planner import predict
 
     predictions = predict(known, networks)
-    show(tables.predictions(predictions, known))
+    show(answers.predictions(predictions, known))
     for reason in dict.fromkeys(one.extrapolated for one in predictions if one.extrapolated):
         say(f"extrapolated: {reason}")
     if file is not None:
-        write_atomic(file, json.dumps([document(one) for one in predictions], indent=2) + "\n")
-
-
-def _training(
-    task: str,
-    preset: str | None,
-    learned: Learned | None,
-    known: "Fit | None",
-    hidden: float | None = None,
-) -> "tuple[RunConfig, str]":
-    """A run to train planned networks like, and its name among the runs.
-
-    That is the run whose P' is nearest (None: the largest), or the one that was named for a table; a preset where one
-    is asked for, or where it is not known how the runs were trained.
-    """
-    from elmnet.train.config import compose
-
-    like, name = None if learned is None else learned.like, ""
-    if learned is not None and learned.configs and known is not None:
-        name = known.runs.nearest(float(known.runs.hidden.max()) if hidden is None else hidden)
-        like = learned.configs[name]
-    if like is None:
-        return compose(task, preset=preset or "paper", data=None if learned is None else learned.data), ""
-    return (like, name or "the run named") if preset is None else (compose(task, preset=preset, data=like.data), "")
+        write_atomic(file, json.dumps([one.to_dict() for one in predictions], indent=2) + "\n")
 
 
 def _batch(batch: int | None, steps: int | None, like: "RunConfig") -> tuple[int, int]:
@@ -352,16 +283,17 @@ def _batch(batch: int | None, steps: int | None, like: "RunConfig") -> tuple[int
 
 
 def _write_run(
-    task: str, preset: str | None, learned: Learned | None, known: "Fit | None", one: "Plan", path: Path
+    task: str, preset: str | None, learned: "Learned | None", known: "Fit | None", one: "Plan", path: Path
 ) -> None:
     """A run of the planned network, trained like the run nearest its budget, or as a preset says."""
     import yaml
 
     from elmnet.config import NetworkConfig
     from elmnet.models import counts
+    from elmnet.sweep.learned import run_like
 
-    config, name = _training(task, preset, learned, known, one.cost.hidden)
-    if learned is None or not (learned.configs or learned.like):
+    config, name = run_like(learned, known, task=task, preset=preset, hidden=one.cost.hidden)
+    if learned is None or not learned.tells_training:
         first = one.network.layers[0]
         assert isinstance(config.model, NetworkConfig)  # every preset is one
         config = config.replace(model=config.model.with_hidden(units=first.units, **first.neuron.sizes))

@@ -1,10 +1,7 @@
 """The theory: fit."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from math import isfinite
-from operator import attrgetter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,13 +10,12 @@ from rich.console import Console
 
 from elmnet.cli.output import say, show
 from elmnet.errors import ConfigError
-from elmnet.files import ending, write_atomic
+from elmnet.files import write_atomic
 from elmnet.tables import between
 
 if TYPE_CHECKING:
+    from elmnet.sweep.learned import Learned
     from elmnet.theory.fit import Fit
-    from elmnet.theory.runs import Runs
-    from elmnet.train.config import RunConfig
 
 LEAST_MEMORY = 3
 """`elmnet.theory.runs.LEAST_MEMORY`, which takes NumPy to import."""
@@ -62,7 +58,8 @@ def fit(
             raise ConfigError("published:neuronio holds single neurons: no options but --json")
         _unit_fit(file)
         return
-    from elmnet.theory import tables
+    from elmnet.sweep.learned import learn
+    from elmnet.theory import answers
 
     learned = learn(source, score, network, h0)
     skipped = learned.skipped
@@ -74,14 +71,14 @@ def fit(
     known = fitted(learned, draws=draws, fixed=_constants(fix or []), seed=seed, least_memory=least_memory)
     if compare and known.runs.hidden.max() > 1.1 * known.runs.hidden.min():
         raise ConfigError("--compare describes one fixed-budget curve; these runs have several budgets")
-    show(tables.constants(known, f"{known.runs.source}: {known.runs.score}"))
-    for words in _remarks(known, skipped):
+    show(answers.constants(known, f"{known.runs.source}: {known.runs.score}"))
+    for words in answers.fit_remarks(known, skipped):
         say(words)
     if known.runs.hidden.max() >= 100 * known.runs.hidden.min():
         _front(known, draws, seed)
     give_credit()
     if file is not None:
-        write_atomic(file, json.dumps(_fit_document(known, skipped), indent=2) + "\n")
+        write_atomic(file, json.dumps({**known.to_dict(), "left_out": {**known.excluded, **skipped}}, indent=2) + "\n")
     if figures is not None:
         from elmnet.report.figures import of_fit, save
 
@@ -98,46 +95,7 @@ def check_least_memory(value: int) -> None:
         raise ConfigError(f"--least-memory must be 1 to {MOST_MEMORY}, got {value}")
 
 
-@dataclass(frozen=True)
-class Learned:
-    """Runs to learn from."""
-
-    runs: "Runs"
-    skipped: Mapping[str, str]
-    """Why others were left out."""
-    configs: "Mapping[str, RunConfig]"
-    """How they were trained, by name; empty where that is not known."""
-    data: str | None = None
-    """What published ones were trained on, for `--data`."""
-    like: "RunConfig | None" = None
-    """A run that was named for a table which does not tell."""
-
-
-def learn(source: str, score: str | None, network: str | None = None, h0: float | None = None) -> Learned:
-    """Runs of a directory, of a table or of `published:TASK`.
-
-    Args:
-        source: of the runs.
-        score: what is fitted; None: the validation's own.
-        network: of a table that does not tell: a published network's name or a YAML file.
-        h0: the same, score of a network that knows nothing.
-    """
-    path = Path(source)
-    if ending(path) in (".csv", ".parquet") and not path.is_dir():
-        return _of_table(path, score, network, h0)
-    if network is not None or h0 is not None:
-        raise ConfigError(f"--network and --h0 are for a .csv or .parquet table; {source} is none and tells both")
-    if source.startswith("published:"):
-        from elmnet.theory.rows import published
-
-        return Learned(published(source.removeprefix("published:"), score), {}, {}, data="official")
-    from elmnet.train.results import as_runs, finished
-
-    found, skipped = finished(path)
-    return Learned(as_runs(found, path, score, skipped), skipped, {one.name: one.config for one in found})
-
-
-def fitted(learned: Learned, **options: Any) -> "Fit":
+def fitted(learned: "Learned", **options: Any) -> "Fit":
     """A fit (`elmnet.theory.fit`); says what makes it doubtful."""
     from elmnet.theory.fit import fit as fit_runs
 
@@ -146,26 +104,6 @@ def fitted(learned: Learned, **options: Any) -> "Fit":
         words = f"caution: {known.runs.caution}"
         say(words, style="yellow")
     return known
-
-
-def _of_table(path: Path, score: str | None, name: str | None, h0: float | None) -> Learned:
-    """Runs of a table, whose network is a published one by name, or that of a run's YAML file, if it is not its own."""
-    from elmnet.config import NetworkConfig
-    from elmnet.sweep.read import read_table
-    from elmnet.train.config import load_config
-
-    like, task, network = None, name, None
-    if name is not None and name.endswith((".yaml", ".yml")):
-        like = load_config(Path(name))
-        if not isinstance(like.model, NetworkConfig):
-            raise ConfigError(f"--network: {name} is of a {like.model.kind}; the model is of ELM networks")
-        task, network = like.task, like.model
-    elif name is not None:
-        network = NetworkConfig.preset(name)
-    runs, skipped, found = read_table(path, score, network=network, H0=h0)
-    if task is not None and runs.task not in (None, task):
-        raise ConfigError(f"{path} is of {runs.task}, --network {name} of {task}")
-    return Learned(replace(runs, task=runs.task or task), skipped, {one.name: one.config for one in found}, like=like)
 
 
 def _constants(settings: Sequence[str]) -> dict[str, float]:
@@ -179,41 +117,11 @@ def _constants(settings: Sequence[str]) -> dict[str, float]:
     return held
 
 
-def _remarks(known: "Fit", skipped: Mapping[str, str]) -> list[str]:
-    import numpy as np
-
-    from elmnet.theory.unit import memory_of
-
-    runs = known.runs
-    words = [f"{len(runs)} runs, RMSE {known.rmse:.4g}, R² {known.r2:.4f}, standard deviation of a run {known.sd:.3g}"]
-    words += [f"{name} is fixed at {why}" for name, why in known.fixed.items()]
-    if known.no_intervals:
-        words.append(f"no intervals: {known.no_intervals}")
-    hidden, k_c = float(np.median(runs.hidden)), float(runs.neuron.connectivity)
-    best = known.law.optimum(hidden, k_c)
-    d_m = float(memory_of(best.complexity, runs.neuron))
-    interval = known.interval(lambda law: memory_of(law.optimum(hidden, k_c).complexity, runs.neuron))
-    words.append(
-        f"best split of the runs' median P' = {hidden:,.0f} at k_c = {k_c:,.0f}: d_m* {d_m:.1f} "
-        f"{between(interval, '.1f')}, N* {float(best.units):.0f}, {runs.score} {float(best.loss):.4f}"
-    )
-    if "kappa_c" in known.free:
-        best = known.law.optimum_free(hidden)
-        interval = known.interval(lambda law: law.optimum_free(hidden).connectivity)
-        words.append(
-            f"with synapses free: k_c* {float(best.connectivity):,.0f} {between(interval, ',.0f')}, "
-            f"k_e* {float(best.complexity):,.0f}, N* {float(best.units):.0f}, {runs.score} {float(best.loss):.4f}"
-        )
-    left = {**known.excluded, **skipped}
-    words += [f"left out: {name}: {why}" for name, why in left.items()]
-    return words
-
-
 def _unit_fit(file: Path | None) -> None:
     """NeuronIO: the law of a single neuron's signal-to-noise, measured directly."""
     import numpy as np
 
-    from elmnet.theory import tables
+    from elmnet.theory import answers
     from elmnet.theory.plain import fit_unit
     from elmnet.theory.rows import published_rows
 
@@ -222,7 +130,7 @@ def _unit_fit(file: Path | None) -> None:
     synapses = np.array([row["num_branch"] * row["num_synapse_per_branch"] for row in rows])
     k_e, eta = np.array([row["trainable_params"] for row in rows]) - synapses, explained / (1 - explained)
     fits = {"a = 1": fit_unit(k_e, eta), "a free": fit_unit(k_e, eta, free_exponent=True)}
-    show(tables.neurons(fits, f"published:neuronio ({len(rows)} single neurons)"))
+    show(answers.neurons(fits, f"published:neuronio ({len(rows)} single neurons)"))
     say("η = EV/(1 - EV), EV the explained variance of the soma on the test data")
     give_credit()
     if file is not None:
@@ -232,7 +140,7 @@ def _unit_fit(file: Path | None) -> None:
 def _front(known: "Fit", draws: int, seed: int) -> None:
     """The front of runs that span two decades, read without the model."""
     from elmnet.errors import TheoryError
-    from elmnet.theory import tables
+    from elmnet.theory import answers
     from elmnet.theory.front import gaps, read_front
 
     runs = known.runs
@@ -258,37 +166,21 @@ def _front(known: "Fit", draws: int, seed: int) -> None:
     if known.worlds is not None:
         with Console(stderr=True).status("resampling the pinball curve"):
             found = gaps(known, seed=seed)
-        show(tables.gaps(known, found))
+        show(answers.gaps(known, found))
 
 
 def _compare(known: "Fit") -> None:
     import numpy as np
 
-    from elmnet.theory import tables
+    from elmnet.theory import answers
     from elmnet.theory.compare import judge, profile
 
     runs = known.runs
     ordered = np.sort(runs.d_m)
     few = max(3, len(runs) // 5)
     low, high = float(ordered[few - 2]), float(ordered[-few - 1]) if len(runs) >= 12 else float(ordered[-3])
-    show(tables.forms(runs, judge(runs, low, high), low, high))
-    show(tables.profile(runs, profile(runs, [0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0])))
-
-
-def _fit_document(known: "Fit", skipped: Mapping[str, str]) -> dict[str, Any]:
-    intervals = {name: known.interval(attrgetter(name)) for name in known.free}
-    return {
-        "source": known.runs.source,
-        "score": known.runs.score,
-        "constants": known.law.to_dict(),
-        "intervals": intervals,
-        "fixed": dict(known.fixed),
-        "runs": len(known.runs),
-        "rmse": known.rmse,
-        "r2": known.r2 if isfinite(known.r2) else None,
-        "sd": known.sd,
-        "left_out": {**known.excluded, **skipped},
-    }
+    show(answers.forms(runs, judge(runs, low, high), low, high))
+    show(answers.profile(runs, profile(runs, [0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0])))
 
 
 def give_credit() -> None:

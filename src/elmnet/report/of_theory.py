@@ -6,7 +6,7 @@ from elmnet.errors import BudgetError, ConfigError, TheoryError
 from elmnet.report import figures
 from elmnet.report.page import Figure, Section
 from elmnet.tables import Table
-from elmnet.theory import tables
+from elmnet.theory import answers
 from elmnet.theory.fit import Fit, fit
 from elmnet.theory.model import CREDIT
 from elmnet.theory.planner import Limit, Wiring, plan, wirings
@@ -41,7 +41,7 @@ def theory(runs: Runs) -> Section:
     section.words += [f"{name} is fixed at {why}." for name, why in known.fixed.items()]
     if known.no_intervals:
         section.words.append(f"No intervals: {known.no_intervals}.")
-    section.tables += [tables.constants(known), tables.limits(known)]
+    section.tables += [answers.constants(known), answers.limits(known)]
     with suppress(ConfigError, BudgetError):  # outputs that fix the number of units leave nothing to plan
         section.tables.append(_next_budget(known))
     if known.excluded:
@@ -63,4 +63,4 @@ def _next_budget(known: Fit) -> Table:
             options = wirings(known, neuron.branches)
     largest = float(known.runs.P.max())
     found = [plan(network, Limit(round(factor * largest)), options, known) for factor in (1, 3, 10)]
-    return tables.plans(found, known, "How to spend the next budget")
+    return answers.plans(found, known, "How to spend the next budget")

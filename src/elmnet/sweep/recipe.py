@@ -255,7 +255,7 @@ def _shaped(model: NetworkConfig, group: Group, shape: Mapping[str, Any]) -> Net
     model = model.with_hidden(**shape)
     if group.budget is None:
         return model
-    limit = planner.hidden(group.budget) if group.of == "hidden" else planner.Limit(group.budget)
+    limit = planner.Limit.hidden(group.budget) if group.of == "hidden" else planner.Limit(group.budget)
     return budget.largest(lambda units: model.with_hidden(units=units), limit.value, "N", limit.price, limit.kind)
 
 

@@ -1,7 +1,7 @@
 """How to spend a parameter budget: the SNR-redundancy model, its fits to runs, and the planner. No torch.
 
     law = fit(published("enwik8", "valid_bpc"))
-    best = plan(NetworkConfig.preset("enwik8"), Limit(3_516_748), Wiring(branches=50, synapses=15), law)
+    best = plan(NetworkConfig.preset("enwik8"), 3_516_748, Wiring(branches=50, synapses=15), law)
     best.network.layers[0].units, best.near_optimal
 
 The model is this project's own (docs/theory.md). The problem, the two mechanisms it formalises, the recipe d_m ∝ √N and
@@ -12,7 +12,7 @@ from elmnet.theory.fit import Fit, fit
 from elmnet.theory.model import SNRR, Optimum
 from elmnet.theory.next_runs import design
 from elmnet.theory.plain import fit_plain, fit_unit
-from elmnet.theory.planner import Limit, Plan, Wiring, plan
+from elmnet.theory.planner import Limit, Plan, Prediction, Wiring, plan, predict, wirings
 from elmnet.theory.rows import PUBLISHED, published, runs_of_rows
 from elmnet.theory.runs import Runs, table
 from elmnet.theory.unit import complexity_of, memory_of
@@ -33,7 +33,10 @@ __all__ = [
     "fit_unit",
     "Limit",
     "Wiring",
+    "wirings",
     "Plan",
     "plan",
+    "Prediction",
+    "predict",
     "design",
 ]

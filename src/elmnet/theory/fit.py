@@ -7,6 +7,7 @@ which are free, and says in words why the others are not.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -120,6 +121,21 @@ class Fit:
             lacking = "" if "kappa_c" in self.free else ", and what synapses are worth they cannot tell"
             words.append(f"k_c = {k_c:,.0f} is not that of the fitted runs ({' to '.join(runs)}{lacking})")
         return "; ".join(words) or None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Constants with 95 % intervals, quality, and who was left out, as plain values."""
+        return {
+            "source": self.runs.source,
+            "score": self.runs.score,
+            "constants": self.law.to_dict(),
+            "intervals": {name: self.interval(attrgetter(name)) for name in self.free},
+            "fixed": dict(self.fixed),
+            "runs": len(self.runs),
+            "rmse": self.rmse,
+            "r2": None if np.isnan(self.r2) else self.r2,
+            "sd": self.sd,
+            "left_out": dict(self.excluded),
+        }
 
 
 def fit(

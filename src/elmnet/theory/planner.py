@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,26 +45,26 @@ class Limit:
     price: Callable[[NetworkConfig], float] = budget.parameters
     """What a network takes of it; grows with N."""
 
+    @classmethod
+    def hidden(cls, value: float) -> "Limit":
+        """A budget P' = N·(k_e + k_c) of the hidden layer alone."""
+        return cls(value, "hidden-layer parameters", lambda network: float(budget.cost(network).hidden))
 
-def hidden(value: float) -> Limit:
-    """A budget P' = N·(k_e + k_c) of the hidden layer alone."""
-    return Limit(value, "hidden-layer parameters", lambda network: float(budget.cost(network).hidden))
+    @classmethod
+    def flops(cls, value: float) -> "Limit":
+        """A budget of forward FLOPs per time step and sequence."""
+        return cls(value, "FLOPs per step", lambda network: float(budget.cost(network).flops))
 
+    @classmethod
+    def file_bytes(cls, value: float) -> "Limit":
+        """A budget of bytes of the saved network (`elmnet.budget.saved_bytes`)."""
+        return cls(value, "bytes", budget.saved_bytes)
 
-def flops(value: float) -> Limit:
-    """A budget of forward FLOPs per time step and sequence."""
-    return Limit(value, "FLOPs per step", lambda network: float(budget.cost(network).flops))
-
-
-def file_bytes(value: float) -> Limit:
-    """A budget of bytes of the saved network (`elmnet.budget.saved_bytes`)."""
-    return Limit(value, "bytes", budget.saved_bytes)
-
-
-def memory(value: float, batch: int, steps: int) -> Limit:
-    """A budget of bytes while training, as `elmnet.budget.training_bytes` estimates them."""
-    price = partial(budget.training_bytes, batch=batch, steps=steps)
-    return Limit(value, f"bytes while training (batch {batch}, T {steps})", price)
+    @classmethod
+    def memory(cls, value: float, batch: int, steps: int) -> "Limit":
+        """A budget of bytes while training, as `elmnet.budget.training_bytes` estimates them."""
+        price = partial(budget.training_bytes, batch=batch, steps=steps)
+        return cls(value, f"bytes while training (batch {batch}, T {steps})", price)
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,10 @@ class Prediction:
     """95 % of the law's loss; None without a bootstrap, and where it would be an extrapolation."""
     extrapolated: str | None
     """Why the loss is no more than that."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Sizes, cost and loss as plain values."""
+        return _told(self)
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,36 @@ class Plan:
     def cost(self) -> budget.Cost:
         """Exact counts."""
         return budget.cost(self.network)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The network, its loss, and what is known of the best, as plain values."""
+        return {
+            "budget": self.limit.value,
+            "kind": self.limit.kind,
+            "price": self.price,
+            **_told(self),
+            "best_d_m": self.best_memory,
+            "best_k_c": self.best_connectivity,
+            "near_optimal_d_m": self.near_optimal,
+            "regret": {rival.name: rival.regret for rival in self.rivals},
+            "unused": self.unused,
+        }
+
+
+def _told(one: Plan | Prediction) -> dict[str, Any]:
+    """A network, and its loss."""
+    first, cost = one.network.layers[0], budget.cost(one.network)
+    return {
+        "N": first.units,
+        "d_m": first.neuron.memory,
+        "d_tree": first.neuron.branches,
+        "d_s": first.neuron.synapses,
+        "P": cost.parameters,
+        "flops_per_step": cost.flops,
+        "loss": one.loss,
+        "interval": one.interval,
+        "extrapolated": one.extrapolated,
+    }
 
 
 def candidates(
@@ -203,12 +238,14 @@ def wirings(known: Fit, branches: int) -> list[Wiring]:
     return [Wiring(branches, int(synapses)) for synapses in chosen]
 
 
-def plan(start: NetworkConfig, limit: Limit, wiring: Wiring | Sequence[Wiring], known: Fit | None) -> Plan:
+def plan(
+    start: NetworkConfig, limit: Limit | float, wiring: Wiring | Sequence[Wiring], known: Fit | None = None
+) -> Plan:
     """The best network of a budget.
 
     Args:
         start: task's network; the plan varies its one hidden layer.
-        limit: the budget.
+        limit: the budget; a number: of parameters.
         wiring: of the hidden layer; of several (`wirings`) the plan chooses one.
         known: a fit; None: priors alone, which say how to allocate but not what the loss will be.
 
@@ -220,6 +257,7 @@ def plan(start: NetworkConfig, limit: Limit, wiring: Wiring | Sequence[Wiring], 
         raise ConfigError(f"a plan is for one hidden layer, the network has {len(start.layers)}")
     if start.readout == "none":
         raise ConfigError("without a read-out the outputs fix the number of units; there is nothing to plan")
+    limit = limit if isinstance(limit, Limit) else Limit(limit)
     options = [wiring] if isinstance(wiring, Wiring) else list(wiring)
     wired = fitting(start, limit, options, LEAST_MEMORY if known is None else known.least_memory)
     networks = [network for _, network in wired]

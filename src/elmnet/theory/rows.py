@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from elmnet import budget
@@ -253,3 +254,30 @@ def _whole(row: Row, name: str) -> int:
     if not number.is_integer():
         raise ConfigError(f"{name} must be a whole number, got {row[name]!r}")
     return int(number)
+
+
+def read_networks(path: Path, start: NetworkConfig) -> list[NetworkConfig]:
+    """Networks from a CSV file of their sizes, as `network_of` takes them.
+
+    Raises:
+        ConfigError: it is no such file; the message has the line.
+    """
+    try:
+        head, *rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
+    except (ValueError, csv.Error) as error:  # not text, or empty
+        raise ConfigError(f"{path}: not a CSV file of text with a line of names ({error})") from None
+    if not rows:
+        raise ConfigError(f"{path}: has a line of names and no networks")
+    if not set(head) <= {name for names in SIZES.values() for name in names} or len(set(head)) < len(head):
+        raise ConfigError(
+            f"{path}: expected a CSV file with columns N,d_m and perhaps d_tree,d_s,d_mlp, got {','.join(head)}"
+        )
+    networks = []
+    for number, row in enumerate(rows, 2):
+        if not row:
+            continue
+        try:
+            networks.append(network_of(dict(zip(head, row, strict=True)), start))
+        except ValueError as error:  # ConfigError is one, too
+            raise ConfigError(f"{path}, line {number}: {error}") from None
+    return networks

@@ -1,4 +1,4 @@
-"""What fits, plans and comparisons say, as tables; the command line and reports show the same ones."""
+"""What fits, plans and comparisons say, as tables and remarks; the command line and reports show the same ones."""
 
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
@@ -16,6 +16,7 @@ from elmnet.theory.next_runs import Choice
 from elmnet.theory.plain import UnitFit
 from elmnet.theory.planner import Limit, Plan, Prediction
 from elmnet.theory.runs import Runs
+from elmnet.theory.unit import memory_of
 
 SIZES = ("N", "d_m", "d_tree", "d_s")
 LAW = "95 % of the law"
@@ -168,3 +169,63 @@ def neurons(fits: Mapping[str, UnitFit], title: str) -> Table:
         kappa = f"{one.kappa_e:.1f} ± {100 * error['ln kappa_e']:.1f} %"
         rows.append((name, f"{one.eta_inf:.2f}", kappa, f"{one.a:.2f}{spread}", f"{one.rms:.4f}"))
     return Table(title, ("", "η_inf", "κ_e", "a", "rms of ln(1/η)"), rows)
+
+
+def fit_remarks(known: Fit, skipped: Mapping[str, str]) -> list[str]:
+    """What the table of constants does not say: quality, what is fixed, the best split, who was left out."""
+    runs = known.runs
+    words = [f"{len(runs)} runs, RMSE {known.rmse:.4g}, R² {known.r2:.4f}, standard deviation of a run {known.sd:.3g}"]
+    words += [f"{name} is fixed at {why}" for name, why in known.fixed.items()]
+    if known.no_intervals:
+        words.append(f"no intervals: {known.no_intervals}")
+    hidden, k_c = float(np.median(runs.hidden)), float(runs.neuron.connectivity)
+    best = known.law.optimum(hidden, k_c)
+    d_m = float(memory_of(best.complexity, runs.neuron))
+    interval = known.interval(lambda law: memory_of(law.optimum(hidden, k_c).complexity, runs.neuron))
+    words.append(
+        f"best split of the runs' median P' = {hidden:,.0f} at k_c = {k_c:,.0f}: d_m* {d_m:.1f} "
+        f"{between(interval, '.1f')}, N* {float(best.units):.0f}, {runs.score} {float(best.loss):.4f}"
+    )
+    if "kappa_c" in known.free:
+        best = known.law.optimum_free(hidden)
+        interval = known.interval(lambda law: law.optimum_free(hidden).connectivity)
+        words.append(
+            f"with synapses free: k_c* {float(best.connectivity):,.0f} {between(interval, ',.0f')}, "
+            f"k_e* {float(best.complexity):,.0f}, N* {float(best.units):.0f}, {runs.score} {float(best.loss):.4f}"
+        )
+    left = {**known.excluded, **skipped}
+    words += [f"left out: {name}: {why}" for name, why in left.items()]
+    return words
+
+
+def plan_remarks(one: Plan, known: Fit | None) -> list[str]:
+    """What the table of plans has no room for."""
+    words = []
+    if one.unused:
+        words.append(f"budget {one.limit.value:,.10g} {one.limit.kind}: {one.unused}")
+    if one.extrapolated:
+        advice = "the best d_m is no safer: train a few splits of this budget and wiring, then plan --from them"
+        words.append(f"extrapolated: {one.extrapolated}; {advice}")
+    if one.best_connectivity is not None:
+        low, high = one.best_connectivity
+        k_c = one.network.layers[0].neuron.connectivity
+        words.append(f"k_c {k_c:,}, chosen; 95 % of the law's best: {low:,} … {high:,}")
+    if known is None:
+        return words
+    for rival in one.rivals:
+        first = rival.network.layers[0]
+        interval = "" if rival.interval is None else f" [{rival.interval[0]:+.4f}, {rival.interval[1]:+.4f}]"
+        words.append(
+            f"regret at {one.limit.value:,.10g} of {rival.name} (N {first.units:,}, d_m {first.neuron.memory}): "
+            f"{rival.regret:+.4f}{interval}{_wired_otherwise(rival.network, one, known)}"
+        )
+    words.append(f"near-optimal: predicted within {one.delta:.2g} of the least, the noise of one run")
+    return words
+
+
+def _wired_otherwise(network: NetworkConfig, one: Plan, known: Fit) -> str:
+    """A warning where a comparison rests on what the runs cannot tell."""
+    here, there = (n.layers[0].neuron.connectivity for n in (network, one.network))
+    if here == there or "kappa_c" in known.free:
+        return ""
+    return f" (k_c {here:,} instead of {there:,}: what synapses are worth, these runs cannot tell)"
