@@ -3,16 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from elmnet.data.sequences import load_sequences
-from elmnet.data.spikes import load_spike_corpus
-from elmnet.data.text import Vocabulary, load_corpus
-from elmnet.errors import ConfigError, DataError
+from elmnet.errors import ConfigError
 from elmnet.strict import Config
 from elmnet.tasks.base import PRESETS, Batch, Scores, Split, Task, in_words
-from elmnet.tasks.enwik8 import Enwik8, TextOptions
-from elmnet.tasks.neuronio import NeuronIO, NeuronIOOptions, open_source
-from elmnet.tasks.sequence import Sequence, SequenceOptions
-from elmnet.tasks.shd import SHD, SHDAdding, SpikeOptions
+from elmnet.tasks.enwik8 import Enwik8
+from elmnet.tasks.neuronio import NeuronIO
+from elmnet.tasks.sequence import Sequence
+from elmnet.tasks.shd import SHD, SHDAdding
 
 __all__ = [
     "PRESETS",
@@ -25,9 +22,21 @@ __all__ = [
     "find_task",
     "in_words",
     "open_task",
+    "register",
 ]
 
 TASKS: dict[str, type[Task]] = {task.name: task for task in (Enwik8, SHDAdding, SHD, NeuronIO, Sequence)}
+
+
+def register(task: type[Task]) -> type[Task]:
+    """Make a task of one's own known by its `name`, to `compose`, `Run` and recipes of this process; as a decorator.
+
+    Raises:
+        ConfigError: there is another one of this name.
+    """
+    if TASKS.setdefault(task.name, task) is not task:
+        raise ConfigError(f"there is a task {task.name!r} already; give yours another name")
+    return task
 
 
 def find_task(name: str) -> type[Task]:
@@ -80,23 +89,4 @@ def open_task(
     Raises:
         DataError: the source is missing or damaged, or holds symbols or classes the model does not know.
     """
-    if isinstance(options, TextOptions):
-        vocabulary = None if facts is None else Vocabulary(facts["symbols"])
-        return Enwik8(options, load_corpus(source), seed=seed, vocabulary=vocabulary)
-    if isinstance(options, NeuronIOOptions):
-        opened = NeuronIO(options, open_source(source), seed=seed)
-        if facts is not None and facts["channels"] != opened.inputs:
-            raise DataError(f"{source}: has {opened.inputs} channels, the model was trained on {facts['channels']}")
-        return opened
-    if isinstance(options, SequenceOptions):
-        kind: Any = {"per": options.per}
-        if facts is not None:
-            kind = {"per": "step" if facts["per_step"] else "sequence", "values": facts["classes"] is None}
-        return Sequence(options, load_sequences(source, targets=targets, **kind), seed=seed, facts=facts)
-    assert isinstance(options, SpikeOptions)
-    corpus = load_spike_corpus(source)
-    if name == SHD.name and facts is not None and facts["classes"] != corpus.train.classes:
-        raise DataError(
-            f"{corpus.name}: has {corpus.train.classes} classes, the model was trained on {facts['classes']}"
-        )
-    return (SHD if name == SHD.name else SHDAdding)(options, corpus, seed=seed)
+    return find_task(name).open(options, source, seed=seed, facts=facts, targets=targets)

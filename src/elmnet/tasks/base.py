@@ -56,6 +56,23 @@ class Task(ABC):
     data_name: str
     """The data's honest name, printed wherever a score is."""
 
+    @classmethod
+    @abstractmethod
+    def open(
+        cls,
+        options: Any,
+        source: str,
+        *,
+        seed: int = 0,
+        facts: Mapping[str, Any] | None = None,
+        targets: bool = True,
+    ) -> Self:
+        """The task on its data, as `elmnet.tasks.open_task`.
+
+        Raises:
+            DataError: the source is missing or damaged, or holds what the model does not know.
+        """
+
     def with_seed(self, seed: int) -> Self:
         """The same task on the same data, which are in memory once, with other training batches."""
         other = copy(self)
@@ -154,9 +171,9 @@ class Task(ABC):
         """What a person should know before the training begins."""
         return []
 
-    @abstractmethod
     def scores(self, nats: float, accuracy: float) -> Scores:
         """Scores from the mean cross entropy and accuracy."""
+        return {"accuracy": accuracy, "nats": nats}
 
     @abstractmethod
     def baselines(self) -> Mapping[str, Mapping[str, Scores]]:

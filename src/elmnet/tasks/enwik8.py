@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from elmnet.config import NetworkConfig
-from elmnet.data.text import STDLIB, Corpus, Tokens, Vocabulary, prepare, split
+from elmnet.data.text import STDLIB, Corpus, Tokens, Vocabulary, load_corpus, prepare, split
 from elmnet.errors import DataError
 from elmnet.strict import Config
 from elmnet.tasks.base import SPLITS, Batch, Scores, Split, Task
@@ -64,6 +64,19 @@ class Enwik8(Task):
             self._require_enough_to_train()
         else:
             vocabulary.check(corpus.data, convention, corpus.name)
+
+    @classmethod
+    def open(
+        cls,
+        options: TextOptions,
+        source: str,
+        *,
+        seed: int = 0,
+        facts: Mapping[str, Any] | None = None,
+        targets: bool = True,
+    ) -> Self:
+        vocabulary = None if facts is None else Vocabulary(facts["symbols"])
+        return cls(options, load_corpus(source), seed=seed, vocabulary=vocabulary)
 
     @cached_property
     def parts(self) -> dict[str, Tokens]:

@@ -146,6 +146,21 @@ class NeuronIO(Task):
         first = self._file("train", 0)
         self.inputs, self.outputs = first.channels, 2
 
+    @classmethod
+    def open(
+        cls,
+        options: NeuronIOOptions,
+        source: str,
+        *,
+        seed: int = 0,
+        facts: Mapping[str, Any] | None = None,
+        targets: bool = True,
+    ) -> Self:
+        opened = cls(options, open_source(source), seed=seed)
+        if facts is not None and facts["channels"] != opened.inputs:
+            raise DataError(f"{source}: has {opened.inputs} channels, the model was trained on {facts['channels']}")
+        return opened
+
     def _keep_files(self) -> None:
         self._load = lru_cache(self.options.cached_files)(self.source.load)
 
@@ -234,9 +249,6 @@ class NeuronIO(Task):
 
     def scored(self, out: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         return out[:, self.options.burn_in_ms :], y[:, self.options.burn_in_ms :]
-
-    def scores(self, nats: float, accuracy: float) -> Scores:
-        return {"loss": nats}
 
     def loss(self, out: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """Half the cross entropy of the spike, half the squared error of the scaled soma, over whole windows."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from elmnet.config import LayerConfig, NetworkConfig, NeuronConfig
-from elmnet.data.sequences import PARTS, Sequences
+from elmnet.data.sequences import PARTS, Sequences, load_sequences
 from elmnet.errors import DataError
 from elmnet.models import ModelConfig
 from elmnet.strict import Config
@@ -95,6 +95,21 @@ class Sequence(Task):
             self._count_classes()
             if learning:
                 self._require_every_class()
+
+    @classmethod
+    def open(
+        cls,
+        options: SequenceOptions,
+        source: str,
+        *,
+        seed: int = 0,
+        facts: Mapping[str, Any] | None = None,
+        targets: bool = True,
+    ) -> Self:
+        kind: dict[str, Any] = {"per": options.per}
+        if facts is not None:
+            kind = {"per": "step" if facts["per_step"] else "sequence", "values": facts["classes"] is None}
+        return cls(options, load_sequences(source, targets=targets, **kind), seed=seed, facts=facts)
 
     def _learn(self) -> dict[str, Any]:
         """What training needs of the data and predictions need again: classes, means and scales."""
@@ -296,9 +311,6 @@ class Sequence(Task):
             return _of_classes(float(sums[0]), confused)
         total, squares, errors = sums[1:].reshape(3, -1)
         return _of_values(sums[0], total, squares, errors)
-
-    def scores(self, nats: float, accuracy: float) -> Scores:
-        return {"nats": nats, "accuracy": accuracy}
 
     def baselines(self) -> Mapping[str, Mapping[str, Scores]]:
         splits: tuple[Split, ...] = ("valid", "test")

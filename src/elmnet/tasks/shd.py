@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from elmnet.config import NetworkConfig
-from elmnet.data.spikes import CHANNELS, SpikeCorpus, SpikeData
+from elmnet.data.spikes import CHANNELS, SpikeCorpus, SpikeData, load_spike_corpus
 from elmnet.data.synthetic import SYNTHETIC
 from elmnet.errors import DataError
 from elmnet.strict import Config
@@ -69,6 +69,18 @@ class _SpikeTask(Task):
             if not len(pool):
                 raise DataError(f"{data.path}: no recordings are left for the {part} part")
 
+    @classmethod
+    def open(
+        cls,
+        options: SpikeOptions,
+        source: str,
+        *,
+        seed: int = 0,
+        facts: Mapping[str, Any] | None = None,
+        targets: bool = True,
+    ) -> Self:
+        return cls(options, load_spike_corpus(source), seed=seed)
+
     @property
     def steps(self) -> int:
         return self.steps_of(self.options)
@@ -106,9 +118,6 @@ class _SpikeTask(Task):
     @property
     def labels(self) -> tuple[str, ...]:
         return tuple(map(str, range(self.outputs)))
-
-    def scores(self, nats: float, accuracy: float) -> Scores:
-        return {"accuracy": accuracy, "nats": nats}
 
     def baselines(self) -> Mapping[str, Mapping[str, Scores]]:
         prior = self._prior()
@@ -199,6 +208,23 @@ class SHD(_SpikeTask):
     def __init__(self, options: SpikeOptions, corpus: SpikeCorpus, *, seed: int = 0) -> None:
         super().__init__(options, corpus, seed=seed)
         self.outputs = corpus.train.classes
+
+    @classmethod
+    def open(
+        cls,
+        options: SpikeOptions,
+        source: str,
+        *,
+        seed: int = 0,
+        facts: Mapping[str, Any] | None = None,
+        targets: bool = True,
+    ) -> Self:
+        opened = super().open(options, source, seed=seed)
+        if facts is not None and facts["classes"] != opened.outputs:
+            raise DataError(
+                f"{opened.data_name}: has {opened.outputs} classes, the model was trained on {facts['classes']}"
+            )
+        return opened
 
     @classmethod
     def preset(cls, name: str) -> dict[str, Any]:
