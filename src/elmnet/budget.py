@@ -99,13 +99,13 @@ def parameters(network: NetworkConfig) -> int:
 
 
 def saved_bytes(network: NetworkConfig) -> int:
-    """Bytes of a saved network: float32 weights and timescales, the connectome (8 bytes a synapse), and what names
-    them, which is a bound that is at most a kilobyte too high.
+    """Bytes of a saved network: float32 weights and timescales, the connectome (2 bytes a synapse, 4 where a layer
+    reads more than 2¹⁵ sources), and what names them, which is a bound that is at most a kilobyte too high.
     """
     total, tensors = 4 * parameters(network), 2 if network.has_affine else 0
-    for layer in network.stack:
-        c = layer.neuron
-        total += layer.units * (8 * c.connectivity + (0 if c.learn_timescales else 4 * c.memory))
+    for layer, inputs in zip(network.stack, network.layer_inputs, strict=True):
+        c, number = layer.neuron, 2 if inputs + layer.outputs <= 2**15 else 4
+        total += layer.units * (number * c.connectivity + (0 if c.learn_timescales else 4 * c.memory))
         tensors += 5 + 2 * (len(c.mlp_widths) - 1)  # of the MLP a weight and a bias for every step between widths
     return total + 110 * tensors + 500 * len(network.stack) + 600  # the header, config.json
 

@@ -62,7 +62,7 @@ class Pretrained(nn.Module, ABC):
                 "(config.replace(outputs=...)), or save its state_dict() yourself"
             )
         directory.mkdir(parents=True, exist_ok=True)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+        tensors = {name: _narrow(tensor.detach().cpu()).contiguous() for name, tensor in state.items()}
         write_atomic(directory / "model.safetensors", to_bytes(tensors))
         write_atomic(directory / "config.json", json.dumps(self.config.to_dict(), indent=2) + "\n")
 
@@ -97,6 +97,14 @@ class Pretrained(nn.Module, ABC):
         Raises:
             CheckpointError: something is.
         """
+
+
+def _narrow(tensor: Tensor) -> Tensor:
+    """Whole numbers in no more bytes than they need: half of a small network would be its connectome."""
+    if tensor.is_floating_point() or not tensor.numel():
+        return tensor
+    largest = int(tensor.abs().max())
+    return tensor.to(torch.int16 if largest < 2**15 else torch.int32 if largest < 2**31 else torch.int64)
 
 
 def read_config(directory: str | Path, parse: Callable[[Any], AnyConfig]) -> AnyConfig:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -245,6 +246,27 @@ def test_plan_without_runs_only_allocates(capsys):
     assert code == 0
     assert "priors alone, allocation only" in out
     assert "regret" not in out
+
+
+def test_a_plan_for_a_run_s_network_by_priors_alone(capsys, tmp_path, text_file):
+    """Who has data and a first run of any task, but no runs to fit."""
+    small = ["--set", "model.layers.0.units=8", "--set", "options.final_test_streams=32", "--steps", 2, "-q"]
+    assert run(capsys, "train", "enwik8", "--data", text_file, "--out", tmp_path / "run", *small)[0] == 0
+    command = ["plan", "--network", tmp_path / "run", "--hidden", "2e5"]
+    code, out, err = run(capsys, *command, "--out", tmp_path / "plan.yaml", "--json", tmp_path / "plan.json")
+    assert code == 0, err
+    assert "no runs of enwik8: priors alone" in out
+    begun, chosen = (load_config(tmp_path / name) for name in ("run/config.yaml", "plan.yaml"))
+    (told,) = json.loads((tmp_path / "plan.json").read_text())
+    assert chosen == begun.replace(model=begun.model.with_hidden(units=told["N"], memory=told["d_m"]))
+    assert 1.9e5 < budget.cost(chosen.model).hidden <= 2e5 and told["loss"] is None
+    for extra, words in (
+        (["shd"], "--network .* is of enwik8, the plan is for shd"),
+        (["--score", "valid_bpc"], "--score is of runs to learn from; beside --network"),
+        (["--configs", tmp_path / "x.csv"], "--configs needs runs to learn from"),
+    ):
+        code, _, err = run(capsys, *command, *extra)
+        assert code == 2 and re.search(words, " ".join(err.split())), err
 
 
 def planned(document, preset):

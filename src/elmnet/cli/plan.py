@@ -14,7 +14,6 @@ from elmnet.cli.output import say, show
 from elmnet.cli.theory import (
     LEAST_MEMORY,
     H0Option,
-    NetworkOption,
     announce,
     check_least_memory,
     fitted,
@@ -40,7 +39,13 @@ def plan(
         typer.Option("--from", help="runs to learn from: a directory, a table or published:TASK", metavar="RUNS"),
     ] = None,
     score: Annotated[str | None, typer.Option(help="of those runs, e.g. test_bpc")] = None,
-    network: NetworkOption = None,
+    network: Annotated[
+        str | None,
+        typer.Option(
+            help="a run, or its YAML, whose network to plan by priors alone; with --from TABLE, as for `elmnet fit`",
+            metavar="NAME|RUN",
+        ),
+    ] = None,
     h0: H0Option = None,
     least_memory: Annotated[
         int, typer.Option(help="smallest d_m to learn from and to choose; below 3 some tasks do not start to learn")
@@ -84,9 +89,10 @@ def plan(
     from elmnet.sweep.learned import run_like
     from elmnet.theory import answers, next_runs, planner
 
-    learned = _learned(task, source, score, network, h0, least_memory)
+    named = _named(task, network) if source is None and network is not None else None
+    learned = _learned(task, source, score, None if named else network, h0, least_memory, named is not None)
     known = None if learned is None else fitted(learned, least_memory=least_memory)
-    start, task = _start(task, known)
+    start, task = _start(task, known, named)
     if configs is not None:
         if known is None:
             raise ConfigError(f"--configs needs runs to learn from; there are none published of {task}: use --from")
@@ -104,7 +110,7 @@ def plan(
     wiring = _wiring(start, fixed, recipe)
 
     def whole_batch() -> tuple[int, int]:
-        return _batch(batch, steps, run_like(learned, known, task=task, preset=preset)[0])
+        return _batch(batch, steps, run_like(learned, known, task=task, preset=preset, named=named)[0])
 
     limits = _limits(start, budgets, hidden, flops, file_bytes, memory, latency, whole_batch)
     if not limits:
@@ -133,7 +139,7 @@ def plan(
         show(answers.next_runs(*asked, limits[0]))
     give_credit()
     if path is not None:
-        _write_run(task, preset, learned, known, plans[0], path)
+        _write_run(task, preset, learned, known, named, plans[0], path)
     if file is not None:
         write_atomic(file, json.dumps([one.to_dict() for one in plans], indent=2) + "\n")
     if figures is not None and known is not None:
@@ -146,8 +152,18 @@ def plan(
         announce(save(drawn, figures))
 
 
-def _start(task: str | None, known: "Fit | None") -> "tuple[NetworkConfig, str]":
-    """A network to vary, and its task: those of the runs; without any, the task's published one.
+def _named(task: str | None, network: str) -> "RunConfig":
+    """The run that was named where there are no runs to learn from."""
+    from elmnet.sweep.learned import run_named
+
+    named = run_named(network)
+    if task not in (None, named.task):
+        raise ConfigError(f"--network {network} is of {named.task}, the plan is for {task}")
+    return named
+
+
+def _start(task: str | None, known: "Fit | None", named: "RunConfig | None") -> "tuple[NetworkConfig, str]":
+    """A network to vary, and its task: those of the runs, or of the one named; without any, the task's published one.
 
     SHD has that of SHD-Adding with an output for each of its 20 digits.
     """
@@ -161,10 +177,16 @@ def _start(task: str | None, known: "Fit | None") -> "tuple[NetworkConfig, str]"
                 f"{task}, or --from runs of it; without --from a plan for it starts from priors or published runs"
             )
         return known.runs.network, learned
+    if named is not None:
+        assert isinstance(named.model, NetworkConfig)  # see `run_named`
+        return named.model, named.task
     if task == "shd":
         return NetworkConfig.preset("shd-adding").replace(outputs=20), task
     if task is None or task not in ("enwik8", "shd-adding"):
-        raise ConfigError(f"plans without runs are for the tasks enwik8, shd-adding and shd, got {task!r}; use --from")
+        raise ConfigError(
+            f"plans without runs are for the tasks enwik8, shd-adding and shd, got {task!r}; use --from RUNS, or "
+            "--network RUN"
+        )
     return NetworkConfig.preset(task), task
 
 
@@ -235,21 +257,28 @@ def _limits(
 
 
 def _learned(
-    task: str | None, source: str | None, score: str | None, network: str | None, h0: float | None, least_memory: int
+    task: str | None,
+    source: str | None,
+    score: str | None,
+    network: str | None,
+    h0: float | None,
+    least_memory: int,
+    named: bool,
 ) -> "Learned | None":
     """The runs to learn from; None where there are none."""
     from elmnet.sweep.learned import learn
     from elmnet.theory.rows import PUBLISHED
 
-    if source is None and task is None:
-        raise ConfigError("name a task (enwik8, shd-adding, shd), or runs to learn from: --from RUNS")
+    if source is None and task is None and not named:
+        raise ConfigError("name a task (enwik8, shd-adding, shd), runs to learn from (--from RUNS), or --network RUN")
     check_least_memory(least_memory)
-    if source is None and (task not in PUBLISHED or not PUBLISHED[task].ignorance):
+    if source is None and (named or task not in PUBLISHED or not PUBLISHED[task].ignorance):
         given = {"--score": score, "--network": network, "--h0": h0}
         options = [name for name, value in given.items() if value is not None]
         options += ["--least-memory"] if least_memory != LEAST_MEMORY else []
         if options:
-            raise ConfigError(f"{options[0]} is of runs to learn from; there are none published of {task}: use --from")
+            where = "beside --network a plan without runs has none" if named else f"there are none published of {task}"
+            raise ConfigError(f"{options[0]} is of runs to learn from; {where}: use --from")
         return None
     return learn(source or f"published:{task}", score, network, h0)
 
@@ -283,7 +312,13 @@ def _batch(batch: int | None, steps: int | None, like: "RunConfig") -> tuple[int
 
 
 def _write_run(
-    task: str, preset: str | None, learned: "Learned | None", known: "Fit | None", one: "Plan", path: Path
+    task: str,
+    preset: str | None,
+    learned: "Learned | None",
+    known: "Fit | None",
+    named: "RunConfig | None",
+    one: "Plan",
+    path: Path,
 ) -> None:
     """A run of the planned network, trained like the run nearest its budget, or as a preset says."""
     import yaml
@@ -292,8 +327,8 @@ def _write_run(
     from elmnet.models import counts
     from elmnet.sweep.learned import run_like
 
-    config, name = run_like(learned, known, task=task, preset=preset, hidden=one.cost.hidden)
-    if learned is None or not learned.tells_training:
+    config, name = run_like(learned, known, task=task, preset=preset, hidden=one.cost.hidden, named=named)
+    if named is None and (learned is None or not learned.tells_training):
         first = one.network.layers[0]
         assert isinstance(config.model, NetworkConfig)  # every preset is one
         config = config.replace(model=config.model.with_hidden(units=first.units, **first.neuron.sizes))

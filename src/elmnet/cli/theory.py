@@ -23,8 +23,8 @@ LEAST_MEMORY = 3
 NetworkOption = Annotated[
     str | None,
     typer.Option(
-        help="of a table that `sweep collect` did not write: enwik8 or a run's YAML, whose hidden layer its rows vary",
-        metavar="NAME|FILE",
+        help="of a table that `sweep collect` did not write: enwik8, a run or its YAML; rows vary its hidden layer",
+        metavar="NAME|RUN",
     ),
 ]
 H0Option = Annotated[

@@ -40,7 +40,13 @@ class Learned:
 
 
 def run_like(
-    learned: Learned | None, known: Fit | None, *, task: str, preset: str | None = None, hidden: float | None = None
+    learned: Learned | None,
+    known: Fit | None,
+    *,
+    task: str,
+    preset: str | None = None,
+    hidden: float | None = None,
+    named: "RunConfig | None" = None,
 ) -> "tuple[RunConfig, str]":
     """A run to train planned networks like, and its name among the runs.
 
@@ -53,10 +59,11 @@ def run_like(
         task: of the plan.
         preset: instead of a run; None: only where there is none, and then `paper`.
         hidden: P' of the planned network; None: the largest of the runs.
+        named: the run that was named where there are none to learn from.
     """
     from elmnet.train.config import compose
 
-    like, name = None if learned is None else learned.like, ""
+    like, name = named if learned is None else learned.like, ""
     if learned is not None and learned.configs and known is not None:
         name = known.runs.nearest(float(known.runs.hidden.max()) if hidden is None else hidden)
         like = learned.configs[name]
@@ -65,13 +72,28 @@ def run_like(
     return (like, name or "the run named") if preset is None else (compose(task, preset=preset, data=like.data), "")
 
 
+def run_named(name: str) -> "RunConfig":
+    """A run's configuration, by its directory or a YAML file.
+
+    Raises:
+        ConfigError: it is none, or not of an ELM network.
+    """
+    from elmnet.train.config import load_config
+
+    path = Path(name) / "config.yaml" if Path(name).is_dir() else Path(name)
+    config = load_config(path)
+    if not isinstance(config.model, NetworkConfig):
+        raise ConfigError(f"--network: {name} is of a {config.model.kind}; the model is of ELM networks")
+    return config
+
+
 def learn(source: str | Path, score: str | None = None, network: str | None = None, h0: float | None = None) -> Learned:
     """Runs of a directory, of a table or of `published:TASK`.
 
     Args:
         source: of the runs.
         score: what is fitted; None: the validation's own.
-        network: of a table that does not tell: a published network's name or a YAML file.
+        network: of a table that does not tell: a published network's name, a run or a YAML file.
         h0: the same, score of a network that knows nothing.
 
     Raises:
@@ -95,13 +117,11 @@ def learn(source: str | Path, score: str | None = None, network: str | None = No
 def _of_table(path: Path, score: str | None, name: str | None, h0: float | None) -> Learned:
     """Runs of a table, whose network is a published one by name, or that of a run's YAML file, if it is not its own."""
     from elmnet.sweep.read import read_table
-    from elmnet.train.config import load_config
 
     like, task, network = None, name, None
-    if name is not None and name.endswith((".yaml", ".yml")):
-        like = load_config(Path(name))
-        if not isinstance(like.model, NetworkConfig):
-            raise ConfigError(f"--network: {name} is of a {like.model.kind}; the model is of ELM networks")
+    if name is not None and (name.endswith((".yaml", ".yml")) or Path(name).is_dir()):
+        like = run_named(name)
+        assert isinstance(like.model, NetworkConfig)  # see `run_named`
         task, network = like.task, like.model
     elif name is not None:
         network = NetworkConfig.preset(name)
