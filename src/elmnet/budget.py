@@ -8,6 +8,7 @@ every activation function is 1. The published runs report their compiler's count
 """
 
 import functools
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -107,7 +108,7 @@ def saved_bytes(network: NetworkConfig) -> int:
         c, number = layer.neuron, 2 if inputs + layer.outputs <= 2**15 else 4
         total += layer.units * (number * c.connectivity + (0 if c.learn_timescales else 4 * c.memory))
         tensors += 5 + 2 * (len(c.mlp_widths) - 1)  # of the MLP a weight and a bias for every step between widths
-    return total + 110 * tensors + 500 * len(network.stack) + 600  # the header, config.json
+    return total + 110 * tensors + 600 + len(json.dumps(network.to_dict(), indent=2))  # the header, config.json
 
 
 _NUMBER = 4

@@ -180,12 +180,14 @@ class ELMLayer(nn.Module):
         Raises:
             ShapeError: it is not.
         """
-        for name, got, want in zip(LayerState._fields, state, self.initial_state(batch), strict=True):
+        wanted = self.initial_state(batch)
+        for name, got, want in zip(LayerState._fields, state, wanted, strict=True):
             if got.shape != want.shape:
                 raise ShapeError(f"state.{name} must be {tuple(want.shape)}, got {tuple(got.shape)}")
             if got.device != want.device:
                 raise ShapeError(f"state.{name} is on {got.device}, the weights are on {want.device}")
-        return state
+        pairs = zip(state, wanted, strict=True)  # in a narrower type, sums would be rounded
+        return LayerState(*(got.to(torch.promote_types(got.dtype, want.dtype)) for got, want in pairs))
 
     def check_masks(self, masks: Masks, batch: int) -> Masks:
         """The masks in the weights' dtype and on their device, one for each of `batch` sequences.
@@ -263,6 +265,9 @@ def check_tensor(x: Any) -> None:
         packed = isinstance(x, PackedSequence)
         advice = "pad sequences of unequal length and give their `lengths`" if packed else "torch.as_tensor makes one"
         raise ShapeError(f"input must be a tensor, got {type(x).__name__}: {advice}")
+    if x.layout is not torch.strided or x.is_nested:
+        kind = "a nested" if x.is_nested else f"a {str(x.layout).removeprefix('torch.')}"
+        raise ShapeError(f"input must be a dense tensor, got {kind} one: to_dense() or to_padded_tensor() makes it one")
 
 
 def check_input(x: Tensor, inputs: int, device: torch.device) -> None:
@@ -292,6 +297,7 @@ def check_lengths(lengths: Lengths | None, x: Tensor) -> Tensor | None:
     lengths = torch.as_tensor(lengths, device=x.device)
     if lengths.shape != x.shape[:1] or lengths.is_floating_point() or lengths.dtype == torch.bool:
         raise ShapeError(f"lengths must be {len(x)} integers, got {tuple(lengths.shape)} of {lengths.dtype}")
+    lengths = lengths.long()  # steps are counted in them
     refuse_lengths(lengths, x.shape[1])
     return lengths
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from elmnet.errors import CheckpointError, ShapeError
 from elmnet.layer import Call, ELMLayer, Lengths, Signals, check_tensor, generator_of, without_padding
 from elmnet.neuron import uniform
 from elmnet.ops import LayerState, Masks, Signal, Stream
-from elmnet.ops.operands import has_values, refuse_sources
+from elmnet.ops.operands import PLAIN, has_values, refuse_sources
 from elmnet.ops.types import readable
 from elmnet.pretrained import Pretrained
 from elmnet.streaming import stream_of
@@ -102,8 +102,8 @@ class ELMNetwork(Pretrained):
 
     @property
     def elm_layers(self) -> list[ELMLayer]:
-        """Hidden layers, then the read-out layer."""
-        return [layer for layer in self.layers if isinstance(layer, ELMLayer)]
+        """Hidden layers, then the read-out layer; also those in a wrapper that hands on their attributes."""
+        return cast(list[ELMLayer], list(self.layers))
 
     def forward(
         self,
@@ -134,7 +134,7 @@ class ELMNetwork(Pretrained):
         h = self.dense_input(x)
         layers = self.elm_layers
         if state is not None:
-            self.check_layers("state", state.layers)
+            self.check_state(state)
         if masks is not None:
             self.check_layers("masks", masks)
         states: list[LayerState] = []
@@ -156,6 +156,12 @@ class ELMNetwork(Pretrained):
         result = NetworkState(tuple(states))
         return (h, result) if monitor is None else (h, result, tuple(signals))
 
+    def check_state(self, state: NetworkState) -> None:
+        """Refuse what is no state of as many layers."""
+        if not isinstance(state, NetworkState):
+            raise ShapeError(f"state must be a NetworkState, as a call returns it, got {type(state).__name__}")
+        self.check_layers("state", state.layers)
+
     def check_layers(self, name: str, given: Sequence[Any]) -> None:
         """Refuse what does not hold one for each layer."""
         if len(given) != len(self.layers):
@@ -168,10 +174,14 @@ class ELMNetwork(Pretrained):
         weights that change behind autograd's back (`parameter.data`, NumPy): change them under `torch.no_grad()`.
         """
         check_tensor(x_t)
-        alone = has_values(x_t) and not torch.is_grad_enabled() and len(x_t) == 1
+        if x_t.dim() == 0:
+            raise ShapeError("a step takes (B, n_in) or (B,) tokens, got a single number")
+        plain = type(x_t) in PLAIN and not x_t.is_complex()
+        alone = plain and has_values(x_t) and not torch.is_grad_enabled() and len(x_t) == 1
         if alone and (stream := stream_of(self, self._stream)) is not None:
-            layers = (self.initial_state(1) if state is None else state).layers
-            self.check_layers("state", layers)
+            state = self.initial_state(1) if state is None else state
+            self.check_state(state)
+            layers = state.layers
             x = x_t if x_t.is_floating_point() else self.dense_input(x_t.unsqueeze(1)).squeeze(1)
             h, new = stream.step(x, layers)
             return (h.clone() if self.affine is None else self.affine(h)), NetworkState(new)  # h is part of the state
@@ -181,9 +191,10 @@ class ELMNetwork(Pretrained):
     def _stream(self) -> Stream | None:
         """The layers made ready for single steps; None: no backend can."""
         layers = self.elm_layers
-        backends = {ops.select(m.backend, self.device, self.dtype, m.dynamics).stream for m in layers}
-        prepare = backends.pop() if len(backends) == 1 else None
-        if prepare is None or any(layer.drops_out for layer in layers):
+        dtypes = {m.neurons.w_s.dtype for m in layers}
+        backends = {ops.select(m.backend, self.device, dtype, m.dynamics).stream for m in layers for dtype in dtypes}
+        prepare = backends.pop() if len(backends) == len(dtypes) == 1 else None
+        if prepare is None or any(type(layer) is not ELMLayer or layer.drops_out for layer in layers):
             return None
         return prepare(self.config.inputs, [(m.connectome, m.neurons(), m.dynamics) for m in layers])
 

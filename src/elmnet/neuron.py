@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from elmnet.config import NeuronConfig
 from elmnet.ops import Weights
+from elmnet.ops.operands import has_values
 
 
 class Neurons(nn.Module):
@@ -62,7 +63,7 @@ class Neurons(nn.Module):
     def set_timescales(self, tau: Tensor) -> None:
         """Store τ_m, (d_m) or (N, d_m), strictly inside the range the configuration allows."""
         low, high = self._tau_range
-        if not bool(((tau > low) & (tau < high)).all()):
+        if has_values(tau) and not bool(((tau > low) & (tau < high)).all()):
             raise ValueError(f"timescales must lie inside ({low:g}, {high:g}), got {tau.tolist()}")
         fraction = (tau.double() - low) / (high - low)
         self.tau_logit.copy_(torch.logit(fraction).expand_as(self.tau_logit))
@@ -71,7 +72,7 @@ class Neurons(nn.Module):
         """The weights of the equations, differentiable in every parameter."""
         rate, ratio = self.config.dt / self.timescales(), self.config.timescale_ratio
         as_ratio = self.config.lambda_as_timescale_ratio
-        gain = -torch.expm1(-ratio * rate) if as_ratio else -ratio * torch.expm1(-rate)
+        gain = _gain(ratio * rate) if as_ratio else ratio * _gain(rate)
         return Weights(
             synapse=F.relu(self.w_s) if self.config.nonnegative_synapses else self.w_s,
             mlp=tuple(affine() for affine in self.mlp),
@@ -92,6 +93,14 @@ class Neurons(nn.Module):
     def extra_repr(self) -> str:
         c = self.config
         return f"units={self.units}, memory={c.memory}, branches={c.branches}, synapses={c.synapses}"
+
+
+def _gain(rate: Tensor) -> Tensor:
+    """1 - exp(-rate), exact for small rates in compiled programs, too, whose expm1 is not."""
+    if not torch.compiler.is_compiling():
+        return -torch.expm1(-rate)
+    half = torch.tanh(rate / 2)
+    return 2 * half / (1 + half)
 
 
 class Affine(nn.Module):

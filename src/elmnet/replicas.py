@@ -146,7 +146,7 @@ class Replicas(nn.Module):
     def _connectome(self, place: int, layers: Sequence[ELMLayer]) -> Tensor:
         """That of all networks' layers at a place, made anew when one has changed."""
         own = [layer.connectome for layer in layers]
-        if any(connectome.is_inference() for connectome in own):
+        if torch.compiler.is_compiling() or any(connectome.is_inference() for connectome in own):
             return _side_by_side(layers)  # nobody counts their changes
         now = Remembered.of(own)
         if place not in self._connectomes or not now.equals(self._connectomes[place][0]):

@@ -8,13 +8,15 @@ import itertools
 from collections.abc import Callable
 from operator import is_
 from typing import Any, NamedTuple, Self
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, finalize
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from elmnet.ops import Stream
+from elmnet.ops.operands import PLAIN
 
 
 class _Parts(NamedTuple):
@@ -23,6 +25,7 @@ class _Parts(NamedTuple):
     modules: list[Any]
     tensors: list[Any]
     hooks: list[Any]
+    parametrized: bool
 
     @classmethod
     def of(cls, network: nn.Module) -> Self:
@@ -33,6 +36,7 @@ class _Parts(NamedTuple):
             [module._modules for module in found],
             [table for module in found for table in (module._parameters, module._buffers)],
             [table for module in inner for table in (module._forward_hooks, module._forward_pre_hooks)],
+            any(is_parametrized(module) for module in found),
         )
 
     def children(self) -> list[nn.Module]:
@@ -69,32 +73,41 @@ class _Prepared(NamedTuple):
 
 _STREAMS: WeakKeyDictionary[nn.Module, _Prepared] = WeakKeyDictionary()
 """Kept apart from the networks, so that these can be copied and pickled."""
-PLAIN = (Tensor, nn.Parameter)
-"""Types of tensors whose numbers lie where they say."""
 _UPDATES: WeakKeyDictionary[torch.optim.Optimizer, int] = WeakKeyDictionary()
 """When optimisers last stepped, in steps of all: fused ones change weights without counting it in the tensor."""
 _clock = itertools.count(1)
 
 
+_forgotten = 0  # when the last optimiser died that had stepped: of what, nobody knows any more
+
+
 def _note_update(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    if optimizer not in _UPDATES:
+        finalize(optimizer, _note_death)
     _UPDATES[optimizer] = next(_clock)
+
+
+def _note_death() -> None:
+    global _forgotten
+    _forgotten = next(_clock)
 
 
 register_optimizer_step_post_hook(_note_update)
 
 
 def _last_update(tensors: list[Tensor]) -> int:
-    """When an optimiser that holds any of these made its last step; 0: none has."""
+    """When an optimiser that holds any of these, or has died since, made its last step; 0: none has."""
     if not _UPDATES:
-        return 0
+        return _forgotten
     held = set(map(id, tensors))
     return max(
-        (
+        _forgotten,
+        *(
             when
             for optimizer, when in list(_UPDATES.items())
             if any(id(parameter) in held for group in optimizer.param_groups for parameter in group["params"])
         ),
-        default=0,
+        0,
     )
 
 
@@ -105,8 +118,10 @@ def stream_of(network: nn.Module, prepare: Callable[[], Stream | None]) -> Strea
         parts = _Parts.of(network)
         prepared = _Prepared(parts, parts.children(), Remembered([], []), None, None)
     tensors = [tensor for table in prepared.parts.tensors for tensor in table.values() if tensor is not None]
-    if any(prepared.parts.hooks) or any(tensor.is_inference() or type(tensor) not in PLAIN for tensor in tensors):
-        return None  # hooks want to be called, nobody counts changes of inference tensors, others may lie elsewhere
+    if any(prepared.parts.hooks) or prepared.parts.parametrized:
+        return None  # hooks and parametrisations want to be called
+    if any(tensor.is_inference() or type(tensor) not in PLAIN for tensor in tensors):
+        return None  # nobody counts changes of inference tensors, others may lie elsewhere
     made_of, key = Remembered.of(tensors), (_last_update(tensors), network.training, torch.get_num_threads())
     if key == prepared.key and made_of.equals(prepared.made_of):
         return prepared.stream

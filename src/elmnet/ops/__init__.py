@@ -83,7 +83,7 @@ def select(name: str, device: torch.device, dtype: torch.dtype, dynamics: Dynami
             reason = backend.objects(device, dtype, dynamics)
             if reason is None:
                 return backend
-            if device.type in backend.devices:
+            if device.type in backend.devices and not torch.compiler.is_compiling():
                 _passed_over(backend.name, reason)
         raise BackendError(f"no backend can run weights of {dtype} on {device}")
     if name not in BACKENDS:

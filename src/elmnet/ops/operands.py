@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 
 from elmnet.errors import BackendError, ShapeError
@@ -45,6 +46,8 @@ class Inputs(NamedTuple):
         return self.memory0, self.branch0, self.highpass0, self.activity0
 
 
+PLAIN = (Tensor, nn.Parameter)
+"""Types of tensors whose numbers lie where they say."""
 STATE = Inputs._fields[1:5]
 """Names of the state's tensors."""
 
@@ -198,8 +201,20 @@ def refuse_sources(connectome: Tensor, count: int) -> None:
 
 def has_values(tensor: Tensor) -> bool:
     """Whether anybody can look at its numbers now: not while it is traced, transformed or captured."""
-    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    return not (traced or (tensor.is_cuda and torch.cuda.is_current_stream_capturing()))
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() or torch._C._len_torch_dispatch_stack():
+        return False
+    if torch._C._are_functorch_transforms_active():
+        return False
+    nowhere = tensor.is_meta or isinstance(tensor, FakeTensor)
+    return not (nowhere or (tensor.is_cuda and torch.cuda.is_current_stream_capturing()))
+
+
+def in_place(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The numbers as a kernel reads them: dense, of this type, where the tensor says that they lie."""
+    lazy = tensor.is_neg() or tensor._is_zerotensor() or type(tensor) not in PLAIN
+    if not lazy and tensor.dtype == dtype and tensor.is_contiguous():
+        return tensor
+    return torch.empty(tensor.shape, dtype=dtype, device=tensor.device).copy_(tensor)
 
 
 def refuse_lengths(lengths: Tensor, steps: int) -> None:
@@ -210,6 +225,16 @@ def refuse_lengths(lengths: Tensor, steps: int) -> None:
     """
     if has_values(lengths) and not bool(((lengths >= 1) & (lengths <= steps)).all()):
         raise ShapeError(f"lengths must lie in 1..{steps}, got {lengths.tolist()}")
+
+
+def require_tape(numbers: Numbers) -> None:
+    """A way back needs what the way forward kept.
+
+    Raises:
+        BackendError: it kept nothing, because it was exported or traced where no gradients were wanted.
+    """
+    if not numbers.keep:
+        raise BackendError("this program was made without gradients (under torch.no_grad): export it with them enabled")
 
 
 @contextmanager

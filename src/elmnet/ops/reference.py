@@ -35,7 +35,7 @@ def recurrence(
         if lengths is not None:
             valid = t < lengths
             new = LayerState(*(torch.where(per_sequence(valid, n), n, o) for n, o in zip(new, state, strict=True)))
-            signals = {name: signal * per_sequence(valid, signal) for name, signal in signals.items()}
+            signals = {name: signal.masked_fill(~per_sequence(valid, signal), 0) for name, signal in signals.items()}
         state = new
         outputs.append(signals["activity"])
         for name in monitor:
@@ -118,11 +118,16 @@ MLP_ACTIVATIONS = {"relu2": lambda x: F.relu(x).square(), "relu": F.relu, "silu"
 class _Spike(torch.autograd.Function):
     """Heaviside at 0 with the fast-sigmoid surrogate gradient g/(100·|u|+1)²."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, u: Tensor, gain: float) -> Tensor:
-        ctx.save_for_backward(u)
-        ctx.gain = gain
+    def forward(u: Tensor, gain: float) -> Tensor:
         return (u > 0).to(u.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        u, ctx.gain = inputs
+        ctx.save_for_backward(u)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:

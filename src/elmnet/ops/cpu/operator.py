@@ -23,6 +23,7 @@ from elmnet.ops.operands import (
     refuse_lengths,
     refuse_sizes,
     refuse_sources,
+    require_tape,
 )
 from elmnet.ops.types import Dynamics
 
@@ -310,6 +311,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> N
 
 def _differentiate(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
     *inputs, out, tape = ctx.saved_tensors
+    require_tape(Numbers(*ctx.numbers))
     wanted = list(ctx.needs_input_grad[: len(DIFFERENTIABLE)])
     with one_gradient():
         result = torch.ops.elmnet.cpu_recurrence_backward(

@@ -8,8 +8,8 @@ from torch import Tensor
 from elmnet.errors import ShapeError
 from elmnet.ops.cpu.library import LIBRARY, Call, Library
 from elmnet.ops.cpu.operator import equations
-from elmnet.ops.operands import refuse_sources
-from elmnet.ops.types import Dynamics, LayerState, Weights
+from elmnet.ops.operands import DIFFERENTIABLE, in_place, operands, refuse_sizes, refuse_sources
+from elmnet.ops.types import NO_MASKS, Dynamics, LayerState, Weights
 
 _STATE = LayerState._fields
 WORTH_A_THREAD = 2**17
@@ -26,7 +26,8 @@ class Stream:
         layers: connectome, weights and dynamics of each layer, first to last; all in one dtype.
 
     Raises:
-        ShapeError: a connectome names sources that there are not.
+        ShapeError: a tensor has another shape or type than the others make it; a connectome names sources that there
+            are not.
     """
 
     def __init__(self, inputs: int, layers: Sequence[tuple[Tensor, Weights, Dynamics]]) -> None:
@@ -44,21 +45,19 @@ class Stream:
         """Fill in what stays, pack the weights; returns the layer's outputs."""
         units, branches, synapses = weights.synapse.shape
         memory, outputs = weights.decay.shape[1], weights.readout.shape[1]
-        refuse_sources(connectome, inputs + units * outputs)
-        *hidden, (weight2, bias2) = weights.mlp
-        weight1, bias1 = hidden[0] if hidden else (None, None)
-        named = {
-            "connectome": connectome.long(),
-            "synapse": weights.synapse,
-            "weight1": weight1,
-            "bias1": bias1,
-            "weight2": weight2,
-            "bias2": bias2,
-            "readout": weights.readout,
-            "bias": weights.bias,
-            "decay": weights.decay.to(self._dtype),
-            "gain": weights.gain.to(self._dtype),
-        }
+        shapes = [
+            (1, units, memory),
+            (1, units, 0 if dynamics.branch_decay is None else branches),
+            (1, units, 0 if dynamics.highpass_decay is None else outputs),
+            (1, units * outputs),
+        ]
+        silence = [torch.zeros(shape, dtype=self._dtype, device="cpu") for shape in ((1, 1, inputs), *shapes)]
+        i, n = operands(
+            silence[0], LayerState(*silence[1:]), connectome, weights, dynamics, NO_MASKS, None, (), self._dtype
+        )
+        refuse_sizes(i, n, [self._dtype])
+        refuse_sources(i.connectome, inputs + units * outputs)
+        named = {name: getattr(i, name) for name in (*DIFFERENTIABLE[5:], "connectome")}
         dense = {name: tensor.detach().contiguous() for name, tensor in named.items() if tensor is not None}
         count = sum(tensor.numel() for tensor in dense.values())
         call.set(
@@ -68,33 +67,27 @@ class Stream:
             branches=branches,
             synapses=synapses,
             memory=memory,
-            hidden=0 if weight1 is None else weight1.shape[1],
+            hidden=0 if i.weight1 is None else i.weight1.shape[1],
             outputs=outputs,
             threads=max(1, min(torch.get_num_threads(), count // WORTH_A_THREAD, units)),
             **equations(dynamics),
         )
         self._packed.append(self._library.pack(call, self._dtype))
-        self._shapes += [
-            (1, units, memory),
-            (1, units, branches if call.filtered else 0),
-            (1, units, outputs if call.highpassed else 0),
-            (1, units * outputs),
-        ]
+        self._shapes += shapes
         return units * outputs
 
     def step(self, x: Tensor, states: Sequence[LayerState]) -> tuple[Tensor, tuple[LayerState, ...]]:
         """x (1, n_in) and the state of every layer → the last layer's activity (1, N·n_y) and the new states."""
         given = [tensor for state in states for tensor in state]
-        x = x.to(self._dtype).contiguous()
         for i, (tensor, shape) in enumerate(zip(given, self._shapes, strict=True)):
             if tensor.shape != shape or not tensor.is_cpu:
                 name, elsewhere = f"layer {i // len(_STATE)}: state.{_STATE[i % len(_STATE)]}", _elsewhere(tensor)
                 raise ShapeError(f"{name} must be {shape}, got {tuple(tensor.shape)}{elsewhere}")
-            if tensor.dtype != self._dtype or not tensor.is_contiguous():
-                given[i] = tensor.to(self._dtype).contiguous()
+            given[i] = in_place(tensor, self._dtype)
         if x.shape != (1, self._inputs) or not x.is_cpu:
             raise ShapeError(f"input must be (1, {self._inputs}), got {tuple(x.shape)}{_elsewhere(x)}")
-        new = [torch.empty(shape, dtype=self._dtype) for shape in self._shapes]
+        x = in_place(x, self._dtype)
+        new = [torch.empty(shape, dtype=self._dtype, device="cpu") for shape in self._shapes]
         calls = type(self._calls).from_buffer_copy(self._calls)
         source = x
         for i, call in enumerate(calls):

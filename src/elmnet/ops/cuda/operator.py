@@ -23,6 +23,7 @@ from elmnet.ops.operands import (
     no_second_derivatives,
     one_gradient,
     refuse_sizes,
+    require_tape,
 )
 
 TAPE = ("branch", "hidden", "mlp", "memory", "readout", "drive")
@@ -131,6 +132,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> N
 
 def _differentiate(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
     inputs, out, tape = ctx.saved_tensors[:COUNT], ctx.saved_tensors[COUNT], ctx.saved_tensors[COUNT + 1 :]
+    require_tape(Numbers(*ctx.numbers))
     wanted = list(ctx.needs_input_grad[: len(DIFFERENTIABLE)])
     over_time = dict(zip(TAPE, grads[_STATE:], strict=True))
     with one_gradient():
