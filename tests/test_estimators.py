@@ -206,3 +206,19 @@ def test_searches_and_pipelines_take_three_dimensions():
 def test_wrong_sequences_are_refused_in_words(x, words):
     with pytest.raises(ValueError, match=words):
         ELMClassifier().fit(x, [0, 1])
+
+
+def test_any_setting_of_the_run_can_be_given():
+    """They win over the estimator's own; what was logged is kept."""
+    X, y = waves()
+    settings = {"training.optimizer": "adamw", "training.weight_decay": 0.1}
+    settings |= {"training.eval_every": 2, "training.patience": 2}
+    model = ELMClassifier(units=4, steps=10, settings=settings, random_state=0).fit(X, y)
+    training = model.config_.training
+    assert (training.optimizer, training.weight_decay, training.eval_every, training.patience) == tuple(
+        settings.values()
+    )
+    valid = [line for line in model.history_ if line["event"] == "valid"]
+    assert [line["step"] for line in valid] == list(range(2, 2 * len(valid) + 1, 2))
+    with pytest.raises(ConfigError, match="training has no setting 'nothing'"):
+        ELMClassifier(steps=2, settings={"training.nothing": 1}).fit(X, y)

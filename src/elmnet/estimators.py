@@ -10,6 +10,7 @@ validation part. Needs the extra `estimators`.
 """
 
 import tempfile
+from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from pathlib import Path
 from typing import Any, Self
@@ -37,7 +38,7 @@ from elmnet.train import loop
 from elmnet.train.config import RunConfig, compose
 from elmnet.train.predict import Predictions, predict
 from elmnet.train.progress import Reporter
-from elmnet.train.run import RunDirectory
+from elmnet.train.trained import Run
 
 Array = NDArray[Any]
 
@@ -53,12 +54,14 @@ _ARGS = """
         learning_rate: its peak.
         validation_fraction: part of the sequences that chooses the best step; below 8 sequences all of them do.
         standardise: channels (and values to tell) to mean 0 and standard deviation 1 of the training part.
+        settings: any others of the run by their paths, for example {"training.patience": 3}; they win.
         random_state: draws weights, wiring, batches and the validation part.
 """
 _ATTRIBUTES = """
     Attributes:
         network_: the trained network, an `ELMNetwork` or `Baseline`.
         config_: the run's whole configuration.
+        history_: what training has logged, a dictionary for each step and validation that it logs.
         standard_: how the data were standardised, for exports.
         n_features_in_: channels of a sequence; of a 2-D X, whose columns are the steps of one channel, the columns.
 """
@@ -81,6 +84,7 @@ class _ELM(BaseEstimator):  # type: ignore[misc]
         learning_rate: float = 5e-3,
         validation_fraction: float = 0.15,
         standardise: bool = True,
+        settings: Mapping[str, Any] | None = None,
         random_state: Any = None,
     ) -> None:
         self.units = units
@@ -92,6 +96,7 @@ class _ELM(BaseEstimator):  # type: ignore[misc]
         self.learning_rate = learning_rate
         self.validation_fraction = validation_fraction
         self.standardise = standardise
+        self.settings = settings
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> Self:
@@ -136,7 +141,8 @@ class _ELM(BaseEstimator):  # type: ignore[misc]
                 loop.start(self.config_, Path(place) / "run", task, reporter=Reporter(quiet=True))
             except loop.Interrupted as stop:  # what it saved goes with the temporary directory
                 raise KeyboardInterrupt from stop
-            self.network_ = RunDirectory(Path(place) / "run").best_network()
+            run = Run(Path(place) / "run")
+            self.network_, self.history_ = run.directory.best_network(), run.metrics
         self._facts = task.facts()
 
     def _configuration(self, seed: int) -> RunConfig:
@@ -152,7 +158,7 @@ class _ELM(BaseEstimator):  # type: ignore[misc]
             "training.eval_every": every,
             "training.checkpoint_minutes": 1e9,
         }
-        chosen = [f"{name}={value}" for name, value in settings.items()]
+        chosen = [f"{name}={value}" for name, value in {**settings, **(self.settings or {})}.items()]
         return compose("sequence", preset="tiny", settings=chosen, seed=seed, threads=torch.get_num_threads())
 
     def _parts(self, targets: Array, seed: int) -> dict[str, NDArray[np.int64]]:
@@ -248,6 +254,7 @@ class ELMClassifier(ClassifierMixin, _ELM):  # type: ignore[misc]
         learning_rate: float = 5e-3,
         validation_fraction: float = 0.15,
         standardise: bool = True,
+        settings: Mapping[str, Any] | None = None,
         class_weight: Any = None,
         random_state: Any = None,
     ) -> None:
@@ -261,6 +268,7 @@ class ELMClassifier(ClassifierMixin, _ELM):  # type: ignore[misc]
             learning_rate=learning_rate,
             validation_fraction=validation_fraction,
             standardise=standardise,
+            settings=settings,
             random_state=random_state,
         )
         self.class_weight = class_weight

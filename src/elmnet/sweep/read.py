@@ -19,7 +19,7 @@ Row = Mapping[str, Any]
 
 
 def read_table(
-    file: Path, score: str | None = None, *, network: NetworkConfig | None = None, H0: float | None = None
+    file: str | Path, score: str | None = None, *, network: NetworkConfig | None = None, H0: float | None = None
 ) -> tuple[Runs, dict[str, str], list[Finished]]:
     """The finished runs of a table as a fit takes them, why others were left out, and how they were trained.
 
@@ -38,6 +38,7 @@ def read_table(
         ConfigError: network and H0 are missing, or given though the table has its own.
         TheoryError: no finished run; runs of several tasks; a score or size is missing or wrong.
     """
+    file = Path(file)
     names, lines = _rows(file)
     rows, skipped = _finished(lines, collected={"trial", "configuration"} <= set(names))
     if not {"config", "baselines"} <= set(names):

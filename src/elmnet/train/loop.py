@@ -32,7 +32,7 @@ _GO, _SAVE = 0, 1  # what processes agree on after a step; larger: how much is t
 
 def start(
     config: RunConfig,
-    path: Path,
+    path: str | Path,
     task: Task,
     *,
     reporter: Reporter | None = None,
@@ -51,7 +51,7 @@ def start(
         CheckpointError: a checkpoint could not be written.
         Interrupted: SIGINT or SIGTERM arrived; a checkpoint was written first.
     """
-    run = RunDirectory(path)
+    run = RunDirectory(Path(path))
     trainer = Trainer(  # refuses what cannot run
         run, config, task, reporter or Reporter(), tensorboard=tensorboard, cuda_graph=cuda_graph, team=team
     )
@@ -59,7 +59,7 @@ def start(
 
 
 def resume(
-    path: Path,
+    path: str | Path,
     *,
     data: str | None = None,
     reporter: Reporter | None = None,
@@ -81,7 +81,7 @@ def resume(
         RunTakenError: another process trains it.
         RunError: there is no run, its configuration is damaged, or the data is not what it was trained on.
     """
-    run = RunDirectory.open(path)
+    run = RunDirectory.open(Path(path))
     reporter = reporter or Reporter()
     config, facts = run.read_config()
     result = run.read_result()

@@ -125,14 +125,14 @@ def none_finished(where: Path, skipped: Mapping[str, str]) -> TheoryError:
     return TheoryError(f"{where} holds no finished run{reasons}")
 
 
-def read_runs(directory: Path, score: str | None = None) -> tuple[Runs, dict[str, str]]:
+def read_runs(directory: str | Path, score: str | None = None) -> tuple[Runs, dict[str, str]]:
     """Every finished run below a directory as a fit takes it (`as_runs`), and why others were left out.
 
     Raises:
         TheoryError: no finished run; runs of several tasks or data; a score they do not have.
     """
-    found, skipped = finished(directory)
-    return as_runs(found, directory, score, skipped), skipped
+    found, skipped = finished(Path(directory))
+    return as_runs(found, Path(directory), score, skipped), skipped
 
 
 def _flat(scores: Scores) -> dict[str, float]:
