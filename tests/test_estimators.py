@@ -210,7 +210,7 @@ def test_wrong_sequences_are_refused_in_words(x, words):
 
 def test_any_setting_of_the_run_can_be_given():
     """They win over the estimator's own; what was logged is kept."""
-    X, y = waves()
+    X, y, *_ = waves()
     settings = {"training.optimizer": "adamw", "training.weight_decay": 0.1}
     settings |= {"training.eval_every": 2, "training.patience": 2}
     model = ELMClassifier(units=4, steps=10, settings=settings, random_state=0).fit(X, y)
