@@ -88,6 +88,16 @@ def test_streaming_sees_what_an_optimiser_did(fused):
         step_by_step(network, x)
 
 
+def test_streaming_sees_an_optimiser_of_other_parameters_too():
+    network, x = ELMNetwork(network_config(), seed=0), torch.randn(1, 4, 6)
+    others = torch.nn.Parameter(torch.zeros(3))
+    optimizer = torch.optim.Adam([others, *network.parameters()], lr=0.1, fused=True)
+    step_by_step(network, x)
+    (network(x)[0].square().mean() + others.sum()).backward()
+    optimizer.step()
+    step_by_step(network, x)
+
+
 def test_streaming_sees_replaced_parameters():
     """Also where the new one lies where an old one lay."""
     network, x = ELMNetwork(network_config(units=64), seed=0), torch.randn(1, 1, 6)

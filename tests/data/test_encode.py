@@ -2,6 +2,7 @@ import contextlib
 import io
 import os
 import struct
+import warnings
 import wave
 import zipfile
 
@@ -11,7 +12,7 @@ import pytest
 from conftest import wav
 
 pytest.importorskip("numba", reason="needs Numba (extra `audio`)")
-from elmnet.data import sound
+from elmnet.data import encode, sound
 from elmnet.data.encode import encode_recordings
 from elmnet.data.sound import Recordings, parse_wav, resample
 from elmnet.data.spikes import load_spike_corpus, load_spikes
@@ -178,6 +179,7 @@ BAD = [
     (lie(GOOD, 24, 2**32 - 1), "samples a second, outside"),
     (wav(noise(), code=2), "format 2 with 16 bits"),
     (wav(noise(), bits=12), "format 1 with 12 bits"),
+    (lie(GOOD, 16, 8)[:28] + GOOD[36:], r"its b'fmt ' chunk has 8 bytes, at least 16"),
     (wav(noise().tobytes(), channels=0), "0 channels"),
     (wav(np.zeros(800, np.int16)), "silence"),
     (wav(noise()[:100]), "lasts 12.5 ms, less than 20"),
@@ -190,6 +192,21 @@ BAD = [
 def test_bad_sound_is_refused_in_words(data, words):
     with pytest.raises(DataError, match=words):
         parse_wav(data, "x")
+
+
+def test_long_sounds_and_many_labels_are_refused_in_words(tmp_path, monkeypatch):
+    monkeypatch.setattr(sound, "MAX_SECONDS", 0.04)
+    with pytest.raises(DataError, match="lasts 0 s, more than 0; cut it into pieces"):
+        parse_wav(GOOD, "x")
+    monkeypatch.undo()
+    monkeypatch.setattr(encode, "MAX_LABELS", 2)
+    for name in "abc":
+        (tmp_path / f"{name}_0.wav").write_bytes(GOOD)
+    with pytest.raises(DataError, match=r"3 labels .* exceed 2; a label is what stands before the first _"):
+        encode_recordings(Recordings(tmp_path), tmp_path / "out.h5")
+    monkeypatch.setattr(sound, "MAX_BYTES", 100)
+    with pytest.raises(DataError, match="exceed 100; cut it into pieces"):
+        encode_recordings(Recordings(tmp_path, ["a*"]), tmp_path / "out.h5")
 
 
 def test_random_damage_never_escapes_as_another_error():
@@ -221,6 +238,12 @@ def test_archives_that_are_not_to_be_trusted(tmp_path, monkeypatch):
     refused("points outside", **{"..\\evil.wav": GOOD})
     refused("points outside", **{"/etc/evil.txt": b"x", "a.wav": GOOD})
     refused("declares 8,000,000 bytes", **{"bomb.wav": bytes(8_000_000)})
+    with zipfile.ZipFile(path, "w") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zipfile's own
+        file.writestr("a.wav", GOOD)
+        file.writestr("a.wav", GOOD)
+    with pytest.raises(DataError, match="two members have the same name"):
+        Recordings(path)
     monkeypatch.setattr(sound, "MAX_TOTAL_BYTES", 1000)
     refused("exceed 1,000 bytes unpacked", **{"a.wav": GOOD, "b.wav": GOOD})
     assert {p.name for p in tmp_path.iterdir()} == {"a.zip"}

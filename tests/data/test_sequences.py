@@ -154,6 +154,7 @@ def test_a_csv_file_is_the_same_table(tmp_path, between):
         (f"sequence, step, nullif(step, 1) AS a {RANGES}", "column 'a' is empty in 3 rows"),
         (f"{ROWS}, if(step = 0, 'train', 'test') AS split {RANGES}", "column 'split' changes within sequence 0"),
         (f"{ROWS}, 1 AS target {RANGES} AND step < 0", "holds no rows"),
+        (f'{ROWS}, 1.5 AS "target.u", \'b\' AS "target.v" {RANGES}', "columns must all hold values, not classes"),
         (f"sequence, 'x' || step AS step, 1 AS a {RANGES}", "column 'step' must hold numbers or times"),
     ],
 )

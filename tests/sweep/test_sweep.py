@@ -1,5 +1,6 @@
 """Sweeps: recipes, names, running and stopping, failures, tables, the command line."""
 
+import csv
 import json
 import os
 import pickle
@@ -24,7 +25,7 @@ from elmnet.scores import ALWAYS
 from elmnet.sweep import estimate, execute, table
 from elmnet.sweep.read import read_table
 from elmnet.sweep.recipe import Recipe, Trial
-from elmnet.sweep.store import Sweep
+from elmnet.sweep.store import Sweep, _last_step, own_seconds
 from elmnet.sweep.trials import _TRAINING, Job, read_failure, record_failure, run, run_together
 from elmnet.tasks import open_task
 from elmnet.train import signals
@@ -272,6 +273,40 @@ def test_the_same_trial_is_never_trained_twice(capsys, recipe, tmp_path):
     two = [result["valid"]["bpc"] for result in results if result["units"] == rows[0]["N"]]
     assert rows[0]["valid_bpc"] == pytest.approx(sum(two) / 2)
     assert rows[0]["valid_bpc_se"] == pytest.approx(abs(two[0] - two[1]) / 2)
+
+
+def test_what_a_table_of_runs_leaves_out(tmp_path, text_file):
+    """Networks of two hidden layers, which no law is of; names of one's own tables are kept."""
+    sweep, trial = one(text_file, tmp_path)
+    assert run(job(sweep, trial)) == "done"
+    (row,) = table.write(sweep, tmp_path / "table.csv")
+    config = trial.config
+    deep = config.replace(model=config.model.replace(layers=config.model.layers * 2))
+    rows = [{**row, "trial": f"t{i}", "config": json.dumps(config.to_dict())} for i in range(5)]
+    rows.append({**row, "trial": "deep", "config": json.dumps(deep.to_dict())})
+    with (tmp_path / "all.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, row)
+        writer.writeheader()
+        writer.writerows(rows)
+    runs, skipped, found = read_table(tmp_path / "all.csv")
+    assert len(runs) == len(found) == 5 and skipped == {"deep": "2 hidden layers; the model is of one"}
+    lines = ["name,N,d_m,valid_bpc", *(f"mine {d_m},{900 // d_m},{d_m},{2 - d_m / 100}" for d_m in (3, 5, 9, 15, 30))]
+    (tmp_path / "own.csv").write_text("\n".join([*lines, ",100,9,1.9"]))
+    runs, _, _ = read_table(tmp_path / "own.csv", network=config.model, H0=5.0)
+    assert runs.names[:2] == ("mine 3", "mine 5") and runs.names[-1] == "row 6"
+
+
+def test_replicas_share_what_they_took_together():
+    assert own_seconds({"wall_seconds": 12.0, "trained_together": 3}) == 4.0
+    assert own_seconds({"wall_seconds": 12.0}) == 12.0
+    assert own_seconds({"wall_seconds": None, "trained_together": None}) == 0.0
+
+
+def test_the_last_step_is_read_from_the_end_of_a_long_file(tmp_path):
+    lines = [json.dumps({"step": step, "filling": "x" * 100}) for step in range(200)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 3']))
+    assert _last_step(tmp_path / "metrics.jsonl") == 199
+    assert _last_step(tmp_path / "nothing") == 0
 
 
 def test_means_tell_every_configuration_from_the_others():

@@ -68,6 +68,9 @@ def test_scores_are_what_their_names_say(folder):
     constant = task.baselines()["constant"]["test"]
     assert constant["auc"] == 0.5
     assert constant["soma_ev"] == pytest.approx(0)
+    spike, mean = task._training_mean
+    voltages = (task._targets("test")[:, 1] - mean) / OPTIONS.soma_scale
+    assert spike == 0 and constant["soma_rmse"] == pytest.approx(float(np.sqrt(np.square(voltages).mean())), rel=1e-5)
 
 
 def test_auc_is_the_probability_of_the_right_order():

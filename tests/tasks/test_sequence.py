@@ -97,6 +97,13 @@ def test_balanced_weights_make_the_classes_count_alike():
     nats = torch.nn.functional.softplus(torch.tensor([-3.0, 3.0]))
     assert fair.loss(logits, train).item() == pytest.approx(nats.mean().item(), rel=1e-5)
     assert plain.loss(logits, train).item() < 0.6
+    counted = train[train >= 0]  # parts of a batch are put together by what their losses divide by
+    weights = (len(counted) / (2 * np.bincount(counted)))[counted]
+    assert (plain.weight(train), fair.weight(train)) == (len(counted), pytest.approx(weights.sum()))
+    halves = [train[: len(train) // 3], train[len(train) // 3 :]]
+    parts = [(fair.weight(part), fair.loss(logits[: len(part)], part).item()) for part in halves]
+    together = sum(weight * loss for weight, loss in parts) / sum(weight for weight, _ in parts)
+    assert together == pytest.approx(fair.loss(logits, train).item(), rel=1e-5)
 
 
 def test_the_longest_timescale_is_the_median_length():

@@ -106,6 +106,18 @@ def test_class_prior_of_sums(corpus):
     assert scores["accuracy"] == (targets == prior.argmax()).mean()
 
 
+def test_class_prior_of_digits(corpus):
+    """The share of each class in the training part; a class it lacks is all but impossible."""
+    task = SHD(options(), corpus)
+    data, pool = task.pools["train"]
+    share = np.bincount(data.labels[pool], minlength=task.outputs) / len(pool)
+    assert task._prior() == pytest.approx(np.maximum(share, 1e-9))
+    scores = task.baselines()["class prior"]["test"]
+    targets = np.concatenate([b.y.numpy() for b in task.evaluation_batches("test", whole=True)])
+    assert scores["nats"] == pytest.approx(-np.log(np.maximum(share, 1e-9)[targets]).mean())
+    assert scores["accuracy"] == (targets == share.argmax()).mean()
+
+
 def test_twenty_classes_add_as_digits(tmp_path):
     from conftest import write_spikes
 

@@ -103,3 +103,13 @@ def test_too_little_for_a_law():
         power_law(np.geomspace(1e4, 1e7, 9), np.ones(9))
     with pytest.raises(TheoryError, match="at least 8 runs, there are 3"):
         pinball(np.ones(3), np.ones(3))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3])
+def test_a_pinball_curve_has_its_share_below_it(share):
+    rng = np.random.default_rng(3)
+    P = np.exp(rng.uniform(np.log(1e4), np.log(1e7), 400))
+    y = TRUTH.loss(P) + rng.exponential(0.05, 400)
+    found = pinball(P, y, share)
+    assert np.mean(y < found.loss(P) - 1e-9) == pytest.approx(share, abs=3 / 400)  # three constants touch runs
+    assert (found.P_min, found.P_max) == (P.min(), P.max())

@@ -1,6 +1,7 @@
 """The closed forms: published vectors, limits, monotonicity, optimality; brute force agrees."""
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -213,3 +214,16 @@ def test_delta_must_be_positive():
 @pytest.mark.parametrize("a", [1.0, 0.7])
 def test_all_is_near_optimal_where_nothing_is_to_lose(a):
     assert replace(THETA, D=1e-4, a=a).near_optimal(1e6, 100, 1.0) == (0.0, float("inf"))
+
+
+@pytest.mark.parametrize("unit", [1.0, math.log(2)])
+@pytest.mark.parametrize("a", [1.0, 1.2])
+def test_near_optimal_ends_lie_where_the_loss_has_risen(unit, a):
+    """By the law's own loss at high signal-to-noise, in bits and in nats."""
+    law = SNRR(L_inf=1.0, D=0.02, kappa_e=300.0, N_r=60.0, a=a, H0=30.0, unit=unit)
+    budget, k_c, delta = 2e6, 100.0, 1e-4
+    best = law.optimum(budget, k_c)
+    loss = law.loss_high_snr if a == 1 else law.loss
+    at = [float(loss(budget / (k_e + k_c), k_e, k_c)) for k_e in law.near_optimal(budget, k_c, delta)]
+    least = float(loss(best.units, best.complexity, k_c))
+    assert at == pytest.approx([least + delta] * 2, abs=2e-6)
