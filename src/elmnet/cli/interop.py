@@ -1,5 +1,6 @@
 """Import and export."""
 
+import tempfile
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,6 +9,7 @@ import typer
 
 from elmnet.cli.output import say
 from elmnet.errors import CheckpointError, ConfigError
+from elmnet.files import write_atomic
 
 TOLERANCE = 1e-4
 """Largest difference of an exported network's outputs in float32, relative where they exceed 1, that passes."""
@@ -18,6 +20,7 @@ class Format(StrEnum):
 
     onnx = "onnx"
     torch_export = "torch-export"
+    c = "c"
     eqx = "eqx"
     nir = "nir"
 
@@ -44,13 +47,15 @@ def export(
     sequence: Annotated[bool, typer.Option("--sequence", help="whole sequences instead of single steps")] = False,
     steps: Annotated[int | None, typer.Option(help="torch-export: length of the sequences")] = None,
 ) -> None:
-    """A network for other runtimes: ONNX (checked in ONNX Runtime), torch.export, the authors' Equinox file."""
+    """A network for other runtimes: ONNX and C (each run and compared), torch.export, the authors' Equinox file."""
     if format_ is Format.nir:
         raise ConfigError("NIR's primitives hold no ReLU² and no tanh to build the neuron from: see docs/interop.md")
     if sequence and format_ is Format.torch_export and steps is None:
         raise ConfigError("torch-export unrolls sequences of one length: give --steps")
     if steps is not None and not (sequence and format_ is Format.torch_export):
         raise ConfigError("--steps goes with --format torch-export --sequence")
+    if sequence and format_ is Format.c:
+        raise ConfigError("a C header holds one step, to be called again and again: leave out --sequence")
     if sequence and format_ is Format.eqx:
         raise ConfigError("an .eqx file holds weights, no graph: leave out --sequence")
     network, facts = _network(source)
@@ -72,6 +77,21 @@ def export(
         from elmnet.interop.graphs import Standard, export_torch
 
         export_torch(network, path, steps=steps, standard=Standard.of(facts))
+    elif format_ is Format.c:
+        from elmnet.interop.c import check_c, export_c
+        from elmnet.interop.graphs import Standard
+
+        standard = Standard.of(facts)
+        with tempfile.TemporaryDirectory() as place:
+            aside = Path(place) / path.name  # names in the header are the file's
+            export_c(network, aside, standard=standard)
+            found = check_c(network, aside, standard=standard)
+            if found is not None and not found < TOLERANCE:
+                raise CheckpointError(f"{path} differed from elmnet by {found:.1e} when compiled; not written")
+            write_atomic(path, aside.read_bytes())
+        note = ", not compiled: no C compiler is here"
+        if found is not None:
+            note = f", differs from elmnet by at most {found:.1e} when compiled (20 random steps)"
     else:
         from elmnet.interop.equinox import write_network
 
