@@ -212,7 +212,9 @@ def test_budgets_nearly_spent_are_one_curve():
 
 
 def test_what_is_no_source():
-    with pytest.raises(ConfigError, match="nowhere: neither a run, nor a directory of some, nor a sweep, nor published:TASK"):
+    with pytest.raises(
+        ConfigError, match="nowhere: neither a run, nor a directory of some, nor a sweep, nor published"
+    ):
         report(["nowhere"])
 
 
