@@ -260,6 +260,8 @@ def test_a_plan_for_a_run_s_network_by_priors_alone(capsys, tmp_path, text_file)
     (told,) = json.loads((tmp_path / "plan.json").read_text())
     assert chosen == begun.replace(model=begun.model.with_hidden(units=told["N"], memory=told["d_m"]))
     assert 1.9e5 < budget.cost(chosen.model).hidden <= 2e5 and told["loss"] is None
+    code, _, err = run(capsys, "plan", "--network", tmp_path / "nothing", "--budget", 1e5)
+    assert code == 2 and "there is no run and no file" in err
     for extra, words in (
         (["shd"], "--network .* is of enwik8, the plan is for shd"),
         (["--score", "valid_bpc"], "--score is of runs to learn from; beside --network"),

@@ -39,7 +39,8 @@ def side_by_side(runs: Sequence[Run]) -> Section | None:
         section.tables.append(_scores(group, shown, f"{task} on {data}: scores, and settings that differ"))
         if len(differing) > MOST:
             section.words.append(f"{task} on {data}: there differ, too, {', '.join(list(differing)[MOST:])}.")
-        curves = {_name(run): lines for run in group[:MOST] if (lines := run.validations)}
+        named = list(zip(_names(group), group, strict=True))[:MOST]
+        curves = {name: lines for name, run in named if (lines := run.validations)}
         if len(curves) > 1:
             score = leading(next(iter(curves.values()))[0])
             words = f"Validation {score} by training step, {task} on {data}."
@@ -53,11 +54,11 @@ def _scores(runs: Sequence[Run], settings: Mapping[str, Sequence[Any]], title: s
     """Settings, parameters and scores of runs of one task."""
     names = dict.fromkeys(score for run in runs for score in (run.result or {}).get("test", ()))
     rows = []
-    for i, run in enumerate(runs):
+    for i, (called, run) in enumerate(zip(_names(runs), runs, strict=True)):
         result = run.result or {"valid": {}, "test": {}}
         rows.append(
             (
-                _name(run),
+                called,
                 *("" if values[i] is None else str(values[i]) for values in settings.values()),
                 tables.whole(models.counts(run.config.model).parameters),
                 *(tables.score(result[part].get(name)) for part in ("valid", "test") for name in names),
@@ -99,6 +100,9 @@ def _beginning(run: Run) -> str:
     return "" if init is None else Path(init.path).parent.name
 
 
-def _name(run: Run) -> str:
-    path = run.path.resolve()
-    return f"{path.parent.name}/{path.name}" if path.name.startswith("seed-") else path.name
+def _names(runs: Sequence[Run]) -> list[str]:
+    """The directories' own, with the one above where that leaves two alike, or where it is a seed's."""
+    paths = [run.path.resolve() for run in runs]
+    count = Counter(path.name for path in paths)
+    above = [count[path.name] > 1 or path.name.startswith("seed-") for path in paths]
+    return [f"{path.parent.name}/{path.name}" if long else path.name for path, long in zip(paths, above, strict=True)]

@@ -80,6 +80,8 @@ def run_named(name: str) -> "RunConfig":
     """
     from elmnet.train.config import load_config
 
+    if not Path(name).exists():
+        raise ConfigError(f"--network: there is no run and no file {name}")
     path = Path(name) / "config.yaml" if Path(name).is_dir() else Path(name)
     config = load_config(path)
     if not isinstance(config.model, NetworkConfig):
