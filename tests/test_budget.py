@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from elmnet import ELMNetwork, NetworkConfig
 from elmnet import budget as budgets
+from elmnet.config import NeuronConfig
 from elmnet.errors import BudgetError, ConfigError
 
 PUBLISHED = {
@@ -54,6 +55,27 @@ def test_flops_are_within_the_stated_factor_of_the_compilers_count(shared):
     ratios = [int(row["flops_per_step"]) / budgets.cost(network).flops for network, row in published(shared)]
     assert min(ratios) > 1.0
     assert max(ratios) < 1.75
+
+
+def test_flops_of_a_neuron_counted_by_hand():
+    """Three branches of two synapses, two memory units, an MLP of four; then every part that can be left out."""
+    full = NeuronConfig(
+        memory=2, branches=3, synapses=2, hidden=4, input_scale=2.0, tau_branch=5.0, tau_highpass=2.0, activation="relu"
+    )
+    synapses, scale, branch_filter = 2 * 6, 3, 2 * 3
+    maps, between = (2 * 5 * 4 + 4) + (2 * 4 * 2 + 2), 2 * 4  # relu, squared
+    memory, readout, highpass, activation = 6 * 2, 2 * 2 + 1, 4, 1
+    whole = synapses + scale + branch_filter + maps + between + memory + readout + highpass + activation
+    assert budgets.neuron_flops(full) == whole
+    without = {
+        "input_scale": (1.0, scale),
+        "tau_branch": (None, branch_filter),
+        "tau_highpass": (None, highpass),
+        "activation": ("identity", activation),
+        "mlp_activation": ("relu", 4),
+    }
+    for name, (value, less) in without.items():
+        assert budgets.neuron_flops(full.replace(**{name: value})) == whole - less, name
 
 
 @pytest.mark.parametrize(

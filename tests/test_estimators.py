@@ -208,6 +208,12 @@ def test_wrong_sequences_are_refused_in_words(x, words):
         ELMClassifier().fit(x, [0, 1])
 
 
+def test_distinct_values_leave_a_part_for_validation():
+    parts = ELMRegressor()._parts(np.linspace(0, 1, 40), seed=0)
+    assert len(parts["valid"]) == 6 and not set(parts["train"]) & set(parts["valid"])
+    assert len(parts["train"]) == 34
+
+
 def test_any_setting_of_the_run_can_be_given():
     """They win over the estimator's own; what was logged is kept."""
     X, y, *_ = waves()

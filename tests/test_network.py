@@ -234,6 +234,9 @@ def damaged(directory, how):
         name = "layers.0.neurons.w_s"
         tensors[name] = tensors[name].to(torch.int64 if how == "integers" else torch.complex64)
         save_file(tensors, weights)
+    elif how == "another tensor":
+        tensors = load_file(weights)
+        save_file({**tensors, "layers.7.extra": torch.zeros(2)}, weights)
     elif how == "connectome":
         network = ELMNetwork.from_pretrained(directory)
         network.layers[0].connectome[0, 0] = 10**6
@@ -255,6 +258,7 @@ def damaged(directory, how):
         ("overlapping tensors", "cannot be read as safetensors"),
         ("integers", r"layers.0.neurons.w_s is torch.int64, not floating point"),
         ("complex", r"layers.0.neurons.w_s is torch.complex64, not floating point"),
+        ("another tensor", r"unknown layers\.7\.extra"),
         ("connectome", r"layer 0: connectome must name sources in -1..10"),
     ],
 )

@@ -116,6 +116,12 @@ def test_spikes_depend_on_sound_and_seed_alone(archive, tmp_path):
     assert contents(a)["7_ann_0"] == contents(b)["7_ann_0"] != contents(c)["7_ann_0"]
 
 
+def test_several_patterns_choose_what_any_of_them_matches(tmp_path):
+    for name in ("a_0", "b_0", "c_1"):
+        (tmp_path / f"{name}.wav").write_bytes(GOOD)
+    assert Recordings(tmp_path, ["a*", "*_1.wav"]).names == ["a_0.wav", "c_1.wav"]
+
+
 def test_labels_can_be_words_or_folders_and_recordings_be_chosen(tmp_path):
     for i, name in enumerate(("yes/a_1", "yes/b_2", "no/a_3")):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -65,6 +65,7 @@ def with_nan():
         (bad(y=Y * 1j), "y must hold numbers or texts, got complex128"),
         (bad(lengths=[1, 2, 3]), "lengths must be 4 whole numbers, got"),
         (bad(lengths=[0, 1, 2, 3]), r"lengths must lie in 1\.\.3, got 0\.\.3"),
+        (bad(lengths=[4, 1, 2, 3]), r"lengths must lie in 1\.\.3, got 1\.\.4"),
         (bad(split=["train", "dev", "test", "valid"]), "split must be 4 of train, valid, test"),
     ],
 )

@@ -51,6 +51,12 @@ def test_parts_are_disjoint_fixed_and_standardised_by_the_training_part():
     assert not torch.equal(a.training_batch(3).x[:, 0], b.training_batch(3).x[:, 0])
 
 
+def test_the_draw_of_the_parts_never_changes():
+    """A literal: runs of years hence must not learn what was a test part."""
+    parts = Sequence(SequenceOptions(), checked(np.zeros((12, 2, 1)), np.arange(12) % 2)).parts
+    assert (parts["valid"].tolist(), parts["test"].tolist()) == ([2, 9], [4, 7])
+
+
 def test_only_the_last_step_of_a_sequence_counts_unless_every_step_does():
     last = task()
     batch = last.training_batch(0)

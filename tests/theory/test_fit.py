@@ -263,8 +263,10 @@ def test_coverage_in_a_sweep_whose_small_networks_scatter():
 
 
 def test_units():
-    bits = simulated([1e6], [15], noise=0.002)
+    bits = simulated([3e5, 1e6], [15], noise=0.002)
     nats = replace(bits, y=bits.y * NATS, H0=bits.H0 * NATS, unit=NATS)
     a, b = fit(bits, draws=0).law, fit(nats, draws=0).law
     assert (a.D, a.kappa_e, a.N_r) == pytest.approx((b.D, b.kappa_e, b.N_r), rel=1e-3)
     assert b.L_inf == pytest.approx(a.L_inf * NATS, rel=1e-4)
+    ours, theirs = (fit(runs, draws=40).predict([500], [400], [15]) for runs in (bits, nats))
+    assert np.array(theirs) == pytest.approx(NATS * np.array(ours), rel=1e-3)  # the loss, and both its ends

@@ -12,7 +12,9 @@ from elmnet import budget
 from elmnet.config import NetworkConfig
 from elmnet.errors import BudgetError, ConfigError, TheoryError
 from elmnet.theory import SNRR, Limit, Wiring, design, fit, plan, published
-from elmnet.theory.planner import candidates, predict, prior_worlds, sizes, wirings
+from elmnet.theory.fit import open_worlds
+from elmnet.theory.next_runs import _around
+from elmnet.theory.planner import candidates, fitting, predict, prior_worlds, sizes, wirings
 
 ENWIK8 = NetworkConfig.preset("enwik8")
 PUBLISHED = Wiring(50, 15)
@@ -249,3 +251,56 @@ def test_ends_of_the_fitted_range(known):
     low, high = known.fitted_range
     assert (low, high) == (known.runs.hidden.min() / 3, known.runs.hidden.max() * 3)
     assert replace(known, worlds=None).predict(100, 100, 100)[0].shape == (1,)
+
+
+def test_a_rival_s_interval_is_of_its_regret(known):
+    """In every world: its loss above the plan's."""
+    chosen = plan(ENWIK8, 3_516_748, PUBLISHED, known)
+    for rival in chosen.rivals:
+        low, high = rival.interval
+        assert low <= rival.regret <= high
+        losses = known.worlds.loss(*sizes([rival.network, chosen.network]))
+        assert (low, high) == pytest.approx(np.quantile(losses[:, 0] - losses[:, 1], [0.025, 0.975]))
+
+
+def test_a_rival_that_does_not_fit_is_left_out(known):
+    least = budget.parameters(ENWIK8.with_hidden(units=1))
+    names = [rival.name for rival in plan(ENWIK8, Limit(least - 1), Wiring(50, 2), known).rivals]
+    assert names == ["simple units, d_m = 3", "the paper's recipe, d_m ∝ √N"]
+
+
+def test_the_front_of_a_fit_without_synapses_keeps_the_runs_wiring(known):
+    hidden = [1e6, 3e6]
+    assert known.front(known.law, hidden).loss == pytest.approx(known.law.optimum(hidden, [750.0] * 2).loss)
+
+
+def test_numbers_of_synapses_at_the_edge_of_what_the_runs_tell():
+    taught = fit(simulated([1e5, 1e6, 1e7], [4, 15, 40]), draws=0)  # k_c 200 to 2000, by 2: 100 to 4000
+    assert [one.synapses for one in wirings(taught, 3000)] == [1]
+    with pytest.raises(TheoryError, match="have no number of synapses"):
+        wirings(taught, 4001)
+
+
+def test_what_is_left_of_a_budget_is_explained(known):
+    chosen = plan(ENWIK8, Limit.hidden(20_300), PUBLISHED, known)
+    first = chosen.network.layers[0]
+    more = budget.cost(chosen.network.with_hidden(units=first.units + 1)).hidden
+    share = 1 - chosen.price / 20_300
+    assert 0.005 < share < 1 / first.units
+    assert chosen.unused == f"{share:.1%} is left: one unit more would take {more:,} hidden-layer parameters"
+
+
+def test_a_design_is_conditioned_as_a_gaussian():
+    """The first run leaves var - cov²/(var + sd²) of the target's variance; options are around a wiring."""
+    noisy = fit(simulated([1e5, 1e6], [4, 15, 40], noise=0.01), draws=0)
+    wiring, limit = Wiring(50, 15), Limit.hidden(2e5)
+    worlds = open_worlds(noisy)
+    tenfold = [network for _, network in fitting(ENWIK8, Limit.hidden(2e6), [wiring], noisy.least_memory)]
+    target = worlds.loss(*sizes(tenfold)).min(1)
+    before, (choice,) = design(noisy, ENWIK8, limit, wiring, 1)
+    assert before == pytest.approx(target.std())
+    losses = worlds.loss(*sizes([choice.network]))[:, 0]
+    shared = np.mean((losses - losses.mean()) * (target - target.mean()))
+    # a square-root update with one shrink leaves exactly the posterior's variance
+    assert choice.sd**2 == pytest.approx(target.var() - shared**2 / (losses.var() + noisy.sd**2))
+    assert [one.synapses for one in _around([wiring])] == [5, 15, 30]

@@ -417,3 +417,22 @@ def test_too_little_memory_is_said_in_words(error):
     for other in ("shape", "CUDA error: an illegal memory access was encountered"):
         with pytest.raises(RuntimeError, match=f"^{other}$"), enough_memory("a step"):
             raise RuntimeError(other)
+
+
+def test_checkpoints_are_written_within_a_turn(tmp_path, sources, monkeypatch):
+    """As often as `checkpoint_minutes` says, however long a turn is."""
+    kept = []
+    save = trainer.Trainer.save
+
+    def noting(self):
+        kept.append(self.step)
+        return save(self)
+
+    monkeypatch.setattr(trainer.Trainer, "save", noting)
+    extra = ["training.eval_every=1000", "training.checkpoint_minutes=1e-9"]
+    train_here(tmp_path / "run", "enwik8", sources["enwik8"], extra, steps=6)
+    assert kept[:5] == [1, 2, 3, 4, 5]
+    assert [path.name for path in list_checkpoints(tmp_path / "run" / "checkpoints")] == [
+        "step-00000006",
+        "step-00000005",
+    ]
