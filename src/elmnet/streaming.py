@@ -76,8 +76,6 @@ _STREAMS: WeakKeyDictionary[nn.Module, _Prepared] = WeakKeyDictionary()
 _UPDATES: WeakKeyDictionary[torch.optim.Optimizer, int] = WeakKeyDictionary()
 """When optimisers last stepped, in steps of all: fused ones change weights without counting it in the tensor."""
 _clock = itertools.count(1)
-
-
 _forgotten = 0  # when the last optimiser died that had stepped: of what, nobody knows any more
 
 
@@ -100,15 +98,12 @@ def _last_update(tensors: list[Tensor]) -> int:
     if not _UPDATES:
         return _forgotten
     held = set(map(id, tensors))
-    return max(
-        _forgotten,
-        *(
-            when
-            for optimizer, when in list(_UPDATES.items())
-            if any(id(parameter) in held for group in optimizer.param_groups for parameter in group["params"])
-        ),
-        0,
+    holding = (
+        when
+        for optimizer, when in list(_UPDATES.items())
+        if any(id(parameter) in held for group in optimizer.param_groups for parameter in group["params"])
     )
+    return max(_forgotten, max(holding, default=0))
 
 
 def stream_of(network: nn.Module, prepare: Callable[[], Stream | None]) -> Stream | None:

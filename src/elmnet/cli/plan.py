@@ -89,10 +89,9 @@ def plan(
     from elmnet.sweep.learned import run_like
     from elmnet.theory import answers, next_runs, planner
 
-    named = _named(task, network) if source is None and network is not None else None
-    learned = _learned(task, source, score, None if named else network, h0, least_memory, named is not None)
-    known = None if learned is None else fitted(learned, least_memory=least_memory)
-    start, task = _start(task, known, named)
+    learned = _learned(task, source, score, network, h0, least_memory)
+    known = None if learned is None or learned.runs is None else fitted(learned, least_memory=least_memory)
+    start, task = _start(task, learned, known)
     if configs is not None:
         if known is None:
             raise ConfigError(f"--configs needs runs to learn from; there are none published of {task}: use --from")
@@ -110,7 +109,7 @@ def plan(
     wiring = _wiring(start, fixed, recipe)
 
     def whole_batch() -> tuple[int, int]:
-        return _batch(batch, steps, run_like(learned, known, task=task, preset=preset, named=named)[0])
+        return _batch(batch, steps, run_like(learned, known, task=task, preset=preset)[0])
 
     limits = _limits(start, budgets, hidden, flops, file_bytes, memory, latency, whole_batch)
     if not limits:
@@ -139,7 +138,7 @@ def plan(
         show(answers.next_runs(*asked, limits[0]))
     give_credit()
     if path is not None:
-        _write_run(task, preset, learned, known, named, plans[0], path)
+        _write_run(task, preset, learned, known, plans[0], path)
     if file is not None:
         write_atomic(file, json.dumps([one.to_dict() for one in plans], indent=2) + "\n")
     if figures is not None and known is not None:
@@ -152,17 +151,7 @@ def plan(
         announce(save(drawn, figures))
 
 
-def _named(task: str | None, network: str) -> "RunConfig":
-    """The run that was named where there are no runs to learn from."""
-    from elmnet.sweep.learned import run_named
-
-    named = run_named(network)
-    if task not in (None, named.task):
-        raise ConfigError(f"--network {network} is of {named.task}, the plan is for {task}")
-    return named
-
-
-def _start(task: str | None, known: "Fit | None", named: "RunConfig | None") -> "tuple[NetworkConfig, str]":
+def _start(task: str | None, learned: "Learned | None", known: "Fit | None") -> "tuple[NetworkConfig, str]":
     """A network to vary, and its task: those of the runs, or of the one named; without any, the task's published one.
 
     SHD has that of SHD-Adding with an output for each of its 20 digits.
@@ -170,16 +159,16 @@ def _start(task: str | None, known: "Fit | None", named: "RunConfig | None") -> 
     from elmnet.config import NetworkConfig
 
     if known is not None:
-        learned = known.runs.task
-        if learned is None or task not in (None, learned):
+        own = known.runs.task
+        if own is None or task not in (None, own):
             raise ConfigError(
-                f"these runs are of {learned}, the plan is for {task}: losses and optima are of one task. Leave out "
+                f"these runs are of {own}, the plan is for {task}: losses and optima are of one task. Leave out "
                 f"{task}, or --from runs of it; without --from a plan for it starts from priors or published runs"
             )
-        return known.runs.network, learned
-    if named is not None:
-        assert isinstance(named.model, NetworkConfig)  # see `run_named`
-        return named.model, named.task
+        return known.runs.network, own
+    if learned is not None and learned.like is not None:
+        assert isinstance(learned.like.model, NetworkConfig)  # see `run_named`
+        return learned.like.model, learned.like.task
     if task == "shd":
         return NetworkConfig.preset("shd-adding").replace(outputs=20), task
     if task is None or task not in ("enwik8", "shd-adding"):
@@ -257,29 +246,26 @@ def _limits(
 
 
 def _learned(
-    task: str | None,
-    source: str | None,
-    score: str | None,
-    network: str | None,
-    h0: float | None,
-    least_memory: int,
-    named: bool,
+    task: str | None, source: str | None, score: str | None, network: str | None, h0: float | None, least_memory: int
 ) -> "Learned | None":
-    """The runs to learn from; None where there are none."""
-    from elmnet.sweep.learned import learn
+    """The runs to learn from, or the one that was named in their place; None where there are none."""
+    from elmnet.sweep.learned import Learned, learn, run_named
     from elmnet.theory.rows import PUBLISHED
 
-    if source is None and task is None and not named:
+    named = run_named(network) if source is None and network is not None else None
+    if named is not None and task not in (None, named.task):
+        raise ConfigError(f"--network {network} is of {named.task}, the plan is for {task}")
+    if source is None and task is None and named is None:
         raise ConfigError("name a task (enwik8, shd-adding, shd), runs to learn from (--from RUNS), or --network RUN")
     check_least_memory(least_memory)
     if source is None and (named or task not in PUBLISHED or not PUBLISHED[task].ignorance):
-        given = {"--score": score, "--network": network, "--h0": h0}
+        given = {"--score": score, "--h0": h0}
         options = [name for name, value in given.items() if value is not None]
         options += ["--least-memory"] if least_memory != LEAST_MEMORY else []
         if options:
             where = "beside --network a plan without runs has none" if named else f"there are none published of {task}"
             raise ConfigError(f"{options[0]} is of runs to learn from; {where}: use --from")
-        return None
+        return None if named is None else Learned(None, {}, {}, like=named)
     return learn(source or f"published:{task}", score, network, h0)
 
 
@@ -316,7 +302,6 @@ def _write_run(
     preset: str | None,
     learned: "Learned | None",
     known: "Fit | None",
-    named: "RunConfig | None",
     one: "Plan",
     path: Path,
 ) -> None:
@@ -327,8 +312,8 @@ def _write_run(
     from elmnet.models import counts
     from elmnet.sweep.learned import run_like
 
-    config, name = run_like(learned, known, task=task, preset=preset, hidden=one.cost.hidden, named=named)
-    if named is None and (learned is None or not learned.tells_training):
+    config, name = run_like(learned, known, task=task, preset=preset, hidden=one.cost.hidden)
+    if learned is None or not learned.tells_training:
         first = one.network.layers[0]
         assert isinstance(config.model, NetworkConfig)  # every preset is one
         config = config.replace(model=config.model.with_hidden(units=first.units, **first.neuron.sizes))

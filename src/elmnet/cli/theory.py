@@ -99,6 +99,7 @@ def fitted(learned: "Learned", **options: Any) -> "Fit":
     """A fit (`elmnet.theory.fit`); says what makes it doubtful."""
     from elmnet.theory.fit import fit as fit_runs
 
+    assert learned.runs is not None
     known = fit_runs(learned.runs, **options)
     if known.runs.caution is not None:
         words = f"caution: {known.runs.caution}"

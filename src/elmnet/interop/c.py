@@ -18,13 +18,13 @@ from torch import Tensor
 
 from elmnet.errors import CheckpointError
 from elmnet.files import write_atomic
-from elmnet.interop.graphs import Standard, Step, metadata
+from elmnet.interop.graphs import OF_A_NEURON, Standard, Step, difference, metadata, trial
 from elmnet.network import ELMNetwork
 from elmnet.ops import LayerState
 from elmnet.ops.operands import ACTIVATIONS, MLP_ACTIVATIONS
 
 COMPILERS = ("cc", "gcc", "clang")
-OF_A_NEURON = ("synapse", "readout", "bias", "decay", "gain")
+FLAGS = ("-std=c99", "-O2", "-Wall", "-Werror", "-shared", "-fPIC")
 
 
 def export_c(network: ELMNetwork, path: Path, *, standard: Standard | None = None) -> None:
@@ -166,48 +166,22 @@ def check_c(
     compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
     if compiler is None:
         return None
-    step, name, draw = Step(network, standard), name_of(path), torch.Generator().manual_seed(seed)
-    outputs = network.config.outputs
-    if step.tokens:
-        x = torch.randint(network.config.inputs, (1, steps), generator=draw)
-    else:
-        x = torch.rand(1, steps, network.config.inputs, generator=draw)
-        x = x if standard is None else x * standard.scale.to(x) + standard.mean.to(x)
-    expected, states = [], step.example(1)[1:]
-    for t in range(steps):
-        out, *states = step(x[:, t], *states)
-        expected.append(out[0])
-    given = "uint32_t token" if step.tokens else "const float *x"
+    name, (x, expected) = name_of(path), trial(network, 1, steps, seed, standard)
+    tokens = network.config.token_scale is not None
+    given, passed = ("uint32_t token", "token") if tokens else ("const float *x", "x")
     with tempfile.TemporaryDirectory() as place:
         source, library = Path(place) / "step.c", Path(place) / "step.so"
-        passed = given.rpartition(" ")[2].lstrip("*")
         source.write_text(
             f'#include "{path.resolve()}"\nstatic {name}_state state;\n'
             f"void step({given}, float *out) {{ {name}_step(&state, {passed}, out); }}\n"
         )
-        command = [
-            compiler,
-            "-std=c99",
-            "-O2",
-            "-Wall",
-            "-Werror",
-            "-shared",
-            "-fPIC",
-            str(source),
-            "-o",
-            str(library),
-            "-lm",
-        ]
+        command = [compiler, *FLAGS, str(source), "-o", str(library), "-lm"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise CheckpointError(f"{path} does not compile here: {done.stderr.strip()[:500]}")
         run = ctypes.CDLL(str(library)).step
-        run.argtypes = [ctypes.c_uint32 if step.tokens else ctypes.c_void_p, ctypes.c_void_p]
-        got = torch.empty(steps, outputs)
-        for t in range(steps):
-            one = x[0, t].contiguous()
-            run(int(one) if step.tokens else one.data_ptr(), got[t].data_ptr())
-    wanted = torch.stack(expected)
-    if standard is not None and len(standard.target_mean):
-        got, wanted = ((v - standard.target_mean.to(v)) / standard.target_scale.to(v) for v in (got, wanted))
-    return float(((got - wanted).abs() / wanted.abs().clamp(min=1)).max())
+        run.argtypes = [ctypes.c_uint32 if tokens else ctypes.c_void_p, ctypes.c_void_p]
+        got = torch.empty_like(expected)
+        for one, out in zip(x[0], got[0], strict=True):
+            run(int(one) if tokens else one.data_ptr(), out.data_ptr())
+    return difference(got, expected, standard)

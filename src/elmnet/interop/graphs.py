@@ -26,6 +26,8 @@ from elmnet.files import write_atomic
 from elmnet.network import ELMNetwork
 from elmnet.ops import LayerState, Masks, Weights, reference
 
+OF_A_NEURON = ("synapse", "readout", "bias", "decay", "gain")
+"""Effective weights besides the MLP's, by their names in `elmnet.ops.Weights`."""
 NEXT = ".next"
 """What a state's name as an output ends in: `layer0.memory` comes in, `layer0.memory.next` goes out."""
 
@@ -159,7 +161,7 @@ class Step(nn.Module):
         for i, layer in enumerate(network.elm_layers):
             weights, silence = layer.neurons(), layer.inputs + layer.config.outputs
             self._keep(i, "sources", torch.where(layer.connectome < 0, silence, layer.connectome).flatten())
-            for name in ("synapse", "readout", "bias", "decay", "gain"):
+            for name in OF_A_NEURON:
                 self._keep(i, name, getattr(weights, name))
             for k, (weight, bias) in enumerate(weights.mlp):
                 self._keep(i, f"mlp{k}_weight", weight)
@@ -319,24 +321,33 @@ def check_onnx(
         raise ConfigError("checking needs onnxruntime: pip install 'elmnet[interop]'") from None
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     sequence = session.get_modelmeta().custom_metadata_map["elmnet.graph"] == "sequence"
-    step, draw = Step(network), torch.Generator().manual_seed(seed)
-    if step.tokens:
-        x = torch.randint(network.config.inputs, (2, steps), generator=draw)
-    else:
-        x = torch.rand(2, steps, network.config.inputs, generator=draw)
-    network = copy.deepcopy(network).float().eval()  # what was exported drops nothing out
-    own = x
-    if standard is not None:
-        x = x * standard.scale.to(x) + standard.mean.to(x)
-        own = standard.before(x)
+    step, (x, expected) = Step(network), trial(network, 2, steps, seed, standard)
     states = [tensor.numpy() for tensor in step.example()[1:]]
     pieces = []
     for piece in [x] if sequence else x.unbind(1):
         out, *states = session.run(step.outputs, dict(zip(step.inputs, [piece.numpy(), *states], strict=True)))
         pieces.append(torch.from_numpy(out))
     got = pieces[0] if sequence else torch.stack(pieces, 1)
-    with torch.no_grad():
-        expected, _ = network(own)
+    return difference(got, expected, standard)
+
+
+@torch.no_grad()
+def trial(network: ELMNetwork, batch: int, steps: int, seed: int, standard: Standard | None) -> tuple[Tensor, Tensor]:
+    """Random input in the data's units, (batch, steps, ...), and what the network itself says of it in float32."""
+    config, draw = network.config, torch.Generator().manual_seed(seed)
+    network = copy.deepcopy(network).float().eval()  # what was exported drops nothing out
+    if config.token_scale is not None:
+        x = torch.randint(config.inputs, (batch, steps), generator=draw)
+    else:
+        x = torch.rand(batch, steps, config.inputs, generator=draw)
+    if standard is None:
+        return x, network(x)[0]
+    x = x * standard.scale.to(x) + standard.mean.to(x)
+    return x, network(standard.before(x))[0]
+
+
+def difference(got: Tensor, expected: Tensor, standard: Standard | None) -> float:
+    """The largest of a graph's outputs, in the data's units, from the network's own; relative where those exceed 1."""
     if standard is not None and len(standard.target_mean):
         got = (got - standard.target_mean.to(got)) / standard.target_scale.to(got)
     return float(((got - expected).abs() / expected.abs().clamp(min=1)).max())

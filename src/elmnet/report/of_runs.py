@@ -52,18 +52,17 @@ def side_by_side(runs: Sequence[Run]) -> Section | None:
 
 def _scores(runs: Sequence[Run], settings: Mapping[str, Sequence[Any]], title: str) -> Table:
     """Settings, parameters and scores of runs of one task."""
-    names = dict.fromkeys(score for run in runs for score in (run.result or {}).get("test", ()))
-    rows = []
-    for i, (called, run) in enumerate(zip(_names(runs), runs, strict=True)):
-        result = run.result or {"valid": {}, "test": {}}
-        rows.append(
-            (
-                called,
-                *("" if values[i] is None else str(values[i]) for values in settings.values()),
-                tables.whole(models.counts(run.config.model).parameters),
-                *(tables.score(result[part].get(name)) for part in ("valid", "test") for name in names),
-            )
+    results = [run.result or {"valid": {}, "test": {}} for run in runs]
+    names = dict.fromkeys(score for result in results for score in result["test"])
+    rows = [
+        (
+            called,
+            *("" if values[i] is None else str(values[i]) for values in settings.values()),
+            tables.whole(models.counts(run.config.model).parameters),
+            *(tables.score(result[part].get(name)) for part in ("valid", "test") for name in names),
         )
+        for i, (called, run, result) in enumerate(zip(_names(runs), runs, results, strict=True))
+    ]
     scores = [f"{part} {name}" for part in ("valid", "test") for name in names]
     return Table(title, ["run", *settings, "P", *scores], rows)
 

@@ -88,7 +88,7 @@ def _touched(path: Path) -> float:
 def _run(place: Place, path: Path, key: str) -> None:
     run = RunDirectory.open(path)
     config, facts = run.read_config()
-    result, lines = run.read_result(), read_metrics(run.metrics_file) if run.metrics_file.exists() else []
+    result, lines = run.read_result(), read_metrics(run.metrics_file)
     place.words = [f"{config.task} on {facts.get('name', config.data)}"]
     place.done, place.total, place.unit = _steps(lines), config.training.steps, "steps"
     if result is not None:
@@ -133,8 +133,8 @@ def _sweep(place: Place, path: Path, key: str) -> None:
 
 
 def _metrics(sweep: Sweep, one: Seen) -> list[dict[str, Any]]:
-    file = sweep.directory(one.trial) / "metrics.jsonl"
-    return [line for line in read_metrics(file) if line.get("event") == "valid"] if file.is_file() else []
+    lines = read_metrics(sweep.directory(one.trial) / "metrics.jsonl")
+    return [line for line in lines if line.get("event") == "valid"]
 
 
 def _row(one: Seen, valid: Sequence[dict[str, Any]]) -> Sequence[str]:

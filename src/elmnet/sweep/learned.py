@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Learned:
-    """Runs to learn from."""
+    """Runs to learn from, or a run to plan for without any."""
 
-    runs: Runs
+    runs: Runs | None
+    """None: there are none, and `like` was named."""
     skipped: Mapping[str, str]
     """Why others were left out."""
     configs: "Mapping[str, RunConfig]"
@@ -31,7 +32,7 @@ class Learned:
     data: str | None = None
     """What published ones were trained on, for `--data`."""
     like: "RunConfig | None" = None
-    """A run that was named for a table which does not tell."""
+    """A run that was named, for a table which does not tell, or instead of runs."""
 
     @property
     def tells_training(self) -> bool:
@@ -46,7 +47,6 @@ def run_like(
     task: str,
     preset: str | None = None,
     hidden: float | None = None,
-    named: "RunConfig | None" = None,
 ) -> "tuple[RunConfig, str]":
     """A run to train planned networks like, and its name among the runs.
 
@@ -59,11 +59,10 @@ def run_like(
         task: of the plan.
         preset: instead of a run; None: only where there is none, and then `paper`.
         hidden: P' of the planned network; None: the largest of the runs.
-        named: the run that was named where there are none to learn from.
     """
     from elmnet.train.config import compose
 
-    like, name = named if learned is None else learned.like, ""
+    like, name = None if learned is None else learned.like, ""
     if learned is not None and learned.configs and known is not None:
         name = known.runs.nearest(float(known.runs.hidden.max()) if hidden is None else hidden)
         like = learned.configs[name]

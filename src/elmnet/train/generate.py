@@ -3,7 +3,6 @@
 import codecs
 import math
 from collections.abc import Iterator
-from typing import cast
 
 import torch
 
@@ -54,8 +53,9 @@ def _continue(
     network: Network, prompt: torch.Tensor, length: int, temperature: float, generator: torch.Generator
 ) -> Iterator[int]:
     """Symbol numbers, each drawn from what the network says after all before it."""
-    logits, carried = network(prompt.unsqueeze(0).to(network.device))
-    scores, state = logits[:, -1], cast(State, carried)
+    state: State
+    logits, state = network(prompt.unsqueeze(0).to(network.device))
+    scores = logits[:, -1]
     for _ in range(length):
         token = _draw(scores[0].double().cpu(), temperature, generator)
         yield token

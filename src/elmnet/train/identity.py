@@ -21,6 +21,11 @@ def contents_of(facts: Mapping[str, Any]) -> str | list[str]:
     return list(found.values()) if isinstance(found, dict) else str(found)
 
 
+def same_data(facts: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
+    """Whether facts tell of the same data, wherever they lie."""
+    return contents_of(facts) == contents_of(others)
+
+
 def name_of(config: RunConfig, facts: Mapping[str, Any]) -> str:
     """A run's name. The data count by their content, wherever they lie."""
     return _hash({**_deciding(config), "data": contents_of(facts)})

@@ -15,7 +15,7 @@ from elmnet.replicas import Replicas
 from elmnet.tasks import OpenTasks, Task
 from elmnet.train.capture import Captured, Given, Pull, Pulled
 from elmnet.train.config import RunConfig
-from elmnet.train.identity import contents_of
+from elmnet.train.identity import same_data
 from elmnet.train.learner import enough_memory
 from elmnet.train.objective import monitored
 from elmnet.train.parallel import Team
@@ -171,7 +171,7 @@ def _open_again(
 ) -> Task:
     """The task of a run that was begun, if its data is still the same."""
     task = config.open_task(data, tasks=tasks)
-    if contents_of(task.facts()) != contents_of(facts):
+    if not same_data(task.facts(), facts):
         raise RunError(
             f"{data or config.data} is not the data this run was trained on (hashes differ from {run.config_file}); "
             "name the original with --data"

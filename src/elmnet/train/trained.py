@@ -18,7 +18,7 @@ from elmnet.tasks.sequence import Sequence as SequenceTask
 from elmnet.train import evaluate, loop
 from elmnet.train.config import RunConfig
 from elmnet.train.generate import generate
-from elmnet.train.identity import contents_of
+from elmnet.train.identity import same_data
 from elmnet.train.journal import read_metrics
 from elmnet.train.predict import Predictions, mean, predict
 from elmnet.train.progress import Reporter
@@ -117,7 +117,7 @@ class Run:
 
     def same_data(self, task: Task) -> bool:
         """Whether a task's data are what it was trained on."""
-        return contents_of(task.facts()) == contents_of(self.facts)
+        return same_data(task.facts(), self.facts)
 
     def part(self, split: str | None = None, data: str | None = None) -> tuple[Task, Split]:
         """What `evaluate` scores.
