@@ -20,8 +20,9 @@ from elmnet.report import figures
 from elmnet.tasks import open_task
 from elmnet.theory import fit
 from elmnet.theory.front import read_front
+from elmnet.theory.kinds import score_of
 from elmnet.theory.planner import Prediction, predict
-from elmnet.theory.rows import network_of, runs_of_rows, score_of
+from elmnet.theory.rows import network_of, runs_of_rows
 from elmnet.theory.runs import LEAST_MEMORY
 from elmnet.train.config import compose
 

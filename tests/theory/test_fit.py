@@ -11,9 +11,10 @@ from elmnet.config import NeuronConfig
 from elmnet.errors import TheoryError
 from elmnet.theory import fit, fit_plain, fit_unit, memory_of, published
 from elmnet.theory.compare import judge, profile
-from elmnet.theory.fit import _Problem, open_worlds
+from elmnet.theory.fit import open_worlds
 from elmnet.theory.model import NATS
 from elmnet.theory.rows import published_rows
+from elmnet.theory.solve import Problem
 
 
 def best_memory(law, runs):
@@ -84,7 +85,7 @@ def test_one_budget_does_not_tell_the_exponent():
 
 def test_the_solver_finds_what_scipy_finds():
     runs = published("enwik8", "valid_bpc")
-    problem = _Problem(runs, ("L_inf", "D", "kappa_e", "N_r"), {"kappa_c": 0.0, "a": 1.0})
+    problem = Problem(runs, ("L_inf", "D", "kappa_e", "N_r"), {"kappa_c": 0.0, "a": 1.0})
     start, sd = problem.start(30.0, 700.0)
     z, cost = problem.minimise(start[None], runs.y[None], np.ones((1, len(runs))), sd)
 
@@ -101,7 +102,7 @@ def test_the_solver_finds_what_scipy_finds():
 @pytest.mark.parametrize("free", [("L_inf", "D", "kappa_e", "N_r", "kappa_c", "a"), ("L_inf", "D", "kappa_e", "N_r")])
 def test_slopes(free):
     runs = simulated([1e4, 1e6], [5, 15])
-    problem = _Problem(runs, free, {"kappa_c": 40.0, "a": 0.7})
+    problem = Problem(runs, free, {"kappa_c": 40.0, "a": 0.7})
     rng = np.random.default_rng(0)
     z = np.array([0.4, *(np.log([0.5, 200.0, 50.0, 30.0, 0.8])[: len(free) - 1] + rng.normal(0, 0.3, len(free) - 1))])
     _, slopes = problem.loss_and_slopes(z[None])

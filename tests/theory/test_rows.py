@@ -9,7 +9,8 @@ from elmnet import budget
 from elmnet.config import NetworkConfig
 from elmnet.errors import ConfigError, TheoryError
 from elmnet.theory import published, runs_of_rows
-from elmnet.theory.rows import network_of, score_of, scores_of
+from elmnet.theory.kinds import score_of, scores_of
+from elmnet.theory.rows import network_of
 
 START = NetworkConfig.preset("enwik8")
 ROWS = [{"N": "64", "d_m": f"{d_m}", "valid_bpc": "2.5"} for d_m in (3, 5, 8)]

@@ -10,7 +10,8 @@ from elmnet.config import NetworkConfig
 from elmnet.errors import ConfigError, RunError
 from elmnet.files import ending
 from elmnet.sweep import table
-from elmnet.theory.rows import given, runs_of_rows
+from elmnet.theory.kinds import given
+from elmnet.theory.rows import runs_of_rows
 from elmnet.theory.runs import Runs
 from elmnet.train.config import RunConfig
 from elmnet.train.results import Finished, as_runs, none_finished, unfit

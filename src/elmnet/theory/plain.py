@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import least_squares
 
-from elmnet.theory.fit import STARTS
 from elmnet.theory.model import SNRR, Array
 from elmnet.theory.runs import Runs
+from elmnet.theory.solve import STARTS
 
 
 class Plain(NamedTuple):
@@ -28,7 +28,7 @@ def fit_plain(runs: Runs, a: float = 1.0) -> Plain:
 
     def solved(z: Array) -> tuple[SNRR, Array]:
         kappa_e, N_r = np.exp(z).tolist()
-        trial = SNRR(L_inf=0.0, D=1.0, kappa_e=kappa_e, N_r=N_r, a=a, H0=runs.H0, unit=runs.unit)
+        trial = SNRR(L_inf=runs.H0, D=1.0, kappa_e=kappa_e, N_r=N_r, a=a, H0=runs.H0, unit=runs.unit)
         X = trial.lost_bits(runs.N, runs.k_e, runs.k_c)
         (L_inf, slope), *_ = np.linalg.lstsq(np.stack([np.ones_like(X), X], 1), runs.y, rcond=None)
         ceiling = max(runs.H0, float(L_inf))  # of the bounded form, which a plain fit is not

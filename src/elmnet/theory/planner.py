@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from elmnet import budget
 from elmnet.config import NetworkConfig
 from elmnet.errors import BudgetError, ConfigError, TheoryError
-from elmnet.theory.fit import PRIOR, Fit, fit
+from elmnet.theory.fit import Fit, fit
 from elmnet.theory.model import SNRR
 from elmnet.theory.rows import PUBLISHED
 from elmnet.theory.runs import LEAST_MEMORY
+from elmnet.theory.solve import PRIOR
 
 Array = NDArray[np.float64]
 MOST_MEMORY = 200

@@ -1,23 +1,17 @@
 """Runs from rows of figures, sizes and scores by name: the published tables, and anybody's."""
 
 import csv
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from elmnet import budget
 from elmnet.config import NetworkConfig
 from elmnet.errors import ConfigError, TheoryError
-from elmnet.theory.model import NATS
+from elmnet.theory.kinds import SCORES, Row, given, kind_of, require_possible, score_of, scores_of
 from elmnet.theory.runs import Runs, table
 
-Row = Mapping[str, Any]
-UNITS = {"bpc": 1.0, "loss": NATS, "error": 1.0}
-"""Kinds of score that the model is of, and the unit u of each."""
-_SCORES = tuple(f"{split}_{kind}" for split in ("valid", "test", "train") for kind in UNITS)
 SIZES = {
     "units": ("N", "num_hidden"),
     "memory": ("d_m", "num_memory"),
@@ -83,7 +77,7 @@ def published(task: str, score: str | None = None) -> Runs:
         raise TheoryError(f"published:{task} has no score {score!r}; it has {', '.join(kind.scores)}")
     start = NetworkConfig.preset(kind.preset)
     source = f"published:{task} ({len(rows)} runs of arXiv:2605.12049, one seed each)"
-    runs = runs_of_rows(rows, start, H0=kind.ignorance[_kind(score)], source=source, score=score)
+    runs = runs_of_rows(rows, start, H0=kind.ignorance[score.partition("_")[2]], source=source, score=score)
     return replace(runs, network=start, task=task)
 
 
@@ -108,16 +102,15 @@ def runs_of_rows(
         raise TheoryError(f"{source}: no runs")
     if score is None:
         had = {name for row in rows for name in scores_of(row)}
-        score = next((name for name in _SCORES if name in had), _SCORES[0])
-    kind, networks, values, steps = _kind(score), [], [], []
-    if not H0 > 0:
+        score = next((name for name in SCORES if name in had), SCORES[0])
+    kind, networks, values, steps = kind_of(score), [], [], []
+    if not kind.floor < H0:
         raise TheoryError(f"H0, the {score} of knowing nothing, must be positive, got {H0:g}")
-    _require_possible("H0", H0, kind)
+    require_possible("H0", H0, kind)
     for number, row in enumerate(rows, 1):
         try:
             networks.append(network_of(row, start))
             values.append(score_of(row, score))
-            _require_possible(score, values[-1], kind)
             steps.append(_whole(row, "steps") if given(row, "steps") else None)
         except (ConfigError, TheoryError) as error:
             raise TheoryError(f"{source}: run {number}: {error}") from None
@@ -133,7 +126,8 @@ def runs_of_rows(
         source=source,
         score=score,
         H0=H0,
-        unit=UNITS[kind],
+        unit=kind.unit,
+        floor=kind.floor,
     )
 
 
@@ -143,14 +137,6 @@ def _only(rows: Sequence[Row], name: str, source: str) -> str | None:
     if len(found) > 1:
         raise TheoryError(f"{source}: mixes {', '.join(found)}; fit one")
     return found[0] if found else None
-
-
-def _require_possible(name: str, value: float, kind: str) -> None:
-    """Refuse what no score can be; NaN, of a run that diverged, can."""
-    if kind == "error" and not 0 <= value <= 1 and not math.isnan(value):
-        raise TheoryError(f"{name} must be a share from 0 to 1, not per cent, got {value:g}")
-    if value < 0 or math.isinf(value):
-        raise TheoryError(f"{name} must be finite and not negative, got {value:g}")
 
 
 def _names_of(rows: Sequence[Row], networks: Sequence[NetworkConfig]) -> list[str]:
@@ -188,57 +174,6 @@ def network_of(row: Row, start: NetworkConfig) -> NetworkConfig:
                 "are others"
             )
     return network
-
-
-def score_of(row: Row, score: str) -> float:
-    """A score of a row, less is better.
-
-    Args:
-        row: figures by name; a loss in nats may also be called `valid_nats` or `valid_loss_nats`, and an error may be
-            given by `valid_accuracy`.
-        score: `valid_bpc`, `test_loss`, `valid_error`, ...
-
-    Raises:
-        TheoryError: the row does not have it.
-    """
-    split, kind = score.partition("_")[0], _kind(score)
-    name = next((name for name in _names(split, kind) if given(row, name)), None)
-    if name is None:
-        has = ", ".join(scores_of(row)) or f"none that the model is of, which are {', '.join(UNITS)}"
-        raise TheoryError(f"no score {score!r}; it has {has}")
-    try:
-        value = float(row[name])
-    except (TypeError, ValueError):
-        raise TheoryError(f"{name} is no number: {row[name]!r}") from None
-    return 1 - value if name.endswith("accuracy") else value
-
-
-def scores_of(row: Row) -> list[str]:
-    """Every score of a row that a fit can be of, validation first."""
-    return [score for score in _SCORES if any(given(row, name) for name in _names(*score.split("_")))]
-
-
-def _names(split: str, kind: str) -> tuple[str, ...]:
-    """Columns that may hold a score."""
-    others = {"loss": ("nats", "loss_nats"), "error": ("accuracy",)}
-    return tuple(f"{split}_{name}" for name in (kind, *others.get(kind, ())))
-
-
-def _kind(score: str) -> str:
-    """What a score measures.
-
-    Raises:
-        TheoryError: the model is of no such score.
-    """
-    kind = score.partition("_")[2]
-    if kind not in UNITS:
-        raise TheoryError(f"no score {score!r}: the model is of {', '.join(UNITS)}, as in valid_bpc or test_error")
-    return kind
-
-
-def given(row: Row, name: str) -> bool:
-    """Whether a row has something in a column."""
-    return row.get(name) not in (None, "")
 
 
 def _column(rows: Sequence[Row], name: str) -> list[str] | None:

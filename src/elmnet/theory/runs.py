@@ -1,5 +1,6 @@
 """What fits are made from: a few numbers per finished run."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +29,8 @@ class Runs:
     """Score of a network that knows nothing."""
     unit: float
     """u: 1 for bits (and error rates, where the link is empirical), ln 2 for nats."""
+    floor: float
+    """Least score there can be: 0, or -inf for the logarithm of an error."""
     network: NetworkConfig
     """A network of the kind that was run; the plan varies its hidden layer."""
     task: str | None
@@ -106,15 +109,18 @@ class Runs:
             least_memory: d_m below which a run counts as one of them.
         """
         found = {}
+        logarithm = self.floor == -math.inf
+        near = self.H0 + math.log2(0.8) if logarithm else 0.8 * self.H0
         for i, (d_m, y) in enumerate(zip(self.d_m, self.y, strict=True)):
-            learned = y < 0.8 * self.H0
+            learned = y < near
             if not np.isfinite(y):
                 found[i] = f"its {self.score} is {y}"
             elif d_m < least_memory:
                 did = f" (it did here: --least-memory {d_m:.0f} takes it in)" if learned else ""
                 found[i] = f"d_m = {d_m:.0f} is below {least_memory}, where training may not start{did}"
             elif not learned:
-                found[i] = f"{self.score} {y:.4g} is within 20 % of {self.H0:.4g}, that of knowing nothing"
+                of = " in the error itself" if logarithm else ""
+                found[i] = f"{self.score} {y:.4g} is within 20 %{of} of {self.H0:.4g}, that of knowing nothing"
         return found
 
     def seed_sd(self) -> float | None:
@@ -149,6 +155,7 @@ def table(
     score: str,
     H0: float,
     unit: float,
+    floor: float = 0.0,
 ) -> Runs:
     """Runs of networks with one hidden layer each.
 
@@ -165,6 +172,7 @@ def table(
         score: what was measured.
         H0: score of a network that knows nothing.
         unit: 1 for bits, ln 2 for nats.
+        floor: least score there can be: 0, or -inf for the logarithm of an error.
 
     Raises:
         TheoryError: no runs; a network with several hidden layers.
@@ -192,6 +200,7 @@ def table(
         score=score,
         H0=H0,
         unit=unit,
+        floor=floor,
         task=task,
         network=network or _common(networks),
         names=tuple(labels),

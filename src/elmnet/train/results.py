@@ -6,7 +6,7 @@ from pathlib import Path
 
 from elmnet.config import NetworkConfig
 from elmnet.errors import ConfigError, RunError, TheoryError
-from elmnet.theory.rows import UNITS, score_of, scores_of
+from elmnet.theory.kinds import KINDS, kind_of, score_of, scores_of
 from elmnet.theory.runs import Runs, table
 from elmnet.train.config import RunConfig
 from elmnet.train.identity import configuration_of, name_of, setting_of
@@ -100,7 +100,7 @@ def as_runs(
     known = [score for score in scores_of(floors[0] if floors else {}) if all(score in scores_of(f) for f in floors)]
     score = score or next(iter(known), "valid_loss")
     if score not in known:
-        has = f"they have {', '.join(known)}" if known else f"the model is of {', '.join(UNITS)}, which none has"
+        has = f"they have {', '.join(known)}" if known else f"the model is of {', '.join(KINDS)}, which none has"
         raise TheoryError(f"these runs have no score {score!r}; {has}")
     task, data = kinds[0]
     runs = table(
@@ -114,7 +114,8 @@ def as_runs(
         source=str(where),
         score=score,
         H0=max(score_of(floor, score) for floor in floors),
-        unit=UNITS[score.partition("_")[2]],
+        unit=kind_of(score).unit,
+        floor=kind_of(score).floor,
     )
     return replace(runs, source=f"{where} ({len(runs)} runs of {task} on {data}, {runs.trained})")
 

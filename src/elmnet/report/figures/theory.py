@@ -13,6 +13,7 @@ from elmnet.errors import TheoryError
 from elmnet.report.figures.style import BLUE, GREEN, GREY, ORANGE, axis, decades, few_numbers, source
 from elmnet.theory.fit import Fit
 from elmnet.theory.front import near_front, pinball, power_law
+from elmnet.theory.kinds import KINDS
 from elmnet.theory.planner import Plan
 from elmnet.theory.unit import complexity_of
 
@@ -230,9 +231,8 @@ def _score(known: Fit) -> str:
 
 
 def _unit(known: Fit) -> str:
-    if known.runs.score.endswith("bpc"):
-        return "bits per character"
-    return "nats" if known.runs.unit != 1 else "share wrong"
+    kind = KINDS.get(known.runs.score.partition("_")[2])
+    return kind.measure if kind else "nats" if known.runs.unit != 1 else "bits"
 
 
 def _outline(width: float) -> Any:
