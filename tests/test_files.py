@@ -3,6 +3,7 @@ import resource
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -36,6 +37,23 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         write_atomic(path, "two")
     assert path.read_text() == "one"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_the_directory_is_made_and_errors_name_the_file(tmp_path):
+    write_atomic(tmp_path / "new" / "deep" / "a.txt", "one")
+    assert (tmp_path / "new" / "deep" / "a.txt").read_text() == "one"
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError) as caught:
+        write_atomic(tmp_path / "taken", "one")
+    assert (caught.value.filename, caught.value.filename2) == (str(tmp_path / "taken"), None)
+    assert names(tmp_path) == ["new", "taken"]
+
+
+def test_threads_may_write_one_file(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: write_atomic(tmp_path / "a.txt", str(i) * 10_000), range(64)))
+    assert len(set((tmp_path / "a.txt").read_text())) <= 2
     assert names(tmp_path) == ["a.txt"]
 
 

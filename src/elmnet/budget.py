@@ -118,15 +118,25 @@ _NUMBER = 4
 def training_bytes(
     network: NetworkConfig, batch: int, steps: int, *, backend: Literal["cpu", "reference"] = "cpu"
 ) -> int:
-    """An estimate of the memory of one training step with Adam, in bytes.
+    """An estimate of the memory of one training step with Adam, in bytes; it falls where a tape is too long to keep.
 
     Weights, gradients, two moments; the connectome and the kernels' tables of it; what is kept to go back through
     `steps` time steps; inputs and outputs of the layers with their gradients. Of `cpu`, within a fifth of what was
     measured (docs/results/growth.md) but for sequences of less than 30 steps or longer than its tape; `reference` keeps
     everything that autograd does.
+
+    Raises:
+        ConfigError: another backend.
     """
+    if backend not in ("cpu", "reference"):
+        raise ConfigError(f"memory is estimated for the backends 'cpu' and 'reference', got {backend!r}")
     step = _reference_bytes if backend == "reference" else _cpu_bytes
-    return 4 * _NUMBER * parameters(network) + step(network, batch, steps)
+    return state_bytes(network) + step(network, batch, steps)
+
+
+def state_bytes(network: NetworkConfig) -> int:
+    """Bytes of weights, gradients and Adam's two moments in float32: what training takes at the least."""
+    return 4 * _NUMBER * parameters(network)
 
 
 def _reference_bytes(network: NetworkConfig, batch: int, steps: int) -> int:
@@ -200,12 +210,23 @@ def largest(
     what: str,
     price: Callable[[AnyConfig], float],
     in_words: str = "parameters",
+    floor: Callable[[AnyConfig], float] | None = None,
 ) -> AnyConfig:
-    """The network of the largest value whose price fits. The price grows with the value: where it does so evenly, as
-    with N, a straight line finds it, else bisection.
+    """The network of the largest value whose price fits.
+
+    Args:
+        build: the network of a value, 1 or more.
+        limit: what the price may be.
+        what: the value's name, for errors.
+        price: grows with the value: where it does so evenly, as with N, a straight line finds the largest, else
+            bisection.
+        in_words: the price's unit, for errors.
+        floor: of a price that also falls in places: what it is never below, and what grows with the value. The largest
+            is then sought from the largest power of 2 that fits.
 
     Raises:
         BudgetError: the value 1 exceeds the limit, or the limit is no finite number.
+        ConfigError: the price does not grow.
     """
     if not math.isfinite(limit):
         raise BudgetError(f"a budget must be a finite number of {in_words}, got {limit}")
@@ -214,8 +235,15 @@ def largest(
     least = spent(1)
     if least > limit:
         raise BudgetError(f"a budget of {limit:,.10g} {in_words} is too small: {what} = 1 already takes {least:,.10g}")
+    if not (floor or price)(made(2)) > (floor or price)(made(1)):
+        raise ConfigError(f"{in_words} do not grow with {what}, so that any number of it fits")
     low, high = 1, 2
-    if spent(high) <= limit:
+    if floor is not None:
+        value = 2
+        while floor(made(value)) <= limit:
+            low, value = value if spent(value) <= limit else low, 2 * value
+        high = 2 * low
+    elif spent(high) <= limit:
         guess = 1 + int((limit - least) / (spent(high) - least))
         low, high = (guess, guess + 1) if spent(guess) <= limit else (high, guess)
     while spent(high) <= limit:

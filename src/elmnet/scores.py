@@ -1,6 +1,6 @@
 """Scores: what they are measured in, which one stands for a run where there is room for one, and those of a run."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import product
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
@@ -31,8 +31,8 @@ _LEADING = ("bpc", "nats", "rmse", "soma_rmse")
 _LARGER = {"accuracy", "macro_f1", "r2", "soma_ev", "auc"}
 
 
-def leading(names: Iterable[str]) -> str:
-    """The score that stands for a run which has these."""
+def leading(names: Collection[str]) -> str:
+    """The one of these scores that represents a run where there is room for one."""
     return next((name for name in _LEADING if name in names), _LEADING[1])
 
 

@@ -22,6 +22,14 @@ def test_arrays_become_padded_float32(tmp_path):
     assert checked(X[:, :, 0]).x.shape == (4, 3, 1)
 
 
+def test_data_are_the_same_only_where_all_of_them_are():
+    x = np.where(np.arange(3)[None, :, None] < 2, X, 0)
+    same = {checked(x, Y).sha256, checked(x.copy(), Y.copy()).sha256}
+    assert len(same) == 1
+    for other in (checked(x, Y, lengths=np.full(4, 2)), checked(x, 1 - Y), checked(x), checked(x + 1, Y)):
+        assert other.sha256 not in same
+
+
 @pytest.mark.parametrize(
     ("y", "per", "per_step", "classes", "shape"),
     [

@@ -113,6 +113,7 @@ def test_surprise_is_the_cross_entropy_in_bits():
     np.testing.assert_allclose(bits.flatten(), nats.numpy() / np.log(2), rtol=1e-5)
     with pytest.raises(ShapeError, match="targets must be"):
         inside.surprise(np.zeros((2, 3)), np.zeros(3, int))
+    assert inside.surprise(np.array([0.0, 800.0]), np.array(0)) == pytest.approx(800 / np.log(2))
 
 
 def test_figures_draw_what_they_are_given():

@@ -122,6 +122,28 @@ def test_the_truth_is_recovered_where_the_design_allows():
     assert found.sd == pytest.approx(0.001, rel=0.4)
 
 
+def test_a_law_of_errors_is_that_of_any_loss_but_for_where_it_begins():
+    """Logarithms of errors may be negative: the same runs 20 bits lower have the same constants."""
+    runs = simulated([1e5, 1e6, 1e7], [4, 15, 40], noise=0.001)
+    lower = replace(runs, y=runs.y - 20, H0=runs.H0 - 20, floor=-np.inf, score="valid_log2_rmse")
+    law, shifted = fit(runs, draws=0).law, fit(lower, draws=30)
+    for name in ("D", "kappa_e", "N_r", "kappa_c", "a"):
+        assert getattr(shifted.law, name) == pytest.approx(getattr(law, name), rel=0.03)
+    assert shifted.law.L_inf == pytest.approx(law.L_inf - 20, abs=0.01)
+    low, high = shifted.interval(lambda law: law.L_inf)
+    assert low < TRUTH.L_inf - 20 < high
+    assert fit_plain(lower).rmse == pytest.approx(fit_plain(runs).rmse, rel=1e-3)
+
+
+def test_an_infinite_network_knows_at_most_twice_what_the_best_run_does():
+    """Where nothing else says what the least error is."""
+    runs = replace(simulated([1e6], [15]), floor=-np.inf)
+    least, most = Problem(runs, ("L_inf", "D", "kappa_e", "N_r"), {"kappa_c": 0.0, "a": 1.0}).limits
+    best = runs.y.min()
+    assert runs.H0 - least == pytest.approx(2 * (runs.H0 - best))
+    assert most == pytest.approx(best + (runs.H0 - best) / 4)
+
+
 def test_what_a_design_cannot_tell_is_held_and_said():
     found = fit(simulated([1e6], [15], noise=0.002), draws=0)
     assert set(found.fixed) == {"kappa_c", "a"}

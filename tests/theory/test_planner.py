@@ -188,19 +188,20 @@ def test_outputs_that_fix_the_units_leave_nothing_to_plan(known):
 
 
 def test_a_design_shrinks_what_is_not_known(known):
-    before, choices = design(known, ENWIK8, Limit(1e6), PUBLISHED, 3)
+    before, choices = design(ENWIK8, 1e6, PUBLISHED, known, 3)
+    assert choices == design(ENWIK8, Limit(1e6), PUBLISHED, known, 3)[1]
     left = [before, *(choice.sd for choice in choices)]
     assert len(choices) == 3
     assert all(after <= earlier + 1e-12 for earlier, after in pairwise(left))
     assert left[-1] < 0.5 * before
     assert all(budget.parameters(choice.network) <= 1e6 for choice in choices)
-    with pytest.raises(TheoryError, match="at least 1, got 0"):
-        design(known, ENWIK8, Limit(1e6), PUBLISHED, 0)
+    with pytest.raises(TheoryError, match="at least 1 run, got 0"):
+        design(ENWIK8, Limit(1e6), PUBLISHED, known, 0)
 
 
 def test_a_designed_run_tells_more_than_a_repeated_one(known):
     """One budget was seen: other budgets must come first."""
-    _, choices = design(known, ENWIK8, Limit(3_516_748), PUBLISHED, 2)
+    _, choices = design(ENWIK8, Limit(3_516_748), PUBLISHED, known, 2)
     hidden = [budget.cost(choice.network).hidden for choice in choices]
     assert min(hidden) < 0.5 * float(np.median(known.runs.hidden))
 
@@ -208,10 +209,10 @@ def test_a_designed_run_tells_more_than_a_repeated_one(known):
 def test_a_design_for_chosen_synapses_keeps_to_them():
     noisy = fit(simulated([1e5, 1e6], [4, 15, 40], noise=0.01), draws=30)
     options = [Wiring(50, 4), Wiring(50, 40)]
-    before, choices = design(noisy, ENWIK8, Limit.hidden(2e5), options, 2)
+    before, choices = design(ENWIK8, Limit.hidden(2e5), options, noisy, 2)
     assert {choice.network.layers[0].neuron.synapses for choice in choices} <= {4, 40}
     assert choices[1].sd < choices[0].sd < before
-    one, _ = design(noisy, ENWIK8, Limit.hidden(2e5), options[0], 1)
+    one, _ = design(ENWIK8, Limit.hidden(2e5), options[0], noisy, 1)
     assert one != before  # the best of ten times the budget is another
 
 
@@ -222,7 +223,7 @@ def test_the_least_memory_of_a_fit_is_that_of_its_plans():
         known = fit(runs, draws=50, least_memory=bound)
         least[bound] = plan(ENWIK8, Limit.hidden(8e3), wiring, known).network.layers[0].neuron.memory
     assert least == {1: 2, 3: 3}
-    _, choices = design(fit(runs, draws=50, least_memory=1), ENWIK8, Limit.hidden(8e3), wiring, 8)
+    _, choices = design(ENWIK8, Limit.hidden(8e3), wiring, fit(runs, draws=50, least_memory=1), 8)
     assert min(choice.network.layers[0].neuron.memory for choice in choices) < 3
 
 
@@ -297,10 +298,26 @@ def test_a_design_is_conditioned_as_a_gaussian():
     worlds = open_worlds(noisy)
     tenfold = [network for _, network in fitting(ENWIK8, Limit.hidden(2e6), [wiring], noisy.least_memory)]
     target = worlds.loss(*sizes(tenfold)).min(1)
-    before, (choice,) = design(noisy, ENWIK8, limit, wiring, 1)
+    before, (choice,) = design(ENWIK8, limit, wiring, noisy, 1)
     assert before == pytest.approx(target.std())
     losses = worlds.loss(*sizes([choice.network]))[:, 0]
     shared = np.mean((losses - losses.mean()) * (target - target.mean()))
     # a square-root update with one shrink leaves exactly the posterior's variance
     assert choice.sd**2 == pytest.approx(target.var() - shared**2 / (losses.var() + noisy.sd**2))
     assert [one.synapses for one in _around([wiring])] == [5, 15, 30]
+
+
+def test_memory_that_falls_where_a_tape_is_not_kept():
+    """The read-out's tape is too long already: the hidden layer's is not kept from N = 76 on, which leaves room."""
+    limit = Limit.memory(4e9, batch=64, steps=1000)
+    chosen = budget.largest(lambda n: ENWIK8.with_hidden(units=n), limit.value, "N", limit.price, floor=limit.floor)
+    prices = {n: limit.price(ENWIK8.with_hidden(units=n)) for n in (38, 39, 75, 76, 387, 388)}
+    assert chosen.layers[0].units == 387
+    assert [n for n, price in prices.items() if price <= limit.value] == [38, 76, 387]
+    assert limit.floor(chosen) < limit.price(chosen)
+
+
+def test_a_price_that_does_not_grow_is_refused():
+    flat = Limit(1e6, "µs", lambda network: 3.0)
+    with pytest.raises(ConfigError, match="µs do not grow with N, so that any number of it fits"):
+        plan(ENWIK8, flat, PUBLISHED)

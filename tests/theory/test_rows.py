@@ -9,7 +9,6 @@ from elmnet import budget
 from elmnet.config import NetworkConfig
 from elmnet.errors import ConfigError, TheoryError
 from elmnet.theory import published, runs_of_rows
-from elmnet.theory.kinds import score_of, scores_of
 from elmnet.theory.rows import network_of
 
 START = NetworkConfig.preset("enwik8")
@@ -51,18 +50,6 @@ def test_a_network_has_the_sizes_of_its_row():
 def test_impossible_networks(row, words):
     with pytest.raises(ConfigError, match=words):
         network_of(row, START)
-
-
-def test_scores_by_any_of_their_names():
-    row = {"valid_bpc": "2.5", "valid_nats": 1.7, "test_loss_nats": 1.8, "test_accuracy": "0.25", "train_bpc": ""}
-    assert scores_of(row) == ["valid_bpc", "valid_loss", "test_loss", "test_error"]
-    assert [score_of(row, score) for score in scores_of(row)] == [2.5, 1.7, 1.8, 0.75]
-    for score, words in (
-        ("train_bpc", "no score 'train_bpc'; it has valid_bpc, valid_loss, test_loss, test_error"),
-        ("valid_accuracy", "no score 'valid_accuracy': the model is of bpc, loss, error"),
-    ):
-        with pytest.raises(TheoryError, match=words):
-            score_of(row, score)
 
 
 def test_runs_of_rows():

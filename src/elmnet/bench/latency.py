@@ -11,9 +11,10 @@ from scipy.optimize import nnls
 
 from elmnet import budget
 from elmnet.config import NetworkConfig
+from elmnet.errors import ConfigError
 from elmnet.network import ELMNetwork
 from elmnet.theory.fit import Fit
-from elmnet.theory.planner import Limit, Plan, Wiring, plan
+from elmnet.theory.planner import Plan, Wiring, plan
 
 SIZES = [(units, memory) for units in (16, 128, 512, 2048) for memory in (3, 10, 30) if units * memory <= 16_384]
 """(N, d_m) of the networks that are measured."""
@@ -41,10 +42,17 @@ def calibrate(start: NetworkConfig) -> Callable[[NetworkConfig], float]:
 
     A constant for the call and the read-out, and non-negative prices of a unit, of a synapse and of every other
     parameter, by least squares on relative errors.
+
+    Raises:
+        ConfigError: the times do not grow with the networks.
     """
     networks = [start.with_hidden(units=units, memory=memory, hidden=2 * memory) for units, memory in SIZES]
     times = np.array([measured(network) for network in networks])
     prices, _ = nnls(np.array([_features(network) for network in networks]) / times[:, None], np.ones(len(times)))
+    if not prices[1:].any():
+        raise ConfigError(
+            "the measured times do not tell large networks from small ones: close other programs and repeat"
+        )
     return lambda network: float(_features(network) @ prices)
 
 
@@ -65,7 +73,7 @@ def fast_enough(
         if spent <= limit.value:
             break
         factor = 1.02 * spent / limit.price(one.network)
-        limit = Limit(limit.value, limit.kind, _scaled(limit.price, factor))
+        limit = replace(limit, price=_scaled(limit.price, factor))
         one = plan(start, limit, wiring, known)
         spent = measured(one.network)
     return replace(one, price=spent)

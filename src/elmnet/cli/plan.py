@@ -125,7 +125,7 @@ def plan(
         from elmnet.bench.latency import fast_enough
 
         plans = [fast_enough(plans[0], start, options, known)]
-    asked = next_runs.design(known, start, limits[0], options, design) if design and known is not None else None
+    asked = next_runs.design(start, limits[0], options, known, design) if design and known is not None else None
     where = known.runs.source if known is not None else f"no runs of {task}: priors alone, allocation only"
     show(answers.plans(plans, known, f"budget in {limits[0].kind}, learned from {where}"))
     for one in plans:

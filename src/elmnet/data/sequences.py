@@ -298,9 +298,19 @@ def checked(
         if split.shape != (n,) or not np.isin(split, PARTS).all():
             raise DataError(f"{name}: split must be {n} of train, valid, test, got {split.shape} of {set(split.flat)}")
         split = split.astype(np.str_)
-    digest = digest or hashlib.sha256(x.tobytes() + (b"" if y is None else y.tobytes())).hexdigest()
+    digest = digest or _digest(x, y, lengths, split)
     names = tuple(value_names)
     return Sequences(name, digest, x, lengths, y, per_step, classes, ids, channels, names, steps, split)
+
+
+def _digest(*arrays: Array | None) -> str:
+    """Of everything the arrays hold."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        if array is not None:
+            digest.update(f"{array.dtype.str}{array.shape}".encode())
+            digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def _narrow(x: NDArray[np.float64], inside: Array, name: str) -> NDArray[Any]:

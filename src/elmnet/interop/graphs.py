@@ -28,6 +28,8 @@ from elmnet.ops import LayerState, Masks, Weights, reference
 
 OF_A_NEURON = ("synapse", "readout", "bias", "decay", "gain")
 """Effective weights besides the MLP's, by their names in `elmnet.ops.Weights`."""
+FAR = 1e4
+"""Standard deviations between data and zero beyond which float32 keeps too little of them: its steps are 2⁻²⁴."""
 NEXT = ".next"
 """What a state's name as an output ends in: `layer0.memory` comes in, `layer0.memory.next` goes out."""
 
@@ -48,9 +50,21 @@ class Standard:
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> "Standard | None":
-        """From a run's facts of its data; None where they tell of no standardisation."""
+        """From a run's facts of its data; None where they tell of no standardisation.
+
+        Raises:
+            CheckpointError: numbers so far from zero that float32, in which graphs compute, does not tell them apart.
+        """
         if "target_scale" not in facts:
             return None
+        for kind, mean, scale in (("channel", "mean", "scale"), ("value", "target_mean", "target_scale")):
+            for place, (centre, spread) in enumerate(zip(facts[mean], facts[scale], strict=True)):
+                if abs(centre) > FAR * spread:
+                    names = facts.get(f"{kind}s") or range(len(facts[mean]))
+                    raise CheckpointError(
+                        f"{kind} {names[place]} has mean {centre:.9g} and standard deviation {spread:.3g}: graphs "
+                        "compute in float32, which does not tell them apart; subtract a constant and train again"
+                    )
         about = {name: facts[name] for name in ("channels", "classes", "values") if facts.get(name)}
         names = ("mean", "scale", "target_mean", "target_scale")
         return cls(**{name: torch.tensor(facts[name]) for name in names}, about=about)

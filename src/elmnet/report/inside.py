@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import log_softmax
 from torch import Tensor
 
 from elmnet.errors import ShapeError
@@ -214,10 +215,5 @@ def surprise(outputs: Array, targets: NDArray[np.int64]) -> Array:
     """Bits -log2 p(target) of logits (..., n_out) and class numbers (...)."""
     if outputs.shape[:-1] != targets.shape:
         raise ShapeError(f"targets must be {outputs.shape[:-1]}, got {targets.shape}")
-    return np.asarray(-np.log2(np.take_along_axis(probabilities(outputs), targets[..., None], -1)[..., 0]))
-
-
-def probabilities(outputs: Array) -> Array:
-    """Softmax of logits over the last axis."""
-    grown = np.exp(outputs - outputs.max(-1, keepdims=True))
-    return np.asarray(grown / grown.sum(-1, keepdims=True))
+    nats = -np.take_along_axis(log_softmax(outputs, -1), targets[..., None], -1)[..., 0]
+    return np.asarray(nats / np.log(2))

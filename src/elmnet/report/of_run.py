@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import softmax
 from torch import Tensor
 
 from elmnet import models
@@ -170,7 +171,7 @@ def _look(
         section.passages.append(_surprise(task, x, y, seen.outputs))
     if isinstance(options, SpikeOptions):
         spikes, target = x[0].numpy() > 0, int(y[0])
-        probability = inside.probabilities(seen.outputs[0])
+        probability = softmax(seen.outputs[0], -1)
         guess = int(probability[-1].argmax())
         words = (
             f"Input spikes of one sequence, and below them the running probability of the likeliest classes. The true "

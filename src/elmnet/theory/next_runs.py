@@ -1,7 +1,7 @@
 """Which runs would tell most about what a larger budget buys (§9)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,28 +21,28 @@ class Choice:
 
 
 def design(
-    known: Fit, start: NetworkConfig, limit: Limit, wiring: Wiring | Sequence[Wiring], count: int
+    start: NetworkConfig, limit: Limit | float, wiring: Wiring | Sequence[Wiring], known: Fit, count: int
 ) -> tuple[float, list[Choice]]:
-    """The runs, within the budget, that together shrink the interval of L*(10 P) most; the last word on each is greedy.
+    """The runs, within the budget, that together shrink the interval of L*(10 P) most; each is chosen greedily.
 
     Worlds are bootstrap fits in which also the constants vary that the runs so far cannot tell. Seeing a run's score
     conditions the worlds linearly (an ensemble Kalman update with the noise of one run).
 
     Args:
-        known: fit of the runs so far.
         start: task's network.
-        limit: the largest budget of a new run, in parameters.
+        limit: the largest budget of a new run; a number: of parameters.
         wiring: of the plan whose loss at ten times the budget is asked; of several (`wirings`) it chooses one.
+        known: fit of the runs so far.
         count: of runs.
 
     Returns:
         Standard deviation of L*(10 P) now, and the runs in the order of choice.
     """
     if count < 1:
-        raise TheoryError(f"--design must be at least 1, got {count}")
-    worlds = open_worlds(known)
+        raise TheoryError(f"a design is of at least 1 run, got {count}")
+    limit, worlds = Limit.of(limit), open_worlds(known)
     wirings = [wiring] if isinstance(wiring, Wiring) else list(wiring)
-    tenfold = fitting(start, Limit(10 * limit.value, limit.kind, limit.price), wirings, known.least_memory)
+    tenfold = fitting(start, replace(limit, value=10 * limit.value), wirings, known.least_memory)
     target = worlds.loss(*sizes([network for _, network in tenfold])).min(1)
     options = _options(start, limit, wirings, known.least_memory)
     losses = worlds.loss(*sizes(options))
@@ -65,7 +65,7 @@ def _options(start: NetworkConfig, limit: Limit, wirings: Sequence[Wiring], leas
     """Networks at four budgets, several connectivities, and d_m spread over what fits."""
     options: dict[NetworkConfig, None] = {}
     for share in (1.0, 1 / 3, 1 / 10, 1 / 30):
-        less = Limit(share * limit.value, limit.kind, limit.price)
+        less = replace(limit, value=share * limit.value)
         for wiring in _around(wirings):
             try:
                 found = candidates(start, less, wiring, least_memory)

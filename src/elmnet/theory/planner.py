@@ -44,7 +44,14 @@ class Limit:
     kind: str = "parameters"
     """In words, with its unit: `parameters`, `FLOPs per step`, ..."""
     price: Callable[[NetworkConfig], float] = budget.parameters
-    """What a network takes of it; grows with N."""
+    """What a network takes of it; grows with N, or has a floor that does."""
+    floor: Callable[[NetworkConfig], float] | None = None
+    """Of a price that also falls in places, what it is never below (`elmnet.budget.largest`)."""
+
+    @classmethod
+    def of(cls, limit: "Limit | float") -> "Limit":
+        """A limit as it is; of a number, one of parameters."""
+        return limit if isinstance(limit, cls) else cls(float(limit))  # type: ignore[arg-type]
 
     @classmethod
     def hidden(cls, value: float) -> "Limit":
@@ -65,7 +72,7 @@ class Limit:
     def memory(cls, value: float, batch: int, steps: int) -> "Limit":
         """A budget of bytes while training, as `elmnet.budget.training_bytes` estimates them."""
         price = partial(budget.training_bytes, batch=batch, steps=steps)
-        return cls(value, f"bytes while training (batch {batch}, T {steps})", price)
+        return cls(value, f"bytes while training (batch {batch}, T {steps})", price, floor=budget.state_bytes)
 
 
 @dataclass(frozen=True)
@@ -187,7 +194,9 @@ def candidates(
     found = []
     for d_m in range(least_memory, MOST_MEMORY + 1):
         try:
-            network = budget.largest(partial(_units, start, wiring, d_m), limit.value, "N", limit.price, limit.kind)
+            network = budget.largest(
+                partial(_units, start, wiring, d_m), limit.value, "N", limit.price, limit.kind, limit.floor
+            )
         except BudgetError:
             break  # larger units do not fit either
         if network.layers[0].units >= LEAST_UNITS:
@@ -258,7 +267,7 @@ def plan(
         raise ConfigError(f"a plan is for one hidden layer, the network has {len(start.layers)}")
     if start.readout == "none":
         raise ConfigError("without a read-out the outputs fix the number of units; there is nothing to plan")
-    limit = limit if isinstance(limit, Limit) else Limit(limit)
+    limit = Limit.of(limit)
     options = [wiring] if isinstance(wiring, Wiring) else list(wiring)
     wired = fitting(start, limit, options, LEAST_MEMORY if known is None else known.least_memory)
     networks = [network for _, network in wired]
@@ -379,7 +388,7 @@ def _rivals(start: NetworkConfig, limit: Limit, wiring: Wiring, chosen: NetworkC
     rivals = []
     for name, build in builds.items():
         try:
-            network = budget.largest(build, limit.value, "N", limit.price, limit.kind)
+            network = budget.largest(build, limit.value, "N", limit.price, limit.kind, limit.floor)
         except BudgetError:
             continue
         both = sizes([network, chosen])
