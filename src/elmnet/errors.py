@@ -18,6 +18,11 @@ def in_a_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
+def one_line(error: BaseException) -> str:
+    """The whole message of an exception without its line breaks; its type's name where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 class ConfigError(ElmnetError, ValueError):
     """A configuration holds a value that cannot be built."""
 

@@ -65,8 +65,9 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     except BaseException as error:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename, error.filename2 = str(path), None
+        if isinstance(error, OSError):  # says which file, and not what it was called aside
+            error.filename = str(path)
+            del error.filename2
         raise
     fsync_directory(path.parent)
 

@@ -89,7 +89,7 @@ def choose(kind: str, like: ModelConfig) -> ModelConfig:
             {"kind": kind, "inputs": like.inputs, "outputs": like.outputs, "tokens": tokens}
         )
     if isinstance(like, BaselineConfig):
-        raise ConfigError(f"--model {kind} needs an ELM network to start from, not a {like.kind}")
+        raise ConfigError(f"a model {kind!r} needs an ELM network to start from, not a {like.kind}")
     if kind == "elm":
         return like
     layers = []

@@ -19,7 +19,7 @@ from typing import Any, Literal, Self
 
 import yaml
 
-from elmnet.errors import ConfigError
+from elmnet.errors import ConfigError, one_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,7 @@ def read_yaml(path: Path) -> Any:
                 return yaml.load(text, Loader=_FastLoader)
         return yaml.load(text, Loader=_Loader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: a date that is none
-        raise ConfigError(f"cannot be read as YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"cannot be read as YAML: {one_line(error)}") from error
 
 
 _SCALARS = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}

@@ -100,7 +100,7 @@ def test_a_recording_is_not_replaced_by_its_spikes(archive):
     with pytest.raises(ConfigError, match="is no HDF5 file"):
         encode_recordings(Recordings(archive), archive)
     assert archive.read_bytes() == before
-    with pytest.raises(ConfigError, match=r"--seed must lie in 0\.\."):
+    with pytest.raises(ConfigError, match=r"seed must lie in 0\.\."):
         encode_recordings(Recordings(archive), archive.with_suffix(".h5"), seed=2**80)
 
 

@@ -8,7 +8,7 @@ import pooch
 import requests
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from elmnet.errors import DataError
+from elmnet.errors import DataError, in_a_line
 from elmnet.files import cache_directory
 
 
@@ -68,15 +68,11 @@ def _fetch_file(file: RemoteFile, cache: Path) -> Path:
             pooch.retrieve(file.url, file.hash, fname=file.name, path=cache, downloader=downloader)
     except (requests.RequestException, OSError, ValueError) as error:
         raise DataError(
-            f"could not download {file.url}: {_first_line(error)}\n"
+            f"could not download {file.url}: {in_a_line(error)[:200]}\n"
             f"Fetch it by hand, put it at {place} ({file.hash}), and run the same command again; "
             "or name a local copy with --data PATH."
         ) from error
     return place
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
 class _DownloadBar:

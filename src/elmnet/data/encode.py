@@ -67,9 +67,9 @@ def encode_recordings(
         ConfigError: numba is not installed, the seed is out of range, or a file that is no HDF5 would be replaced.
     """
     if out.exists() and not h5py.is_hdf5(out):
-        raise ConfigError(f"--out {out} exists and is no HDF5 file; name another, so that it is not lost")
+        raise ConfigError(f"{out} exists and is no HDF5 file; name another, so that it is not lost")
     if not 0 <= seed < 2**63:
-        raise ConfigError(f"--seed must lie in 0..2^63-1, got {seed}")
+        raise ConfigError(f"seed must lie in 0..2^63-1, got {seed}")
     labels = _Labels(recordings, label_from, {} if like is None else names_in(like))
     sounds = list(_checked(recordings, skip_bad))  # all are looked at before the first is encoded
     refused = tuple(str(sound) for _, sound in sounds if isinstance(sound, DataError))

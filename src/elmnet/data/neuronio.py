@@ -82,7 +82,7 @@ def find_files(source: Path) -> dict[Part, list[Path]]:
     if source.is_file():
         return {"train": [source], "valid": [], "test": []}
     if not source.is_dir():
-        raise DataError(f"--data {source}: no such file or folder of NeuronIO simulations")
+        raise DataError(f"data {source}: no such file or folder of NeuronIO simulations")
     parts: dict[Part, list[Path]] = {"train": [], "valid": [], "test": []}
     for path in sorted(source.rglob("*")):
         if not path.is_file() or path.suffix not in (".p", ".pkl", ".pickle", ".gz"):

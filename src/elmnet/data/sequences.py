@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elmnet import sql
-from elmnet.errors import DataError
+from elmnet.errors import DataError, one_line
 from elmnet.files import BAD_ARCHIVE, ending, sha256
 
 PARTS = ("train", "valid", "test")
@@ -107,9 +107,9 @@ def load_sequences(source: str, per: Per = "auto", *, values: bool = False, targ
     """
     path = Path(source)
     if ending(path) not in (".npz", ".parquet", ".csv"):
-        raise DataError(f"--data {source}: name an .npz, .parquet or .csv file of sequences")
+        raise DataError(f"data {source}: name an .npz, .parquet or .csv file of sequences")
     if not path.is_file():
-        raise DataError(f"--data {source}: no such file; name an .npz, .parquet or .csv file of sequences")
+        raise DataError(f"data {source}: no such file; name an .npz, .parquet or .csv file of sequences")
     read = _npz if ending(path) == ".npz" else _table
     return checked(**read(path, targets), name=path.name, digest=sha256(path), per=per, values=values)
 
@@ -153,7 +153,7 @@ def _table(path: Path, targets: bool) -> dict[str, Any]:
             table = connection.execute(f"SELECT {all_} FROM rows ORDER BY sequence, step").fetchnumpy()
     except duckdb.Error as error:
         kind = "Parquet" if parquet else "CSV"
-        raise DataError(f"{path}: damaged or not {kind}: {' '.join(str(error).split())[:200]}") from error
+        raise DataError(f"{path}: damaged or not {kind}: {one_line(error)[:200]}") from error
     return _from_table(path, {name: np.ma.getdata(column) for name, column in table.items()})
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from elmnet.errors import DataError
+from elmnet.errors import DataError, one_line
 
 MAX_BYTES = 1 << 28
 """Of one WAV file."""
@@ -150,7 +150,7 @@ def parse_wav(data: bytes, where: str) -> tuple[int, NDArray[np.float64]]:
             warnings.simplefilter("ignore", wavfile.WavFileWarning)  # chunks it does not know
             rate, samples = wavfile.read(io.BytesIO(data))
     except (ValueError, TypeError, struct.error, ZeroDivisionError, OverflowError, EOFError) as error:
-        raise DataError(f"{where}: not a WAV file that can be read: {' '.join(str(error).split())}") from error
+        raise DataError(f"{where}: not a WAV file that can be read: {one_line(error)}") from error
     seconds = len(samples) / rate
     if seconds > MAX_SECONDS:
         raise DataError(f"{where}: lasts {seconds:,.0f} s, more than {MAX_SECONDS:.0f}; cut it into pieces")

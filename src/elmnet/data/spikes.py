@@ -111,7 +111,7 @@ def load_spike_corpus(source: str) -> SpikeCorpus:
         return _load_pair("Spiking Heidelberg Digits", _official_directory())
     directory = Path(source)
     if not directory.is_dir():
-        raise DataError(f"--data {source}: no such directory; name one, 'official' or '{SYNTHETIC}'")
+        raise DataError(f"data {source}: no such directory; name one, 'official' or '{SYNTHETIC}'")
     corpus = _load_pair(f"spikes in {directory.resolve().name}/", directory)
     _require_same_names(corpus)
     return corpus

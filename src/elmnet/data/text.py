@@ -52,7 +52,7 @@ def load_corpus(source: str) -> Corpus:
         return Corpus("enwik8", _read(fetch("enwik8")[0]))
     path = Path(source)
     if not path.is_file():
-        raise DataError(f"--data {source}: no such file; name a text file, 'official' or '{STDLIB}'")
+        raise DataError(f"data {source}: no such file; name a text file, 'official' or '{STDLIB}'")
     return Corpus(path.name, _read(path))
 
 

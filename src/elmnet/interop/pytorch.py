@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from elmnet.config import LayerConfig, NetworkConfig, NeuronConfig
-from elmnet.errors import CheckpointError, ConfigError
+from elmnet.errors import CheckpointError, ConfigError, in_a_line
 from elmnet.interop import Settings, read_config
 from elmnet.layer import ELM
 from elmnet.network import ELMNetwork
@@ -79,8 +79,7 @@ def read_neuron(path: Path, *, backend: str = "auto") -> ELM:
         words = "it holds objects other than tensors, which could run code when read, or is damaged"
         raise CheckpointError(f"{path}: refused: {words}") from error
     except (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, zipfile.BadZipFile) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path}: cannot be read as a PyTorch checkpoint: {first}") from error
+        raise CheckpointError(f"{path}: cannot be read as a PyTorch checkpoint: {in_a_line(error)}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path}: expected a state dict, names and tensors, got {type(state).__name__}")
     return neuron_of(config, state, where=str(path), backend=backend)
