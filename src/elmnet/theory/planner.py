@@ -229,7 +229,12 @@ def prior_worlds(draws: int = 300, seed: int = 0) -> SNRR:
         name: np.exp(np.log(PRIOR[name][0]) + PRIOR[name][1] * rng.standard_normal((draws, 1)))
         for name in ("kappa_e", "N_r")
     }
-    return SNRR(L_inf=0.0, D=1.0, H0=40.0, **drawn)
+    return _without_loss(**drawn)
+
+
+def _without_loss(**constants: Any) -> SNRR:
+    """A model for comparing networks: half a bit of loss per bit of signal-to-noise, far from knowing nothing."""
+    return SNRR(L_inf=0.0, D=1.0, H0=40.0, **constants)
 
 
 def wirings(known: Fit, branches: int) -> list[Wiring]:
@@ -327,7 +332,7 @@ def _models(known: Fit | None) -> tuple[SNRR, SNRR | None]:
     if known is not None:
         return known.law, known.worlds
     medians = {name: PRIOR[name][0] for name in ("kappa_e", "N_r")}
-    return SNRR(L_inf=0.0, D=1.0, H0=40.0, **medians), prior_worlds()
+    return _without_loss(**medians), prior_worlds()
 
 
 def _regrets(worlds: SNRR, networks: Sequence[NetworkConfig]) -> Array:
