@@ -28,6 +28,8 @@ def test_own_readout_round_trips():
         (lambda: NeuronConfig(mlp_activation="gelu"), "'relu2', 'relu', 'silu'"),
         (lambda: NeuronConfig(tau_min=10, tau_max=1), "tau_min 10.0 exceeds tau_max 1.0"),
         (lambda: NeuronConfig(tau_highpass=-1), "tau_highpass must be positive, got -1.0"),
+        (lambda: NeuronConfig(tau_max=1e39), r"tau_max must lie in 1e-10\.\.1e30, where float32 .*, got 1e\+39"),
+        (lambda: NeuronConfig(tau_min=1e-30), r"tau_min must lie in 1e-10\.\.1e30, where float32 .*, got 1e-30"),
         (lambda: NeuronConfig(tau_max=math.nan), "tau_max must be finite"),
         (lambda: NeuronConfig(outputs=2, bias_init=(1.0,)), "one value per output"),
         (lambda: NeuronConfig(memory_dropout=1.0), r"memory_dropout must lie in \[0, 1\)"),

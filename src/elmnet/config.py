@@ -76,6 +76,8 @@ class NeuronConfig(Config):
         for name in ("dt", "tau_min", "tau_max", "tau_branch", "tau_highpass", "timescale_ratio", "surrogate_gain"):
             value = getattr(self, name)
             self._require(value is None or value > 0, f"{name} must be positive, got {value}")
+            fits = value is None or 1e-10 <= value <= 1e30
+            self._require(fits, f"{name} must lie in 1e-10..1e30, where float32 can take its gradient, got {value}")
         self._require(self.tau_min <= self.tau_max, f"tau_min {self.tau_min} exceeds tau_max {self.tau_max}")
         self._require(self.tau_range_scale > 1, f"tau_range_scale must exceed 1, got {self.tau_range_scale}")
         self._require(
