@@ -151,15 +151,15 @@ class _ELM(BaseEstimator):  # type: ignore[misc]
             "model.layers.0.units": self.units,
             "model.layers.0.neuron.memory": self.memory,
             "options.batch": self.batch_size,
-            "options.standardise": str(self.standardise).lower(),
+            "options.standardise": self.standardise,
             "training.steps": self.steps,
             "training.warmup": self.steps // 10,
             "training.learning_rate": self.learning_rate,
             "training.eval_every": every,
             "training.checkpoint_minutes": 1e9,
         }
-        chosen = [f"{name}={value}" for name, value in {**settings, **(self.settings or {})}.items()]
-        return compose("sequence", preset="tiny", settings=chosen, seed=seed, threads=torch.get_num_threads())
+        settings |= self.settings or {}
+        return compose("sequence", preset="tiny", settings=settings, seed=seed, threads=torch.get_num_threads())
 
     def _parts(self, targets: Array, seed: int) -> dict[str, NDArray[np.int64]]:
         """The sequences of every part. Every class stays in training; no test part is taken away: the trainer's last
