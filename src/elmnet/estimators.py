@@ -118,12 +118,7 @@ class _ELM(BaseEstimator):  # type: ignore[misc]
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         data = _checked(x=x, y=targets, lengths=lengths)
         parts = self._parts(targets, seed)
-        threads, generator = torch.get_num_threads(), torch.get_rng_state()
-        try:
-            self._train(data, parts, seed)
-        finally:  # the trainer sets both for its process
-            torch.set_num_threads(threads)
-            torch.set_rng_state(generator)
+        self._train(data, parts, seed)
         return self
 
     def _train(self, data: Sequences, parts: dict[str, NDArray[np.int64]], seed: int) -> None:

@@ -611,7 +611,10 @@ def test_estimates_are_of_the_runs_own_steps(text_file, monkeypatch):
     monkeypatch.setattr(estimate, "SECONDS", 0.0)
     more = {"backend": "reference", "dtype": "float64", "training.optimizer": "adamax"}
     found = trials(text_file, set={**SETTINGS, **more})
+    torch.set_num_threads(2)
+    before = torch.get_rng_state()
     assert all(seconds > 0 for seconds in estimate.seconds_of(found).values())
+    assert torch.get_num_threads() == 2 and torch.equal(torch.get_rng_state(), before)
     assert set(seen) == {("reference", torch.float64, "Adamax")}
 
 

@@ -19,6 +19,7 @@ from elmnet.train.identity import same_data
 from elmnet.train.learner import enough_memory
 from elmnet.train.objective import monitored
 from elmnet.train.parallel import Team
+from elmnet.train.process import borrowed
 from elmnet.train.progress import Reporter
 from elmnet.train.run import RunDirectory, keeps_to_itself
 from elmnet.train.signals import Interrupted, StopRequested, StopSignals
@@ -52,10 +53,11 @@ def start(
         Interrupted: SIGINT or SIGTERM arrived; a checkpoint was written first.
     """
     run = RunDirectory(Path(path))
-    trainer = Trainer(  # refuses what cannot run
-        run, config, task, reporter or Reporter(), tensorboard=tensorboard, cuda_graph=cuda_graph, team=team
-    )
-    return cast(Result, Lockstep([trainer]).train()[0])
+    with borrowed(config):
+        trainer = Trainer(  # refuses what cannot run
+            run, config, task, reporter or Reporter(), tensorboard=tensorboard, cuda_graph=cuda_graph, team=team
+        )
+        return cast(Result, Lockstep([trainer]).train()[0])
 
 
 def resume(
@@ -89,8 +91,9 @@ def resume(
         reporter.note(f"{path} is finished")
         return result
     task = _open_again(run, amend(config, data=data), facts, OpenTasks())
-    trainer = Trainer(run, config, task, reporter, tensorboard=tensorboard, cuda_graph=cuda_graph, team=team)
-    return cast(Result, Lockstep([trainer]).train(resuming=True)[0])
+    with borrowed(config):
+        trainer = Trainer(run, config, task, reporter, tensorboard=tensorboard, cuda_graph=cuda_graph, team=team)
+        return cast(Result, Lockstep([trainer]).train(resuming=True)[0])
 
 
 def together(
@@ -116,7 +119,16 @@ def together(
         RunError: as `start` and `resume`.
         Interrupted: SIGINT or SIGTERM arrived; checkpoints were written first.
     """
-    reporter, stop = reporter or Reporter(), StopSignals()
+    if not runs:
+        return {}
+    with borrowed(next(iter(runs.values()))):
+        return _together(runs, data, reporter or Reporter(), cuda_graph)
+
+
+def _together(
+    runs: dict[Path, RunConfig], data: str | None, reporter: Reporter, cuda_graph: bool
+) -> dict[Path, Result | DivergedError]:
+    stop = StopSignals()
     outcomes: dict[Path, Result | DivergedError] = {}
     trainers: list[Trainer] = []
     tasks = OpenTasks()
