@@ -123,6 +123,19 @@ def test_the_longest_timescale_is_the_median_length():
     assert kept.layers[0].neuron.tau_max == 100.0
 
 
+def test_every_layer_has_a_longest_timescale_of_its_own():
+    """The median length, but never below its shortest; where its neurons have several."""
+    from elmnet.tasks.sequence import PRESETS
+
+    one, model = task(), PRESETS["tiny"]["model"]
+    first = model.layers[0]
+    slow = first.replace(neuron=first.neuron.replace(tau_min=50.0, tau_max=70.0))
+    simple = first.replace(neuron=first.neuron.replace(memory=1, tau_min=5.0, tau_max=5.0))
+    fitted = one.fit_model(model.replace(layers=(first, slow, simple)))
+    length = float(np.median(one.data.lengths[one.parts["train"]]))
+    assert [layer.neuron.tau_max for layer in fitted.layers] == [length, 50.0, 5.0]
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
