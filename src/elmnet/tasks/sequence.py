@@ -46,7 +46,7 @@ class SequenceOptions(Config):
         self._require(self.valid_fraction + self.test_fraction < 1, "nothing would be left to train on")
 
 
-class Sequence(Task):
+class SequenceTask(Task):
     """Classes or values of sequences from a file (`elmnet.data.sequences`)."""
 
     name = "sequence"

@@ -13,7 +13,7 @@ from elmnet.data.text import Vocabulary
 from elmnet.errors import ConfigError, RunError
 from elmnet.models import Network
 from elmnet.tasks import Scores, Split, Task, open_task
-from elmnet.tasks.sequence import Sequence as SequenceTask
+from elmnet.tasks.sequence import SequenceTask
 from elmnet.train import evaluate, loop
 from elmnet.train.config import RunConfig
 from elmnet.train.generate import generate
