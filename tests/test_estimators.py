@@ -228,3 +228,15 @@ def test_any_setting_of_the_run_can_be_given():
     assert [line["step"] for line in valid] == list(range(2, 2 * len(valid) + 1, 2))
     with pytest.raises(ConfigError, match="training has no setting 'nothing'"):
         ELMClassifier(steps=2, settings={"training.nothing": 1}).fit(X, y)
+    settings = {"model.layers.0.neuron.tau_highpass": None, "options.standardise": np.bool_(False)}
+    config = ELMClassifier(standardise=np.bool_(True), settings=settings)._configuration(0)
+    assert config.model.layers[0].neuron.tau_highpass is None
+    assert config.options.to_dict()["standardise"] is False
+
+
+def test_torch_is_left_as_it_was():
+    X, y, *_ = waves()
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    ELMClassifier(units=4, steps=2).fit(X, y).predict(X)
+    assert torch.equal(torch.get_rng_state(), before)

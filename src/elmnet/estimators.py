@@ -10,8 +10,7 @@ validation part. Needs the extra `estimators`.
 """
 
 import tempfile
-from collections.abc import Mapping
-from collections.abc import Sequence as Many
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -33,7 +32,7 @@ from elmnet import models
 from elmnet.baselines.config import BaselineConfig
 from elmnet.data.sequences import PARTS, Sequences, checked
 from elmnet.errors import DataError
-from elmnet.tasks.sequence import Sequence
+from elmnet.tasks.sequence import SequenceTask
 from elmnet.train import loop
 from elmnet.train.config import RunConfig, compose
 from elmnet.train.predict import Predictions, predict
@@ -118,17 +117,12 @@ class _ELM(BaseEstimator):  # type: ignore[misc]
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         data = _checked(x=x, y=targets, lengths=lengths)
         parts = self._parts(targets, seed)
-        threads, generator = torch.get_num_threads(), torch.get_rng_state()
-        try:
-            self._train(data, parts, seed)
-        finally:  # the trainer sets both for its process
-            torch.set_num_threads(threads)
-            torch.set_rng_state(generator)
+        self._train(data, parts, seed)
         return self
 
     def _train(self, data: Sequences, parts: dict[str, NDArray[np.int64]], seed: int) -> None:
         config = self._configuration(seed)
-        task = Sequence(config.options, data, seed=seed, parts=parts, weights=self._weights)  # type: ignore[arg-type]
+        task = SequenceTask(config.options, data, seed=seed, parts=parts, weights=self._weights)  # type: ignore[arg-type]
         if self.model != "elm":
             config = config.with_model(self.model)
         if isinstance(config.model, BaselineConfig):
@@ -151,15 +145,15 @@ class _ELM(BaseEstimator):  # type: ignore[misc]
             "model.layers.0.units": self.units,
             "model.layers.0.neuron.memory": self.memory,
             "options.batch": self.batch_size,
-            "options.standardise": str(self.standardise).lower(),
+            "options.standardise": self.standardise,
             "training.steps": self.steps,
             "training.warmup": self.steps // 10,
             "training.learning_rate": self.learning_rate,
             "training.eval_every": every,
             "training.checkpoint_minutes": 1e9,
         }
-        chosen = [f"{name}={value}" for name, value in {**settings, **(self.settings or {})}.items()]
-        return compose("sequence", preset="tiny", settings=chosen, seed=seed, threads=torch.get_num_threads())
+        settings |= self.settings or {}
+        return compose("sequence", preset="tiny", settings=settings, seed=seed, threads=torch.get_num_threads())
 
     def _parts(self, targets: Array, seed: int) -> dict[str, NDArray[np.int64]]:
         """The sequences of every part. Every class stays in training; no test part is taken away: the trainer's last
@@ -217,7 +211,7 @@ class _ELM(BaseEstimator):  # type: ignore[misc]
         x, lengths = self._sequences(X, fitting=False)
         options = self.config_.options
         data = _checked(x=x, lengths=lengths)
-        return predict(self.network_, Sequence(options, data, facts=self._facts))  # type: ignore[arg-type]
+        return predict(self.network_, SequenceTask(options, data, facts=self._facts))  # type: ignore[arg-type]
 
     @property
     def standard_(self) -> Any:
@@ -312,12 +306,12 @@ class ELMRegressor(RegressorMixin, _ELM):  # type: ignore[misc]
         return values[:, 0] if self._flat else values
 
 
-def _columns(X: Many[Any]) -> list[Any] | None:
+def _columns(X: Sequence[Any]) -> list[Any] | None:
     """The channels' names in the order of the first of tables; None: these are not all tables."""
     return list(X[0].columns) if all(hasattr(one, "columns") for one in X) else None
 
 
-def _padded(X: Many[Any], columns: list[Any] | None) -> tuple[Array, Array, int]:
+def _padded(X: Sequence[Any], columns: list[Any] | None) -> tuple[Array, Array, int]:
     """Sequences of different lengths side by side; of tables with these columns, in this order."""
     if columns is not None:
         for number, one in enumerate(X):

@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -209,6 +210,20 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path, text_file):
         assert saved, "stopped without saving"
     subprocess.run(command(recipe, tmp_path / "sweep", "--workers", 1), env=ENVIRONMENT, check=True)
     assert len(results(tmp_path / "sweep")) == 2
+
+
+def test_a_sweep_may_be_driven_outside_the_main_thread():
+    """Where signals cannot be caught."""
+
+    class Client:
+        def run(self, *arguments, **settings):
+            return {}
+
+    ended = []
+    thread = threading.Thread(target=lambda: ended.append(execute.on_cluster(Client(), {}, print, {})))
+    thread.start()
+    thread.join()
+    assert ended == [True]
 
 
 def test_nobody_answers(tmp_path, text_file):

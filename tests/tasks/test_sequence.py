@@ -11,7 +11,7 @@ from conftest import run
 
 from elmnet.data.sequences import checked
 from elmnet.errors import ConfigError, DataError
-from elmnet.tasks.sequence import NOWHERE, Sequence, SequenceOptions
+from elmnet.tasks.sequence import NOWHERE, SequenceOptions, SequenceTask
 from elmnet.train.predict import Predictions, mean, write
 from elmnet.train.trained import Run
 
@@ -35,7 +35,7 @@ def table_of(path):
 
 
 def task(options=None, seed=0, **changes):
-    return Sequence(SequenceOptions(**(options or {})), checked(**waves(**changes)), seed=seed)
+    return SequenceTask(SequenceOptions(**(options or {})), checked(**waves(**changes)), seed=seed)
 
 
 def test_parts_are_disjoint_fixed_and_standardised_by_the_training_part():
@@ -53,7 +53,7 @@ def test_parts_are_disjoint_fixed_and_standardised_by_the_training_part():
 
 def test_the_draw_of_the_parts_never_changes():
     """A literal: runs of years hence must not learn what was a test part."""
-    parts = Sequence(SequenceOptions(), checked(np.zeros((12, 2, 1)), np.arange(12) % 2)).parts
+    parts = SequenceTask(SequenceOptions(), checked(np.zeros((12, 2, 1)), np.arange(12) % 2)).parts
     assert (parts["valid"].tolist(), parts["test"].tolist()) == ([2, 9], [4, 7])
 
 
@@ -71,7 +71,7 @@ def test_scores_of_classes_are_those_of_scikit_learn():
     metrics = pytest.importorskip("sklearn.metrics", reason="needs scikit-learn (extra `estimators`)")
     rng = np.random.default_rng(0)
     x, y = np.zeros((200, 3, 1)), rng.choice([3, 5, 9], p=[0.7, 0.2, 0.1], size=200)
-    one = Sequence(SequenceOptions(), checked(x, y))
+    one = SequenceTask(SequenceOptions(), checked(x, y))
     out = torch.randn(200, 3, 3)
     got = one.summary(
         one.tally(out[:80], torch.from_numpy(one._y[:80])) + one.tally(out[80:], torch.from_numpy(one._y[80:]))
@@ -86,7 +86,7 @@ def test_scores_of_classes_are_those_of_scikit_learn():
 def test_scores_of_values_are_those_of_scikit_learn_in_the_data_s_unit():
     metrics = pytest.importorskip("sklearn.metrics", reason="needs scikit-learn (extra `estimators`)")
     y = np.random.default_rng(0).normal(50, [3.0, 7.0], size=(60, 2))
-    one = Sequence(SequenceOptions(), checked(np.zeros((60, 3, 1)), y))
+    one = SequenceTask(SequenceOptions(), checked(np.zeros((60, 3, 1)), y))
     out = torch.randn(60, 3, 2)
     got = one.summary(one.tally(out, torch.from_numpy(one._y)))
     told = one.in_units(out[:, -1].numpy())
@@ -96,7 +96,7 @@ def test_scores_of_values_are_those_of_scikit_learn_in_the_data_s_unit():
 
 def test_balanced_weights_make_the_classes_count_alike():
     x, y = np.zeros((100, 2, 1)), np.array([0] * 90 + [1] * 10)
-    plain, fair = (Sequence(SequenceOptions(class_weights=w), checked(x, y)) for w in ("none", "balanced"))
+    plain, fair = (SequenceTask(SequenceOptions(class_weights=w), checked(x, y)) for w in ("none", "balanced"))
     train = torch.from_numpy(plain._y[plain.parts["train"]])
     logits = torch.zeros(len(train), 2, 2)
     logits[:, :, 0] = 3.0  # says class 0
@@ -123,6 +123,19 @@ def test_the_longest_timescale_is_the_median_length():
     assert kept.layers[0].neuron.tau_max == 100.0
 
 
+def test_every_layer_has_a_longest_timescale_of_its_own():
+    """The median length, but never below its shortest; where its neurons have several."""
+    from elmnet.tasks.sequence import PRESETS
+
+    one, model = task(), PRESETS["tiny"]["model"]
+    first = model.layers[0]
+    slow = first.replace(neuron=first.neuron.replace(tau_min=50.0, tau_max=70.0))
+    simple = first.replace(neuron=first.neuron.replace(memory=1, tau_min=5.0, tau_max=5.0))
+    fitted = one.fit_model(model.replace(layers=(first, slow, simple)))
+    length = float(np.median(one.data.lengths[one.parts["train"]]))
+    assert [layer.neuron.tau_max for layer in fitted.layers] == [length, 50.0, 5.0]
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -133,14 +146,14 @@ def test_the_longest_timescale_is_the_median_length():
 )
 def test_data_without_anything_to_learn(changes, words):
     with pytest.raises(DataError, match=words):
-        Sequence(SequenceOptions(), checked(**{**waves(), **changes}))
+        SequenceTask(SequenceOptions(), checked(**{**waves(), **changes}))
 
 
 def test_a_class_outside_the_training_part_alone_is_refused():
     data = waves(count=20)
     split = np.where(data["y"] == "up", "train", np.where(np.arange(20) % 2, "valid", "test"))
     with pytest.raises(DataError, match="class down is not in the training part"):
-        Sequence(SequenceOptions(), checked(**data, split=split))
+        SequenceTask(SequenceOptions(), checked(**data, split=split))
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +269,7 @@ def test_sequences_of_one_length_can_be_trained_together(tmp_path, capsys):
 def test_r2_of_values_far_from_zero():
     data = waves(classes=False)
     near, far = (
-        Sequence(SequenceOptions(), checked(**{**data, "y": data["y"] + shift}), seed=0).baselines()
+        SequenceTask(SequenceOptions(), checked(**{**data, "y": data["y"] + shift}), seed=0).baselines()
         for shift in (0, 1e9)
     )
     assert far["training mean"]["test"]["r2"] == pytest.approx(near["training mean"]["test"]["r2"], rel=1e-4)
@@ -267,12 +280,12 @@ def test_channels_and_values_are_known_by_their_names():
     data = waves(classes=False)
     y = np.stack([data["y"], -5 * data["y"]], 1)
     names = {"channels": ["left", "right"], "value_names": ["speed", "drift"]}
-    facts = Sequence(SequenceOptions(), checked(**{**data, "y": y}, **names), seed=0).facts()
+    facts = SequenceTask(SequenceOptions(), checked(**{**data, "y": y}, **names), seed=0).facts()
     assert (facts["channels"], facts["values"]) == (["left", "right"], ["speed", "drift"])
 
     def opened(columns, **given):
         turned = {**data, "x": data["x"][:, :, columns], "y": y[:, columns]}
-        return Sequence(SequenceOptions(), checked(**turned, **given), seed=0, facts=facts)
+        return SequenceTask(SequenceOptions(), checked(**turned, **given), seed=0, facts=facts)
 
     pool = np.arange(5)
     same = opened([0, 1], **names)
@@ -289,10 +302,10 @@ def test_channels_and_values_are_known_by_their_names():
 def test_small_changes_of_large_numbers_are_seen():
     """Float32 has no seconds since 1970, nor the smallest numbers."""
     data = waves()
-    plain = Sequence(SequenceOptions(), checked(**data), seed=0)
+    plain = SequenceTask(SequenceOptions(), checked(**data), seed=0)
     assert plain.data.x.dtype == np.float32
     for change in (lambda x: x + 1.7e9, lambda x: x * 1e-46):
-        far = Sequence(SequenceOptions(), checked(**{**data, "x": change(data["x"].astype(float))}), seed=0)
+        far = SequenceTask(SequenceOptions(), checked(**{**data, "x": change(data["x"].astype(float))}), seed=0)
         got, want = (one.inputs_of(one.parts["train"])[0] for one in (far, plain))
         assert got.dtype == torch.float32
         inside = np.arange(got.shape[1]) < far.data.lengths[far.parts["train"], None]
@@ -329,7 +342,7 @@ def test_smoothing_of_labels_is_refused_for_values(tmp_path, capsys):
 
 def test_options_of_classes_are_refused_for_values():
     with pytest.raises(DataError, match=r"options\.class_weights=balanced is of classes"):
-        Sequence(SequenceOptions(class_weights="balanced"), checked(**waves(classes=False)), seed=0)
+        SequenceTask(SequenceOptions(class_weights="balanced"), checked(**waves(classes=False)), seed=0)
 
 
 @pytest.mark.parametrize("kind", ["values", "classes"])

@@ -8,12 +8,12 @@ import torch
 from elmnet.errors import CheckpointError
 from elmnet.train.checkpoint import (
     Checkpoint,
+    clean_up,
     list_checkpoints,
     load_checkpoint,
     save_checkpoint,
     set_aside,
     step_of,
-    sweep,
 )
 
 CHECKPOINT = Checkpoint({"w": torch.arange(3.0)}, {"rng.torch": torch.get_rng_state()}, {"step": 3, "loss": 0.1})
@@ -95,7 +95,7 @@ def test_damaged_ones_are_set_aside_and_leftovers_swept(tmp_path):
     path = save_checkpoint(tmp_path, 3, CHECKPOINT, keep=2)
     (tmp_path / ".step-00000004.tmp").mkdir()
     assert set_aside(path).name == "damaged-step-00000003"
-    sweep(tmp_path)
+    clean_up(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["damaged-step-00000003"]
     assert list_checkpoints(tmp_path) == []
 
@@ -104,7 +104,7 @@ def test_killed_while_the_same_step_is_saved_again(tmp_path):
     path = save_checkpoint(tmp_path, 3, CHECKPOINT, keep=2)
     path.rename(tmp_path / ".step-00000003.old")  # as a kill between the two renames leaves it
     (tmp_path / ".step-00000003.tmp").mkdir()
-    sweep(tmp_path)
+    clean_up(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     load_checkpoint(path)
 

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import yaml
 
@@ -50,6 +51,28 @@ def test_settings_are_applied_in_order():
     assert (config.training.learning_rate, config.training.steps, config.seed) == (1e-3, 500, 12345678901234567)
     assert (first.memory, first.tau_highpass) == (7, None)
     assert config.options.to_dict()["convention"] == "bytes"
+
+
+def test_settings_may_be_a_mapping_whose_values_are_taken_as_they_are():
+    values = {
+        "options.standardise": np.bool_(False),
+        "training.steps": np.int64(7),
+        "training.optimizer": np.str_("adamax"),
+        "model.layers.0.neuron.tau_highpass": None,
+        "model.layers.0.recurrent_connect": np.float32(0.25),
+    }
+    config = compose("sequence", settings=values)
+    assert config.options.to_dict()["standardise"] is False and config.training.steps == 7
+    assert type(config.training.optimizer) is str
+    layer = config.model.layers[0]
+    assert (layer.neuron.tau_highpass, layer.recurrent_connect) == (None, 0.25)
+    training = config.training.to_dict()
+    assert amend(config, settings={"training": training, "training.steps": 8}).training.steps == 8
+    assert training["steps"] == 7  # what was given is left alone
+    with pytest.raises(ConfigError, match=r"setting training\.stepps: training has no setting 'stepps'"):
+        compose("enwik8", settings={"training.stepps": 3})
+    with pytest.raises(ConfigError, match="steps must be a whole number, got '3'"):
+        compose("enwik8", settings={"training.steps": "3"})
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from training import clockless, lines, settings, what_remains
 
 from elmnet.errors import ShapeError
 from elmnet.tasks import open_task
-from elmnet.tasks.sequence import Sequence
+from elmnet.tasks.sequence import SequenceTask
 from elmnet.train.parallel import Team, group
 
 SCRIPT = """
@@ -138,7 +138,7 @@ def test_parts_of_uneven_batches_add_up(tmp_path, weights):
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(32, 9, 2)), rng.integers(3, size=(32, 9))
     np.savez(tmp_path / "own.npz", x=x, y=y, lengths=lengths)
-    options = Sequence.Options.from_dict({**Sequence.preset("tiny")["options"], "class_weights": weights})
+    options = SequenceTask.Options.from_dict({**SequenceTask.preset("tiny")["options"], "class_weights": weights})
     task = open_task("sequence", options, str(tmp_path / "own.npz"), seed=0)
     batch = task.training_batch(0)
     out = torch.randn(*batch.x.shape[:2], task.outputs, dtype=torch.float64)

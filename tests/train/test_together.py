@@ -96,6 +96,22 @@ def test_a_replica_that_was_never_begun_is_begun_by_resuming(tmp_path, text_file
         create_replicas(tmp_path / "all", config, 3)
 
 
+def test_data_that_has_moved_is_that_of_replicas_not_begun_yet_too(tmp_path, text_file):
+    old, moved, other = (tmp_path / f"{name}.txt" for name in ("old", "moved", "other"))
+    old.write_bytes(text_file.read_bytes())
+    other.write_bytes(text_file.read_bytes()[::-1])
+    config, task = config_of("enwik8", old, steps=2)
+    runs = create_replicas(tmp_path / "all", config, 2)
+    first, second = runs
+    RunDirectory(first).create(config, task.facts())
+    old.rename(moved)
+    with pytest.raises(RunError, match="is not the data this run was trained on"):
+        loop.together({second: runs[second], first: config}, data=str(other), reporter=QUIET)
+    ends = loop.together(replicas_in(tmp_path / "all"), data=str(moved), reporter=QUIET)
+    assert [end["steps"] for end in ends.values()] == [2, 2]
+    assert RunDirectory(second).read_config()[0] == runs[second].replace(data=str(moved))
+
+
 def test_one_that_has_diverged_does_not_hold_the_others_back(tmp_path, text_file):
     """Stopped twice after it, with too few checkpoints to have forgotten the beginning, which it still holds."""
     seen: list[int] = []

@@ -12,6 +12,7 @@ from elmnet.sweep.recipe import Trial
 from elmnet.tasks import OpenTasks, Task
 from elmnet.train.config import RunConfig
 from elmnet.train.learner import Learner
+from elmnet.train.process import borrowed
 
 PROBES = 4
 SECONDS = 0.5
@@ -29,7 +30,9 @@ def seconds_of(trials: Sequence[Trial], *, threads: int = 1) -> dict[Trial, floa
     tasks, points = OpenTasks(), []
     for trial in chosen:
         config = trial.config.replace(threads=threads)
-        points.append((step_flops[trial], _seconds(config, config.open_task(tasks=tasks))))
+        task = config.open_task(tasks=tasks)
+        with borrowed(config):
+            points.append((step_flops[trial], _seconds(config, task)))
     flops, seconds = np.array(sorted(points)).T
     slope = seconds[-1] / flops[-1]
     return {

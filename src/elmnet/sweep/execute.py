@@ -95,8 +95,8 @@ def on_cluster(
     waiting = dict(todo)
     wanted = dict(resources) or None
     client.run(signals.stop_everywhere, None, on_error="ignore")  # a driver that was stopped may have died before this
-    with _first_signal() as stopping:
-        while waiting and not stopping:
+    with signals.StopSignals() as stop:
+        while waiting and stop.asked == 0:
             futures = {
                 client.submit(
                     run_together,
@@ -107,7 +107,7 @@ def on_cluster(
                 ): pack
                 for pack in packs(waiting, replicas)
             }
-            while futures and not stopping:
+            while futures and stop.asked == 0:
                 for future in [future for future in futures if future.done()]:
                     pack, error = futures.pop(future), future.exception()
                     outcomes: list[Outcome] = ["failed"] * len(pack)
@@ -121,7 +121,7 @@ def on_cluster(
                         outcomes = future.result()
                     _settle(waiting, pack, outcomes, note)
                 time.sleep(0.1)
-            if stopping:
+            if stop.asked:
                 _stop(client, list(futures))
             elif waiting:
                 time.sleep(POLL_SECONDS)  # another driver trains what is left
@@ -145,24 +145,6 @@ def _stop(client: "Client", futures: list[Any]) -> None:
     while time.monotonic() < deadline and not all(future.done() for future in futures if future.key in running):
         time.sleep(0.1)
     client.run(signals.stop_everywhere, None, on_error="ignore")
-
-
-@contextmanager
-def _first_signal() -> Iterator[list[int]]:
-    """A list that the first signal to stop fills; the second acts as it always did."""
-    caught: list[int] = []
-    old: dict[int, Any] = {}
-
-    def catch(number: int, frame: object) -> None:
-        caught.append(number)
-        signal.signal(number, old[number])
-
-    old |= {n: signal.signal(n, catch) for n in signals.heeded()}
-    try:
-        yield caught
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

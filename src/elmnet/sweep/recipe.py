@@ -21,7 +21,6 @@ d_tree = 4·d_m), `model` (`lstm` and the others of `elmnet.models.KINDS`), `see
 setting.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -182,13 +181,11 @@ def shipped(path: Path) -> Path:
     raise ConfigError(f"no recipe {str(path)!r}: neither a file nor one of {names}")
 
 
-def _settings(values: Mapping[str, Any] | None) -> list[str]:
+def _settings(values: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Settings without a seed."""
     if "seed" in (values or {}):
         raise ConfigError("set: a seed is no setting here; name it in `seeds`, or as `seed` in a grid or list")
-    try:
-        return [f"{name}={json.dumps(value)}" for name, value in (values or {}).items()]
-    except TypeError as error:
-        raise ConfigError(f"set: a value is no number, text or list of them: {error}") from None
+    return values or {}
 
 
 def _amended(
@@ -241,7 +238,7 @@ def _configure(base: RunConfig, group: Group, row: Mapping[str, Any], seed: Any,
     steps = row.get("steps", group.steps)
     if group.flops is not None:
         steps = max(1, round(group.flops / training_flops(config, config.open_task(tasks=tasks).steps)))
-    return config if steps is None else amend(config, settings=[f"training.steps={json.dumps(steps)}"])
+    return config if steps is None else amend(config, settings={"training.steps": steps})
 
 
 def _shaped(model: NetworkConfig, group: Group, shape: Mapping[str, Any]) -> NetworkConfig:

@@ -8,7 +8,7 @@ from elmnet.strict import Config
 from elmnet.tasks.base import PRESETS, Batch, Scores, Split, Task, in_words
 from elmnet.tasks.enwik8 import Enwik8
 from elmnet.tasks.neuronio import NeuronIO
-from elmnet.tasks.sequence import Sequence
+from elmnet.tasks.sequence import SequenceTask
 from elmnet.tasks.shd import SHD, SHDAdding
 
 __all__ = [
@@ -25,7 +25,7 @@ __all__ = [
     "register",
 ]
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (Enwik8, SHDAdding, SHD, NeuronIO, Sequence)}
+TASKS: dict[str, type[Task]] = {task.name: task for task in (Enwik8, SHDAdding, SHD, NeuronIO, SequenceTask)}
 
 
 def register(task: type[Task]) -> type[Task]:

@@ -36,8 +36,8 @@ class SequenceOptions(Config):
     test_fraction: float = 0.15
     """Parts of the sequences, drawn once and for all, unless the file has a split of its own."""
     timescales: Literal["data", "model"] = "data"
-    """`data`: tau_max of neurons with several memory units is the median length of the training sequences; `model`:
-    as the model's settings say."""
+    """`data`: tau_max of neurons with several memory units is the median length of the training sequences, or their
+    tau_min where that is larger; `model`: as the model's settings say."""
 
     def _check(self) -> None:
         self._require(self.batch >= 1, f"batch must be at least 1, got {self.batch}")
@@ -46,7 +46,7 @@ class SequenceOptions(Config):
         self._require(self.valid_fraction + self.test_fraction < 1, "nothing would be left to train on")
 
 
-class Sequence(Task):
+class SequenceTask(Task):
     """Classes or values of sequences from a file (`elmnet.data.sequences`)."""
 
     name = "sequence"
@@ -205,8 +205,7 @@ class Sequence(Task):
         if not isinstance(fitted, NetworkConfig) or self.options.timescales == "model":
             return fitted
         length = float(self._facts["median_length"])
-        several = all(layer.neuron.memory > 1 for layer in fitted.layers)
-        return fitted.with_hidden(tau_max=max(length, fitted.layers[0].neuron.tau_min)) if several else fitted
+        return fitted.replace(layers=tuple(_as_long_as(layer, length) for layer in fitted.layers))
 
     def notes(self) -> list[str]:
         facts, what = self._facts, "values" if self.classes is None else f"{self.outputs} classes"
@@ -326,6 +325,12 @@ class Sequence(Task):
         else:
             mean = np.log(self.frequency / self.frequency.sum())
         return self.summary(self.tally(torch.from_numpy(np.broadcast_to(mean, (*y.shape[:2], self.outputs)).copy()), y))
+
+
+def _as_long_as(layer: LayerConfig, length: float) -> LayerConfig:
+    """The layer with its longest timescale at a sequence's length, if its neurons have several."""
+    neuron = layer.neuron
+    return layer if neuron.memory == 1 else layer.replace(neuron=neuron.replace(tau_max=max(length, neuron.tau_min)))
 
 
 def _of_classes(nats: float, confused: NDArray[np.float64]) -> Scores:

@@ -86,7 +86,7 @@ def set_aside(path: Path) -> Path:
     return path.rename(aside)
 
 
-def sweep(directory: Path) -> None:
+def clean_up(directory: Path) -> None:
     """Bring back what a killed writer was about to replace, remove what it left half-done."""
     for old in directory.glob(".step-*.old"):
         recover_directory(directory / old.name.removeprefix(".").removesuffix(".old"))

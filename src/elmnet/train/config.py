@@ -1,11 +1,13 @@
 """Everything that decides a run, in one strict configuration; and how command-line settings become one."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import numpy as np
 import torch
 import yaml
 
@@ -15,6 +17,9 @@ from elmnet.errors import ConfigError
 from elmnet.models import ModelConfig
 from elmnet.strict import Config, read_yaml
 from elmnet.tasks import PRESETS, OpenTasks, Task, find_task
+
+Settings = Sequence[str] | Mapping[str, Any]
+"""Of a run: each `path.to.key=value`, as on a command line, or paths and their values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +177,7 @@ def compose(
     *,
     preset: str = "tiny",
     data: str | None = None,
-    settings: Sequence[str] = (),
+    settings: Settings = (),
     **changes: Any,
 ) -> RunConfig:
     """A run from a task's preset and the settings of a command line, later ones winning.
@@ -181,7 +186,8 @@ def compose(
         task: name of the task.
         preset: `tiny`, `small` or `paper`.
         data: source; None: the task's embedded default.
-        settings: `path.to.key=value`, for example `training.steps=100`, `model.layers.0.neuron.memory=8`.
+        settings: `path.to.key=value`, for example `training.steps=100`, `model.layers.0.neuron.memory=8`; or a mapping
+            from paths to values, which are taken as they are.
         changes: top-level fields of `RunConfig`.
 
     The number of inputs and outputs follows from the data: `Task.fit_model` comes next.
@@ -230,8 +236,8 @@ def _located(task: str, data: str) -> str:
     return data if known else str(Path(data).resolve())
 
 
-def amend(config: RunConfig, *, data: str | None = None, settings: Sequence[str] = (), **changes: Any) -> RunConfig:
-    """The configuration with another data source, other top-level fields, and `path.to.key=value` settings.
+def amend(config: RunConfig, *, data: str | None = None, settings: Settings = (), **changes: Any) -> RunConfig:
+    """The configuration with another data source, other top-level fields, and settings as for `compose`.
 
     Raises:
         ConfigError: a name or value is wrong.
@@ -239,15 +245,28 @@ def amend(config: RunConfig, *, data: str | None = None, settings: Sequence[str]
     tree = {**config.to_dict(), **changes}
     if data is not None:
         tree["data"] = _located(config.task, data)
-    for setting in settings:
-        _set(tree, setting)
+    longest = ""
+    for words, path, value in _each(settings):
+        _set(tree, path, value, words)
+        longest = longest or (words if path.endswith(".tau_max") else "")
     config = RunConfig.from_dict(tree)
-    longest = [setting for setting in settings if setting.partition("=")[0].strip().endswith(".tau_max")]
     if longest and getattr(config.options, "timescales", "model") == "data":
-        raise ConfigError(
-            f"--set {longest[0]}: the data decide tau_max here; add --set options.timescales=model to decide it"
-        )
+        raise ConfigError(f"{longest}: the data decide tau_max here; add --set options.timescales=model to decide it")
     return config
+
+
+def _each(settings: Settings) -> Iterator[tuple[str, str, Any]]:
+    """Every setting's name in words, its path and its value."""
+    if isinstance(settings, Mapping):
+        for path, value in settings.items():
+            yield f"setting {path}", str(path), value.item() if isinstance(value, np.generic) else deepcopy(value)
+        return
+    for setting in settings:
+        words = f"--set {setting}"
+        path, equals, text = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"{words}: expected path.to.key=value")
+        yield words, path.strip(), _value(text, words)
 
 
 _ELSEWHERE = {
@@ -259,33 +278,31 @@ _ELSEWHERE = {
 }
 
 
-def _set(tree: dict[str, Any], setting: str) -> None:
-    """Apply one `path.to.key=value`; the value is read as YAML, and numbers may be written as 1e-3."""
-    path, equals, text = setting.partition("=")
-    if not equals:
-        raise ConfigError(f"--set {setting}: expected path.to.key=value")
-    if path.strip() in _ELSEWHERE:
-        raise ConfigError(f"--set {setting}: {path.strip()} cannot be set; {_ELSEWHERE[path.strip()]}")
-    *parents, last = path.strip().split(".")
+def _set(tree: dict[str, Any], path: str, value: Any, words: str) -> None:
+    """Apply one setting."""
+    if path in _ELSEWHERE:
+        raise ConfigError(f"{words}: {path} cannot be set; {_ELSEWHERE[path]}")
+    *parents, last = path.split(".")
     here: Any = tree
     for depth, key in enumerate([*parents, last]):
         where = ".".join([*parents, last][:depth]) or "the run"
         index: Any = key
         if isinstance(here, list):
             if not key.isdecimal() or int(key) >= len(here):
-                raise ConfigError(f"--set {setting}: {where} is a list of {len(here)}, it has no {key!r}")
+                raise ConfigError(f"{words}: {where} is a list of {len(here)}, it has no {key!r}")
             index = int(key)
         elif not isinstance(here, dict):
-            raise ConfigError(f"--set {setting}: {where} holds no settings of its own")
+            raise ConfigError(f"{words}: {where} holds no settings of its own")
         elif key not in here:
-            raise ConfigError(f"--set {setting}: {where} has no setting {key!r}; it has: {', '.join(here)}")
+            raise ConfigError(f"{words}: {where} has no setting {key!r}; it has: {', '.join(here)}")
         if depth == len(parents):
-            here[index] = _value(text, setting)
+            here[index] = value
         else:
             here = here[index]
 
 
-def _value(text: str, setting: str) -> Any:
+def _value(text: str, words: str) -> Any:
+    """Read as YAML; numbers may be written as 1e-3."""
     for number in (int, float):
         try:
             return number(text)
@@ -294,4 +311,4 @@ def _value(text: str, setting: str) -> Any:
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of a date that is none
-        raise ConfigError(f"--set {setting}: the value is not valid YAML") from error
+        raise ConfigError(f"{words}: the value is not valid YAML") from error

@@ -14,11 +14,12 @@ from elmnet.network import ELMNetwork, NetworkState
 from elmnet.replicas import Replicas
 from elmnet.tasks import OpenTasks, Task
 from elmnet.train.capture import Captured, Given, Pull, Pulled
-from elmnet.train.config import RunConfig
+from elmnet.train.config import RunConfig, amend
 from elmnet.train.identity import same_data
 from elmnet.train.learner import enough_memory
 from elmnet.train.objective import monitored
 from elmnet.train.parallel import Team
+from elmnet.train.process import borrowed
 from elmnet.train.progress import Reporter
 from elmnet.train.run import RunDirectory, keeps_to_itself
 from elmnet.train.signals import Interrupted, StopRequested, StopSignals
@@ -52,10 +53,11 @@ def start(
         Interrupted: SIGINT or SIGTERM arrived; a checkpoint was written first.
     """
     run = RunDirectory(Path(path))
-    trainer = Trainer(  # refuses what cannot run
-        run, config, task, reporter or Reporter(), tensorboard=tensorboard, cuda_graph=cuda_graph, team=team
-    )
-    return cast(Result, Lockstep([trainer]).train()[0])
+    with borrowed(config):
+        trainer = Trainer(  # refuses what cannot run
+            run, config, task, reporter or Reporter(), tensorboard=tensorboard, cuda_graph=cuda_graph, team=team
+        )
+        return cast(Result, Lockstep([trainer]).train()[0])
 
 
 def resume(
@@ -88,9 +90,10 @@ def resume(
     if result is not None:
         reporter.note(f"{path} is finished")
         return result
-    task = _open_again(run, config, facts, data, OpenTasks())
-    trainer = Trainer(run, config, task, reporter, tensorboard=tensorboard, cuda_graph=cuda_graph, team=team)
-    return cast(Result, Lockstep([trainer]).train(resuming=True)[0])
+    task = _open_again(run, amend(config, data=data), facts, OpenTasks())
+    with borrowed(config):
+        trainer = Trainer(run, config, task, reporter, tensorboard=tensorboard, cuda_graph=cuda_graph, team=team)
+        return cast(Result, Lockstep([trainer]).train(resuming=True)[0])
 
 
 def together(
@@ -107,7 +110,7 @@ def together(
 
     Args:
         runs: directory and configuration of each; what `shape_of` gives must be equal.
-        data: where the data lies now, if it has moved; of directories that hold runs already.
+        data: where the data lies now, if it has moved; the hashes must be those of the runs that were begun.
         reporter: whom to tell.
         cuda_graph: capture the forward and backward pass of all.
 
@@ -116,10 +119,20 @@ def together(
         RunError: as `start` and `resume`.
         Interrupted: SIGINT or SIGTERM arrived; checkpoints were written first.
     """
-    reporter, stop = reporter or Reporter(), StopSignals()
+    if not runs:
+        return {}
+    with borrowed(next(iter(runs.values()))):
+        return _together(runs, data, reporter or Reporter(), cuda_graph)
+
+
+def _together(
+    runs: dict[Path, RunConfig], data: str | None, reporter: Reporter, cuda_graph: bool
+) -> dict[Path, Result | DivergedError]:
+    stop = StopSignals()
     outcomes: dict[Path, Result | DivergedError] = {}
     trainers: list[Trainer] = []
     tasks = OpenTasks()
+    begun = next((run for run in map(RunDirectory, runs) if run.config_file.exists()), None)
     for path, config in runs.items():
         run = RunDirectory(path)
         if run.config_file.exists():
@@ -128,9 +141,10 @@ def together(
             if done is not None:
                 outcomes[path] = done
                 continue
-            task = _open_again(run, config, facts, data, tasks)
+            task = _open_again(run, amend(config, data=data), facts, tasks)
         else:
-            task = config.open_task(tasks=tasks)
+            config = amend(config, data=data)
+            task = _open_again(begun, config, begun.read_config()[1], tasks) if begun else config.open_task(tasks=tasks)
         own = reporter.named(path.name, first=not trainers)
         trainers.append(Trainer(run, config, task, own, stop=stop, cuda_graph=cuda_graph))
         trainers[-1].keep_generators()
@@ -159,21 +173,21 @@ def _require_equal(first: Trainer, other: Trainer) -> None:
     path = other.run.path
     if reason := keeps_to_itself(other.config):
         raise ConfigError(f"{path}: {reason}")
-    if shape_of(first.config) != shape_of(other.config):
+    alike = same_data(first.task.facts(), other.task.facts())
+    config = other.config.replace(data=first.config.data) if alike else other.config
+    if shape_of(first.config) != shape_of(config):
         words = "only seeds and training settings may differ"
         raise ConfigError(f"{path}: has another shape than {first.run.path}: {words}")
     if other.task.training_batch(0).lengths is not None:
         raise ConfigError(f"{path}: sequences of different lengths cannot be trained together; train each run alone")
 
 
-def _open_again(
-    run: RunDirectory, config: RunConfig, facts: dict[str, Any], data: str | None, tasks: OpenTasks
-) -> Task:
-    """The task of a run that was begun, if its data is still the same."""
-    task = config.open_task(data, tasks=tasks)
+def _open_again(run: RunDirectory, config: RunConfig, facts: dict[str, Any], tasks: OpenTasks) -> Task:
+    """The task of a run that was begun, or of one like it, if its data is still the same."""
+    task = config.open_task(tasks=tasks)
     if not same_data(task.facts(), facts):
         raise RunError(
-            f"{data or config.data} is not the data this run was trained on (hashes differ from {run.config_file}); "
+            f"{config.data} is not the data this run was trained on (hashes differ from {run.config_file}); "
             "name the original with --data"
         )
     return task

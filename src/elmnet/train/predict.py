@@ -15,7 +15,7 @@ from elmnet import sql
 from elmnet.errors import ConfigError, RunError
 from elmnet.files import ending, write_atomic
 from elmnet.models import Network
-from elmnet.tasks.sequence import Sequence
+from elmnet.tasks.sequence import SequenceTask
 
 
 class Predictions(NamedTuple):
@@ -38,7 +38,7 @@ class Predictions(NamedTuple):
 
 
 @torch.no_grad()
-def predict(network: Network, task: Sequence) -> Predictions:
+def predict(network: Network, task: SequenceTask) -> Predictions:
     """Run a network over all sequences of a task's data.
 
     Args:

@@ -123,7 +123,8 @@ class RunDirectory:
         best = current_directory(self.best)
         if best is None:
             raise RunError(f"{self.path} has no best network yet: its first validation has not happened")
-        return models.load(best, backend=backend)
+        with torch.random.fork_rng([]):  # weights are drawn before they are replaced by what was saved
+            return models.load(best, backend=backend)
 
     def network_where_it_was_trained(self, config: RunConfig) -> Network:
         """The best network so far on the device and backend of its run; on the CPU where there is no such device.

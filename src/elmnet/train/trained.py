@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from elmnet.data.text import Vocabulary
 from elmnet.errors import ConfigError, RunError
 from elmnet.models import Network
 from elmnet.tasks import Scores, Split, Task, open_task
-from elmnet.tasks.sequence import Sequence as SequenceTask
+from elmnet.tasks.sequence import SequenceTask
 from elmnet.train import evaluate, loop
 from elmnet.train.config import RunConfig
 from elmnet.train.generate import generate
 from elmnet.train.identity import same_data
 from elmnet.train.journal import read_metrics
 from elmnet.train.predict import Predictions, mean, predict
+from elmnet.train.process import borrowed
 from elmnet.train.progress import Reporter
 from elmnet.train.run import RunDirectory
 
@@ -96,7 +96,6 @@ class Run:
             RunError: no validation has happened yet.
             CheckpointError: its files are damaged.
         """
-        torch.set_num_threads(self.config.threads)
         return self.directory.network_where_it_was_trained(self.config)
 
     def task(self, data: str | None = None, *, targets: bool = True) -> Task:
@@ -165,7 +164,7 @@ class Run:
         confusion: NDArray[np.int64] | None = None,
     ) -> Scores:
         """Scores of a part of an opened task; `advance` and `confusion` as for `elmnet.train.evaluate.evaluate`."""
-        with evaluate.precision(self.config, self.network):
+        with borrowed(self.config), evaluate.precision(self.config, self.network):
             return evaluate.evaluate(self.network, task, split, whole=True, advance=advance, confusion=confusion)
 
     def confusion(self, split: str | None = None, data: str | None = None) -> tuple[tuple[str, ...], NDArray[np.int64]]:
@@ -189,7 +188,7 @@ class Run:
         task = self.task(data, targets=False)
         if not isinstance(task, SequenceTask):
             raise ConfigError(f"{self.path} was trained on {self.config.task}; predict is for the task sequence")
-        with evaluate.precision(self.config, self.network):
+        with borrowed(self.config), evaluate.precision(self.config, self.network):
             return predict(self.network, task)
 
     def generate(self, prompt: str, *, length: int = 400, temperature: float = 0.8, seed: int = 0) -> Iterator[str]:
@@ -201,7 +200,7 @@ class Run:
         """
         if "symbols" not in self.facts:
             raise ConfigError(f"{self.path} was trained on {self.config.task}, which is not text")
-        return generate(
+        pieces = generate(
             self.network,
             Vocabulary(self.facts["symbols"]),
             os.fsencode(prompt),
@@ -210,6 +209,16 @@ class Run:
             temperature=temperature,
             seed=seed,
         )
+        return self._borrowing(pieces)
+
+    def _borrowing(self, pieces: Iterator[str]) -> Iterator[str]:
+        """Each made with the run's own threads, which are given back in between."""
+        while True:
+            with borrowed(self.config):
+                piece = next(pieces, None)
+            if piece is None:
+                return
+            yield piece
 
 
 def no_confusion(task: Task) -> NDArray[np.int64]:

@@ -18,6 +18,7 @@ from elmnet.train import warm
 from elmnet.train.capture import Given, Pulled
 from elmnet.train.checkpoint import (
     Checkpoint,
+    clean_up,
     go_back_to,
     intact_steps,
     list_checkpoints,
@@ -25,7 +26,6 @@ from elmnet.train.checkpoint import (
     load_newest,
     path_of,
     save_checkpoint,
-    sweep,
 )
 from elmnet.train.config import RunConfig
 from elmnet.train.evaluate import evaluate
@@ -100,7 +100,7 @@ class Trainer(Learner):
         """Steps with an undamaged checkpoint; step 0 is one as long as none was pruned."""
         lock = self.run.lock()
         try:
-            sweep(self.run.checkpoints)
+            clean_up(self.run.checkpoints)
         finally:
             lock.release()
         steps = intact_steps(self.run.checkpoints)
@@ -302,7 +302,7 @@ class Trainer(Learner):
         checkpoint = None
         if self.team.first:
             recover_directory(self.run.best)
-            sweep(self.run.checkpoints)
+            clean_up(self.run.checkpoints)
             checkpoint = self._newest() if at is None else go_back_to(self.run.checkpoints, at)
         told = self.team.tell(0 if checkpoint is None else checkpoint.numbers["step"])
         if not self.team.first and told:
