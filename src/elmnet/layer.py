@@ -1,6 +1,6 @@
 """One layer of ELM neurons, and the single neuron as its smallest case."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 import torch
@@ -180,12 +180,9 @@ class ELMLayer(nn.Module):
         Raises:
             ShapeError: it is not.
         """
+        check_kind(state, LayerState)
         wanted = self.initial_state(batch)
-        for name, got, want in zip(LayerState._fields, state, wanted, strict=True):
-            if got.shape != want.shape:
-                raise ShapeError(f"state.{name} must be {tuple(want.shape)}, got {tuple(got.shape)}")
-            if got.device != want.device:
-                raise ShapeError(f"state.{name} is on {got.device}, the weights are on {want.device}")
+        check_carried(state._asdict(), wanted._asdict())
         pairs = zip(state, wanted, strict=True)  # in a narrower type, sums would be rounded
         return LayerState(*(got.to(torch.promote_types(got.dtype, want.dtype)) for got, want in pairs))
 
@@ -281,6 +278,24 @@ def check_input(x: Tensor, inputs: int, device: torch.device) -> None:
         raise ShapeError(f"input must be floating point or bool, got {x.dtype}")
     if x.device != device:
         raise ShapeError(f"input is on {x.device}, the weights are on {device}")
+
+
+def check_kind(state: Any, kind: type) -> None:
+    """Refuse a state that is no named tuple of this kind."""
+    if not isinstance(state, kind):
+        raise ShapeError(f"state must be a {kind.__name__}, as a call returns it, got {type(state).__name__}")
+
+
+def check_carried(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Refuse a state's tensors that have other names or shapes than those wanted, or lie elsewhere."""
+    if tensors.keys() != wanted.keys():
+        raise ShapeError(f"state must hold {', '.join(wanted)}, got {', '.join(tensors)}")
+    for name, want in wanted.items():
+        got = tensors[name]
+        if got.shape != want.shape:
+            raise ShapeError(f"state.{name} must be {tuple(want.shape)}, got {tuple(got.shape)}")
+        if got.device != want.device:
+            raise ShapeError(f"state.{name} is on {got.device}, the weights are on {want.device}")
 
 
 def check_monitor(monitor: Sequence[Signal] | None) -> None:
