@@ -1,6 +1,9 @@
 """What single steps depend on, and what whole networks are made of, in combinations that others have tried."""
 
 import gc
+import runpy
+import sys
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -9,7 +12,7 @@ from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import parametrize
 
-from elmnet import ELMLayer, ELMNetwork, LayerConfig, NeuronConfig
+from elmnet import ELMLayer, ELMNetwork, LayerConfig, NeuronConfig, streaming
 from elmnet.errors import BackendError, ShapeError
 from elmnet.replicas import Replicas
 
@@ -63,6 +66,35 @@ def test_streaming_sees_what_an_optimiser_did_before_it_died():
     train()
     gc.collect()
     same(net)
+
+
+@pytest.fixture
+def hooks(monkeypatch):
+    """Those of all optimisers, as in a process that has not streamed yet."""
+    found = OrderedDict()
+    monkeypatch.setattr(sys.modules["torch.optim.optimizer"], "_global_optimizer_post_hooks", found)
+    streaming._watch_optimizers.cache_clear()
+    yield found
+    streaming._watch_optimizers.cache_clear()
+
+
+def test_streaming_sees_an_optimiser_that_stepped_before_the_first_step(hooks):
+    net = network()
+    optimiser = torch.optim.Adam(net.parameters(), lr=0.1, fused=True)
+    for steps in range(3):
+        assert len(hooks) == (steps > 0)
+        net(X[None])[0].sum().backward()
+        optimiser.step()
+        same(net)
+
+
+def test_only_who_streams_has_optimisers_watched(hooks):
+    runpy.run_path(streaming.__file__)
+    assert not hooks
+    network().step(X)  # with gradients, so another way
+    assert not hooks
+    same(network())
+    assert len(hooks) == 1
 
 
 @torch.no_grad()
