@@ -171,7 +171,7 @@ def test_what_holds_no_numbers_has_shapes():
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int64])
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_lengths_of_any_integer_type_count(dtype, backend):
-    layer = ELMLayer(LayerConfig(units=2), inputs=2, backend=backend, generator=torch.Generator().manual_seed(0))
+    layer = ELMLayer(LayerConfig(units=2), inputs=2, backend=backend, seed=0)
     x = torch.randn(2, 300, 2, generator=torch.Generator().manual_seed(0))
     out, state = layer(x, lengths=torch.tensor([100, 20], dtype=dtype))
     torch.testing.assert_close(state.memory[1], layer(x[1:, :20])[1].memory[0])
@@ -217,7 +217,7 @@ def test_spikes_can_be_transformed():
 
 
 def test_states_are_reckoned_with_in_their_layers_precision():
-    layer = ELMLayer(LayerConfig(units=2), inputs=2, backend="reference", generator=torch.Generator().manual_seed(0))
+    layer = ELMLayer(LayerConfig(units=2), inputs=2, backend="reference", seed=0)
     x = torch.randn(1, 5, 2)
     rounded = layer(x)[1].to(torch.bfloat16)
     exact = layer(x, rounded.to(torch.float32))
@@ -246,7 +246,7 @@ def test_states_and_steps_of_another_kind_are_refused():
 
 
 def test_padding_of_nan_is_silent_in_the_reference():
-    layer = ELMLayer(LayerConfig(units=1), inputs=1, backend="reference", generator=torch.Generator().manual_seed(0))
+    layer = ELMLayer(LayerConfig(units=1), inputs=1, backend="reference", seed=0)
     layer.connectome.zero_()
     out, _ = layer(torch.full((1, 3, 1), float("nan")), lengths=torch.tensor([1]))
     assert out[0, 0].isnan() and not out[0, 1:].isnan().any()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from elmnet import ops, wiring
-from elmnet.config import LayerConfig, NeuronConfig
+from elmnet.config import LayerConfig, NeuronConfig, WiringConfig
 from elmnet.errors import ShapeError
 from elmnet.neuron import Neurons
 from elmnet.ops import Dynamics, LayerState, Masks, Signal
@@ -17,6 +17,8 @@ from elmnet.ops.operands import refuse_lengths
 Signals = dict[Signal, Tensor]
 Lengths = Tensor | Sequence[int]
 """Valid steps of each sequence."""
+Seed = int | torch.Generator | None
+"""What draws: a new generator with this seed, a generator as it stands, torch's default one."""
 Before = TypeVar("Before", contravariant=True)
 After = TypeVar("After", covariant=True)
 Given = TypeVar("Given", contravariant=True)
@@ -61,7 +63,7 @@ class ELMLayer(nn.Module):
     Args:
         config: the layer.
         inputs: n_in, input channels.
-        generator: draws connectome and weights; None: torch's default generator.
+        seed: draws connectome and weights: a number, or a generator on the CPU; None: torch's default generator.
         backend: `auto`, or the name of one that must run (see `elmnet.ops`).
     """
 
@@ -74,7 +76,7 @@ class ELMLayer(nn.Module):
         config: LayerConfig,
         inputs: int,
         *,
-        generator: torch.Generator | None = None,
+        seed: Seed = None,
         backend: str = "auto",
     ) -> None:
         super().__init__()
@@ -82,6 +84,7 @@ class ELMLayer(nn.Module):
         self.inputs = inputs
         self.backend = backend
         self.dynamics = Dynamics.of(config.neuron)
+        generator = generator_of(seed)
         with torch.device("cpu"):  # where the generator is
             connectome = wiring.draw(config, inputs, generator)
         self.register_buffer("connectome", connectome.to(torch.get_default_device()))
@@ -222,7 +225,7 @@ class ELM(nn.Module):
         config: the neuron.
         inputs: input channels.
         wiring: how they reach the synapses; the default is the NeuronIO routing, which is not random.
-        seed: draws the weights (and the connectome, if random); None: torch's default generator.
+        seed: draws the weights (and the connectome, if random), as for `ELMLayer`.
         backend: as for `ELMLayer`.
     """
 
@@ -234,13 +237,13 @@ class ELM(nn.Module):
         config: NeuronConfig,
         inputs: int,
         *,
-        wiring: str = "neuronio",
-        seed: int | None = None,
+        wiring: str | WiringConfig = "neuronio",
+        seed: Seed = None,
         backend: str = "auto",
     ) -> None:
         super().__init__()
         layer = LayerConfig(units=1, neuron=config, recurrent_connect=0.0, wiring=wiring)
-        self.layer = ELMLayer(layer, inputs, generator=generator_of(seed), backend=backend)
+        self.layer = ELMLayer(layer, inputs, seed=seed, backend=backend)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As `ELMLayer.forward`."""
@@ -251,9 +254,11 @@ class ELM(nn.Module):
         return self.layer.step(x_t, state)
 
 
-def generator_of(seed: int | None) -> torch.Generator | None:
-    """A CPU generator with this seed; None stands for torch's default generator."""
-    return None if seed is None else torch.Generator().manual_seed(seed)
+def generator_of(seed: Seed) -> torch.Generator | None:
+    """The generator on the CPU that a seed stands for; None: torch's default one."""
+    if seed is None or isinstance(seed, torch.Generator):
+        return seed
+    return torch.Generator().manual_seed(seed)
 
 
 def check_tensor(x: Any) -> None:

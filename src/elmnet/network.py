@@ -11,7 +11,7 @@ from elmnet import ops
 from elmnet.budget import cost
 from elmnet.config import NetworkConfig
 from elmnet.errors import CheckpointError, ShapeError
-from elmnet.layer import Call, ELMLayer, Lengths, Signals, check_tensor, generator_of, without_padding
+from elmnet.layer import Call, ELMLayer, Lengths, Seed, Signals, check_tensor, generator_of, without_padding
 from elmnet.neuron import uniform
 from elmnet.ops import LayerState, Masks, Signal, Stream
 from elmnet.ops.operands import PLAIN, has_values, refuse_sources
@@ -58,7 +58,7 @@ class ELMNetwork(Pretrained[NetworkState]):
 
     Args:
         config: the network.
-        seed: draws connectomes and weights; None: torch's default generator.
+        seed: draws connectomes and weights, as for `ELMLayer`.
         backend: `auto`, or the name of one that must run (see `elmnet.ops`).
     """
 
@@ -69,12 +69,12 @@ class ELMNetwork(Pretrained[NetworkState]):
     if TYPE_CHECKING:
         __call__: Call[NetworkState, NetworkState, Sequence[Masks], tuple[Signals, ...]]
 
-    def __init__(self, config: NetworkConfig, *, seed: int | None = None, backend: str = "auto") -> None:
+    def __init__(self, config: NetworkConfig, *, seed: Seed = None, backend: str = "auto") -> None:
         super().__init__()
         self.config = config
         generator = generator_of(seed)
         self.layers = nn.ModuleList(
-            ELMLayer(layer, inputs, generator=generator, backend=backend)
+            ELMLayer(layer, inputs, seed=generator, backend=backend)
             for layer, inputs in zip(config.stack, config.layer_inputs, strict=True)
         )
         self.affine: nn.Linear | None = None
