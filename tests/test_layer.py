@@ -1,17 +1,16 @@
 import numpy as np
 import pytest
 import torch
-from conftest import neuron
+from conftest import network_config, neuron
 from torch.nn.utils import prune
 
-from elmnet import ELM, ELMLayer, LayerConfig
+from elmnet import ELM, ELMLayer, ELMNetwork, LayerConfig, TopographicWiring
 from elmnet.errors import BackendError, ShapeError
-from elmnet.layer import generator_of
 
 
 def layer(units=4, inputs=5, **changes):
     config = LayerConfig(units=units, recurrent_connect=0.5, neuron=neuron(**changes))
-    return ELMLayer(config, inputs, generator=torch.Generator().manual_seed(3)).double()
+    return ELMLayer(config, inputs, seed=3).double()
 
 
 @pytest.mark.parametrize(
@@ -182,7 +181,7 @@ def test_default_dtype_and_device_of_torch_are_heeded():
     assert (neurons.w_s.dtype, neurons.tau_logit.dtype) == (torch.bfloat16, torch.float32)
     assert (neurons().decay < 1).all()
     with torch.device("meta"):  # stands for a GPU: generators are on the CPU
-        away = ELMLayer(want.config, want.inputs, generator=generator_of(0))
+        away = ELMLayer(want.config, want.inputs, seed=0)
     assert {tensor.device.type for tensor in away.state_dict().values()} == {"meta"}
 
 
@@ -214,6 +213,7 @@ def test_bool_input_equals_float_input():
         (lambda m, x: m(x[:, :0]), "at least one sequence and one step"),
         (lambda m, x: m(x.long()), "floating point or bool, got torch.int64"),
         (lambda m, x: m(x, m.initial_state(3)), r"state.memory must be \(2, 4, 3\), got \(3, 4, 3\)"),
+        (lambda m, x: m(x, tuple(m.initial_state(2))), "state must be a LayerState, as a call returns it, got tuple"),
         (lambda m, x: m(x, lengths=torch.tensor([6])), "lengths must be 2 integers"),
         (lambda m, x: m(x, lengths=torch.tensor([0, 6])), r"lengths must lie in 1..6, got \[0, 6\]"),
         (lambda m, x: m(x, lengths=torch.tensor([1.0, 2.0])), "lengths must be 2 integers"),
@@ -229,6 +229,33 @@ def test_unknown_backend_is_refused():
     module = ELMLayer(LayerConfig(units=2), 3, backend="fpga")
     with pytest.raises(BackendError, match="no backend 'fpga'; this installation has: cuda, cpu, reference"):
         module(torch.zeros(1, 1, 3))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda seed: ELMLayer(LayerConfig(units=4, neuron=neuron()), 5, seed=seed),
+        lambda seed: ELM(neuron(), 8, wiring="random", seed=seed),
+        lambda seed: ELMNetwork(network_config(), seed=seed),
+    ],
+    ids=["layer", "neuron", "network"],
+)
+def test_a_seed_is_a_number_or_a_generator(build):
+    def drawn(seed):
+        return list(build(seed).state_dict().values())
+
+    want, other = drawn(3), drawn(4)
+    generator = torch.Generator().manual_seed(3)
+    for seed in (3, generator):
+        assert all(map(torch.equal, drawn(seed), want))
+    assert not all(map(torch.equal, want, other))
+    assert not all(map(torch.equal, drawn(generator), want))  # it went on
+
+
+def test_a_neuron_takes_a_wiring_with_settings():
+    elm = ELM(neuron(), 8, wiring=TopographicWiring(fields=1), seed=0)
+    assert elm.layer.config.wiring_name == "topographic"
+    assert elm(torch.rand(2, 5, 8))[0].shape == (2, 5, 1)
 
 
 def test_single_neuron():

@@ -148,3 +148,10 @@ def test_refuses_in_words(arguments, words):
         arguments["states"] = [alone[0].initial_state(4 if count == 1 else 3)] * min(count, 2)
     with pytest.raises(ShapeError, match=words):
         Replicas(alone)(x, **arguments)
+
+
+def test_states_of_another_kind_are_refused():
+    alone = networks(2)
+    for wrong in (tuple(alone[0].initial_state(4)), alone[0].initial_state(4).layers):
+        with pytest.raises(ShapeError, match="state must be a NetworkState, as a call returns it, got tuple"):
+            Replicas(alone)(torch.zeros(2, 4, 5, 6), [wrong] * 2)

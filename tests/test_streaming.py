@@ -1,6 +1,9 @@
 """What single steps depend on, and what whole networks are made of, in combinations that others have tried."""
 
 import gc
+import runpy
+import sys
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -9,7 +12,7 @@ from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import parametrize
 
-from elmnet import ELMLayer, ELMNetwork, LayerConfig, NeuronConfig
+from elmnet import ELMLayer, ELMNetwork, LayerConfig, NeuronConfig, streaming
 from elmnet.errors import BackendError, ShapeError
 from elmnet.replicas import Replicas
 
@@ -63,6 +66,35 @@ def test_streaming_sees_what_an_optimiser_did_before_it_died():
     train()
     gc.collect()
     same(net)
+
+
+@pytest.fixture
+def hooks(monkeypatch):
+    """Those of all optimisers, as in a process that has not streamed yet."""
+    found = OrderedDict()
+    monkeypatch.setattr(sys.modules["torch.optim.optimizer"], "_global_optimizer_post_hooks", found)
+    streaming._watch_optimizers.cache_clear()
+    yield found
+    streaming._watch_optimizers.cache_clear()
+
+
+def test_streaming_sees_an_optimiser_that_stepped_before_the_first_step(hooks):
+    net = network()
+    optimiser = torch.optim.Adam(net.parameters(), lr=0.1, fused=True)
+    for steps in range(3):
+        assert len(hooks) == (steps > 0)
+        net(X[None])[0].sum().backward()
+        optimiser.step()
+        same(net)
+
+
+def test_only_who_streams_has_optimisers_watched(hooks):
+    runpy.run_path(streaming.__file__)
+    assert not hooks
+    network().step(X)  # with gradients, so another way
+    assert not hooks
+    same(network())
+    assert len(hooks) == 1
 
 
 @torch.no_grad()
@@ -139,7 +171,7 @@ def test_what_holds_no_numbers_has_shapes():
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int64])
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_lengths_of_any_integer_type_count(dtype, backend):
-    layer = ELMLayer(LayerConfig(units=2), inputs=2, backend=backend, generator=torch.Generator().manual_seed(0))
+    layer = ELMLayer(LayerConfig(units=2), inputs=2, backend=backend, seed=0)
     x = torch.randn(2, 300, 2, generator=torch.Generator().manual_seed(0))
     out, state = layer(x, lengths=torch.tensor([100, 20], dtype=dtype))
     torch.testing.assert_close(state.memory[1], layer(x[1:, :20])[1].memory[0])
@@ -185,7 +217,7 @@ def test_spikes_can_be_transformed():
 
 
 def test_states_are_reckoned_with_in_their_layers_precision():
-    layer = ELMLayer(LayerConfig(units=2), inputs=2, backend="reference", generator=torch.Generator().manual_seed(0))
+    layer = ELMLayer(LayerConfig(units=2), inputs=2, backend="reference", seed=0)
     x = torch.randn(1, 5, 2)
     rounded = layer(x)[1].to(torch.bfloat16)
     exact = layer(x, rounded.to(torch.float32))
@@ -214,7 +246,7 @@ def test_states_and_steps_of_another_kind_are_refused():
 
 
 def test_padding_of_nan_is_silent_in_the_reference():
-    layer = ELMLayer(LayerConfig(units=1), inputs=1, backend="reference", generator=torch.Generator().manual_seed(0))
+    layer = ELMLayer(LayerConfig(units=1), inputs=1, backend="reference", seed=0)
     layer.connectome.zero_()
     out, _ = layer(torch.full((1, 3, 1), float("nan")), lengths=torch.tensor([1]))
     assert out[0, 0].isnan() and not out[0, 1:].isnan().any()

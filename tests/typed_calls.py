@@ -5,7 +5,8 @@ from typing import assert_type
 from torch import Tensor, nn
 
 from elmnet import ELM, ELMLayer, ELMNetwork, LayerState, NetworkState
-from elmnet.baselines.network import Baseline, BaselineState
+from elmnet.baselines.network import Baseline
+from elmnet.baselines.state import BaselineState
 from elmnet.layer import Signals
 from elmnet.replicas import Replicas
 

@@ -11,13 +11,22 @@ Names that need torch are loaded on first use, so `elmnet.budget` and the comman
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
-from elmnet.config import LayerConfig, NetworkConfig, NeuronConfig
+from elmnet.config import (
+    LayerConfig,
+    ModularWiring,
+    NetworkConfig,
+    NeuronConfig,
+    SmallWorldWiring,
+    TopographicWiring,
+)
 from elmnet.errors import ElmnetError
 
 if TYPE_CHECKING:
     from elmnet.layer import ELM, ELMLayer
     from elmnet.network import ELMNetwork, NetworkState
     from elmnet.ops import LayerState, Masks
+    from elmnet.replicas import Replicas
+    from elmnet.train.config import compose
     from elmnet.train.trained import Run
 
 __all__ = [
@@ -28,10 +37,15 @@ __all__ = [
     "LayerConfig",
     "LayerState",
     "Masks",
+    "ModularWiring",
     "NetworkConfig",
     "NetworkState",
     "NeuronConfig",
+    "Replicas",
     "Run",
+    "SmallWorldWiring",
+    "TopographicWiring",
+    "compose",
 ]
 
 __version__ = metadata.version("elmnet")
@@ -43,7 +57,9 @@ _LAZY = {
     "NetworkState": "elmnet.network",
     "LayerState": "elmnet.ops",
     "Masks": "elmnet.ops",
+    "Replicas": "elmnet.replicas",
     "Run": "elmnet.train.trained",
+    "compose": "elmnet.train.config",
 }
 
 
@@ -52,4 +68,8 @@ if not TYPE_CHECKING:  # a type checker would believe in every name
     def __getattr__(name: str) -> Any:
         if name not in _LAZY:
             raise AttributeError(f"module 'elmnet' has no attribute {name!r}")
-        return getattr(import_module(_LAZY[name]), name)
+        value = globals()[name] = getattr(import_module(_LAZY[name]), name)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -1,6 +1,6 @@
 """One layer of ELM neurons, and the single neuron as its smallest case."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from elmnet import ops, wiring
-from elmnet.config import LayerConfig, NeuronConfig
+from elmnet.config import LayerConfig, NeuronConfig, WiringConfig
 from elmnet.errors import ShapeError
 from elmnet.neuron import Neurons
 from elmnet.ops import Dynamics, LayerState, Masks, Signal
@@ -17,6 +17,8 @@ from elmnet.ops.operands import refuse_lengths
 Signals = dict[Signal, Tensor]
 Lengths = Tensor | Sequence[int]
 """Valid steps of each sequence."""
+Seed = int | torch.Generator | None
+"""What draws: a new generator with this seed, a generator as it stands, torch's default one."""
 Before = TypeVar("Before", contravariant=True)
 After = TypeVar("After", covariant=True)
 Given = TypeVar("Given", contravariant=True)
@@ -61,7 +63,7 @@ class ELMLayer(nn.Module):
     Args:
         config: the layer.
         inputs: n_in, input channels.
-        generator: draws connectome and weights; None: torch's default generator.
+        seed: draws connectome and weights: a number, or a generator on the CPU; None: torch's default generator.
         backend: `auto`, or the name of one that must run (see `elmnet.ops`).
     """
 
@@ -74,7 +76,7 @@ class ELMLayer(nn.Module):
         config: LayerConfig,
         inputs: int,
         *,
-        generator: torch.Generator | None = None,
+        seed: Seed = None,
         backend: str = "auto",
     ) -> None:
         super().__init__()
@@ -82,6 +84,7 @@ class ELMLayer(nn.Module):
         self.inputs = inputs
         self.backend = backend
         self.dynamics = Dynamics.of(config.neuron)
+        generator = generator_of(seed)
         with torch.device("cpu"):  # where the generator is
             connectome = wiring.draw(config, inputs, generator)
         self.register_buffer("connectome", connectome.to(torch.get_default_device()))
@@ -180,12 +183,9 @@ class ELMLayer(nn.Module):
         Raises:
             ShapeError: it is not.
         """
+        check_kind(state, LayerState)
         wanted = self.initial_state(batch)
-        for name, got, want in zip(LayerState._fields, state, wanted, strict=True):
-            if got.shape != want.shape:
-                raise ShapeError(f"state.{name} must be {tuple(want.shape)}, got {tuple(got.shape)}")
-            if got.device != want.device:
-                raise ShapeError(f"state.{name} is on {got.device}, the weights are on {want.device}")
+        check_carried(state._asdict(), wanted._asdict())
         pairs = zip(state, wanted, strict=True)  # in a narrower type, sums would be rounded
         return LayerState(*(got.to(torch.promote_types(got.dtype, want.dtype)) for got, want in pairs))
 
@@ -225,7 +225,7 @@ class ELM(nn.Module):
         config: the neuron.
         inputs: input channels.
         wiring: how they reach the synapses; the default is the NeuronIO routing, which is not random.
-        seed: draws the weights (and the connectome, if random); None: torch's default generator.
+        seed: draws the weights (and the connectome, if random), as for `ELMLayer`.
         backend: as for `ELMLayer`.
     """
 
@@ -237,13 +237,13 @@ class ELM(nn.Module):
         config: NeuronConfig,
         inputs: int,
         *,
-        wiring: str = "neuronio",
-        seed: int | None = None,
+        wiring: str | WiringConfig = "neuronio",
+        seed: Seed = None,
         backend: str = "auto",
     ) -> None:
         super().__init__()
         layer = LayerConfig(units=1, neuron=config, recurrent_connect=0.0, wiring=wiring)
-        self.layer = ELMLayer(layer, inputs, generator=generator_of(seed), backend=backend)
+        self.layer = ELMLayer(layer, inputs, seed=seed, backend=backend)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As `ELMLayer.forward`."""
@@ -254,9 +254,11 @@ class ELM(nn.Module):
         return self.layer.step(x_t, state)
 
 
-def generator_of(seed: int | None) -> torch.Generator | None:
-    """A CPU generator with this seed; None stands for torch's default generator."""
-    return None if seed is None else torch.Generator().manual_seed(seed)
+def generator_of(seed: Seed) -> torch.Generator | None:
+    """The generator on the CPU that a seed stands for; None: torch's default one."""
+    if seed is None or isinstance(seed, torch.Generator):
+        return seed
+    return torch.Generator().manual_seed(seed)
 
 
 def check_tensor(x: Any) -> None:
@@ -281,6 +283,24 @@ def check_input(x: Tensor, inputs: int, device: torch.device) -> None:
         raise ShapeError(f"input must be floating point or bool, got {x.dtype}")
     if x.device != device:
         raise ShapeError(f"input is on {x.device}, the weights are on {device}")
+
+
+def check_kind(state: Any, kind: type) -> None:
+    """Refuse a state that is no named tuple of this kind."""
+    if not isinstance(state, kind):
+        raise ShapeError(f"state must be a {kind.__name__}, as a call returns it, got {type(state).__name__}")
+
+
+def check_carried(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Refuse a state's tensors that have other names or shapes than those wanted, or lie elsewhere."""
+    if tensors.keys() != wanted.keys():
+        raise ShapeError(f"state must hold {', '.join(wanted)}, got {', '.join(tensors)}")
+    for name, want in wanted.items():
+        got = tensors[name]
+        if got.shape != want.shape:
+            raise ShapeError(f"state.{name} must be {tuple(want.shape)}, got {tuple(got.shape)}")
+        if got.device != want.device:
+            raise ShapeError(f"state.{name} is on {got.device}, the weights are on {want.device}")
 
 
 def check_monitor(monitor: Sequence[Signal] | None) -> None:

@@ -1,6 +1,6 @@
 """The ELM Network: a stack of layers, a read-out layer, an affine map."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
@@ -11,7 +11,7 @@ from elmnet import ops
 from elmnet.budget import cost
 from elmnet.config import NetworkConfig
 from elmnet.errors import CheckpointError, ShapeError
-from elmnet.layer import Call, ELMLayer, Lengths, Signals, check_tensor, generator_of, without_padding
+from elmnet.layer import Call, ELMLayer, Lengths, Seed, Signals, check_tensor, generator_of, without_padding
 from elmnet.neuron import uniform
 from elmnet.ops import LayerState, Masks, Signal, Stream
 from elmnet.ops.operands import PLAIN, has_values, refuse_sources
@@ -25,13 +25,17 @@ class NetworkState(NamedTuple):
 
     layers: tuple[LayerState, ...]
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """Apply a function to every tensor."""
+        return type(self)(tuple(layer.map(function) for layer in self.layers))
+
     def detach(self) -> Self:
         """The same values, cut from the graph."""
-        return type(self)(tuple(layer.detach() for layer in self.layers))
+        return self.map(Tensor.detach)
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """`Tensor.to` on every tensor."""
-        return type(self)(tuple(layer.to(*args, **kwargs) for layer in self.layers))
+        return self.map(lambda tensor: tensor.to(*args, **kwargs))
 
     def reset(self, mask: Tensor) -> Self:
         """Zero the sequences where `mask` (B,) is true, keep the others."""
@@ -45,7 +49,7 @@ class NetworkState(NamedTuple):
 readable(NetworkState)
 
 
-class ELMNetwork(Pretrained):
+class ELMNetwork(Pretrained[NetworkState]):
     """A recurrent network of expressive neurons, used like a batch-first `nn.LSTM`:
 
         net = ELMNetwork(NetworkConfig.preset("enwik8"), seed=0)
@@ -54,22 +58,23 @@ class ELMNetwork(Pretrained):
 
     Args:
         config: the network.
-        seed: draws connectomes and weights; None: torch's default generator.
+        seed: draws connectomes and weights, as for `ELMLayer`.
         backend: `auto`, or the name of one that must run (see `elmnet.ops`).
     """
 
     Configuration = NetworkConfig
+    State = NetworkState
     TYPICAL = "layers.0.neurons.w_s"
     config: NetworkConfig
     if TYPE_CHECKING:
         __call__: Call[NetworkState, NetworkState, Sequence[Masks], tuple[Signals, ...]]
 
-    def __init__(self, config: NetworkConfig, *, seed: int | None = None, backend: str = "auto") -> None:
+    def __init__(self, config: NetworkConfig, *, seed: Seed = None, backend: str = "auto") -> None:
         super().__init__()
         self.config = config
         generator = generator_of(seed)
         self.layers = nn.ModuleList(
-            ELMLayer(layer, inputs, generator=generator, backend=backend)
+            ELMLayer(layer, inputs, seed=generator, backend=backend)
             for layer, inputs in zip(config.stack, config.layer_inputs, strict=True)
         )
         self.affine: nn.Linear | None = None
@@ -83,18 +88,6 @@ class ELMNetwork(Pretrained):
     def initial_state(self, batch: int) -> NetworkState:
         """All zeros, for `batch` sequences."""
         return NetworkState(tuple(layer.initial_state(batch) for layer in self.elm_layers))
-
-    def state_of(self, tensors: dict[str, Tensor]) -> NetworkState:
-        """The inverse of `NetworkState.tensors`.
-
-        Raises:
-            CheckpointError: these are not the tensors of a state of this network.
-        """
-        wanted = self.initial_state(1).tensors()
-        if wanted.keys() != tensors.keys():
-            raise CheckpointError(f"a state of this network holds {', '.join(wanted)}, got {', '.join(tensors)}")
-        layers = ([tensors[f"{i}.{name}"] for name in LayerState._fields] for i in range(len(self.layers)))
-        return NetworkState(tuple(LayerState(*layer).to(self.device) for layer in layers))
 
     def draw_masks(self, batch: int) -> list[Masks]:
         """What `forward` draws where it gets no `masks`: fresh dropout masks of every layer."""
@@ -157,9 +150,12 @@ class ELMNetwork(Pretrained):
         return (h, result) if monitor is None else (h, result, tuple(signals))
 
     def check_state(self, state: NetworkState) -> None:
-        """Refuse what is no state of as many layers."""
-        if not isinstance(state, NetworkState):
-            raise ShapeError(f"state must be a NetworkState, as a call returns it, got {type(state).__name__}")
+        """Refuse what is no state of as many layers.
+
+        Raises:
+            ShapeError: it is none.
+        """
+        super().check_state(state)
         self.check_layers("state", state.layers)
 
     def check_layers(self, name: str, given: Sequence[Any]) -> None:

@@ -2,9 +2,9 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -14,15 +14,32 @@ from torch import Tensor, nn
 
 from elmnet.errors import CheckpointError
 from elmnet.files import write_atomic
+from elmnet.layer import check_kind
 from elmnet.strict import Config
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
-class Pretrained(nn.Module, ABC):
+class Carried(Protocol):
+    """What a network carries from one call to the next."""
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """Apply a function to every tensor."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by a name, in the order in which `map` takes them."""
+        ...
+
+
+AnyState = TypeVar("AnyState", bound=Carried)
+
+
+class Pretrained(nn.Module, ABC, Generic[AnyState]):
     """A network that is built from a configuration, saved and found again."""
 
     Configuration: ClassVar[type[Config]]
+    State: ClassVar[type[Carried]]
     TYPICAL: ClassVar[str]
     """The parameter whose type is that of the network; some, such as timescales, may be kept in another."""
     config: Any
@@ -40,6 +57,31 @@ class Pretrained(nn.Module, ABC):
     def count_parameters(self) -> int:
         """P: trainable parameters, counted one by one."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+    @abstractmethod
+    def initial_state(self, batch: int) -> AnyState:
+        """All zeros, for `batch` sequences."""
+
+    def state_of(self, tensors: Mapping[str, Tensor]) -> AnyState:
+        """The inverse of a state's `tensors`, on the network's device.
+
+        Raises:
+            CheckpointError: these are not the tensors of a state of this network.
+        """
+        start = self.initial_state(1)
+        wanted = start.tensors()
+        if wanted.keys() != tensors.keys():
+            raise CheckpointError(f"a state of this network holds {', '.join(wanted)}, got {', '.join(tensors)}")
+        given = iter([tensors[name].to(self.device) for name in wanted])
+        return start.map(lambda _: next(given))
+
+    def check_state(self, state: AnyState) -> None:
+        """Refuse what is no state of such networks.
+
+        Raises:
+            ShapeError: it is of another kind.
+        """
+        check_kind(state, self.State)
 
     @staticmethod
     @abstractmethod

@@ -94,7 +94,7 @@ class Replicas(nn.Module):
                 raise ShapeError(f"{name} must be one for each of {k} networks, got {len(given)}")
         for i, network in enumerate(networks):
             if states is not None:
-                network.check_layers("state", states[i].layers)
+                network.check_state(states[i])
             if masks is not None:
                 network.check_layers("masks", masks[i])
         after: list[list[LayerState]] = [[] for _ in networks]

@@ -6,6 +6,7 @@ in the dictionaries of the network's modules, the version counters of tensors, a
 
 import itertools
 from collections.abc import Callable
+from functools import cache
 from operator import is_
 from typing import Any, NamedTuple, Self
 from weakref import WeakKeyDictionary, finalize
@@ -74,7 +75,8 @@ class _Prepared(NamedTuple):
 _STREAMS: WeakKeyDictionary[nn.Module, _Prepared] = WeakKeyDictionary()
 """Kept apart from the networks, so that these can be copied and pickled."""
 _UPDATES: WeakKeyDictionary[torch.optim.Optimizer, int] = WeakKeyDictionary()
-"""When optimisers last stepped, in steps of all: fused ones change weights without counting it in the tensor."""
+"""When optimisers last stepped since a stream was first prepared, in steps of all: fused ones change weights without
+counting it in the tensor."""
 _clock = itertools.count(1)
 _forgotten = 0  # when the last optimiser died that had stepped: of what, nobody knows any more
 
@@ -90,7 +92,10 @@ def _note_death() -> None:
     _forgotten = next(_clock)
 
 
-register_optimizer_step_post_hook(_note_update)
+@cache
+def _watch_optimizers() -> None:
+    """From now on, note the steps of all optimisers of the process; nobody pays for it who never streams."""
+    register_optimizer_step_post_hook(_note_update)
 
 
 def _last_update(tensors: list[Tensor]) -> int:
@@ -120,6 +125,7 @@ def stream_of(network: nn.Module, prepare: Callable[[], Stream | None]) -> Strea
     made_of, key = Remembered.of(tensors), (_last_update(tensors), network.training, torch.get_num_threads())
     if key == prepared.key and made_of.equals(prepared.made_of):
         return prepared.stream
+    _watch_optimizers()
     stream = prepare()
     _STREAMS[network] = prepared._replace(made_of=made_of, key=key, stream=stream)
     return stream

@@ -59,7 +59,7 @@ def test_padding_changes_nothing(kind):
     (out.sum() + sum(tensor.sum() for tensor in end.tensors().values())).backward()
     assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in net.parameters())
     for i, length in enumerate(lengths.tolist()):
-        mine = start._each(lambda tensor, i=i: tensor[i : i + 1])
+        mine = start.map(lambda tensor, i=i: tensor[i : i + 1])
         alone, alone_end = net(x[i : i + 1, :length], mine)
         torch.testing.assert_close(out[i, :length], alone[0])
         assert not bool(out[i, length:].any())
@@ -183,8 +183,6 @@ def test_wrong_input_is_refused_in_words(x, lengths, words):
 def test_wrong_tokens_states_and_settings_are_refused_in_words():
     with pytest.raises(ShapeError, match=r"tokens must lie in 0\.\.4, got 0\.\.7"):
         Baseline(config("rnn", tokens=True))(torch.tensor([[0, 7]]))
-    with pytest.raises(ShapeError, match="state must hold tensors"):
-        Baseline(config("rnn"))(torch.zeros(2, 3, 5), Baseline(config("rnn")).initial_state(3))
     with pytest.raises(ShapeError, match="belong to ELM neurons"):
         Baseline(config("rnn"))(torch.zeros(2, 3, 5), monitor=("memory",))
     with pytest.raises(BackendError, match="a lstm runs on torch"):
@@ -193,6 +191,31 @@ def test_wrong_tokens_states_and_settings_are_refused_in_words():
         config("lstm", context=5)
     with pytest.raises(ConfigError, match="'lstm', 'gru'"):
         config("mlp")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (tuple, "state must be a BaselineState, as a call returns it, got tuple"),
+        (lambda state: network("gru").initial_state(2), r"state must hold 0\.0, 0\.1, 0\.2, 0\.3, got 0\.0, 0\.1"),
+        (lambda state: network("lstm").initial_state(3), r"state\.0\.0 must be \(2, 9\), got \(3, 9\)"),
+        (lambda state: state.to("meta"), r"state\.0\.0 is on meta, the weights are on cpu"),
+    ],
+)
+def test_other_states_are_refused_in_words(spoil, words):
+    net = network("lstm")
+    with pytest.raises(ShapeError, match=words):
+        net(torch.zeros(2, 3, 5), spoil(net.initial_state(2)))
+
+
+@every_kind
+def test_tensors_of_another_state_are_refused(kind):
+    net = network(kind)
+    tensors = net.initial_state(2).tensors()
+    (first, value), *others = tensors.items()
+    for wrong in (dict(others), {**tensors, "7.0": value}, {"memory": value}):
+        with pytest.raises(CheckpointError, match=rf"a state of this network holds {first}"):
+            net.state_of(wrong)
 
 
 def test_leaky_units_are_the_simplest_elm_neurons_with_the_same_wiring():

@@ -416,12 +416,7 @@ def test_without_kernels_the_reference_runs(tmp_path):
 
 
 def small_layer(backend="cpu"):
-    return ELMLayer(
-        LayerConfig(units=6, neuron=neuron(), recurrent_connect=0.5),
-        5,
-        backend=backend,
-        generator=torch.Generator().manual_seed(0),
-    )
+    return ELMLayer(LayerConfig(units=6, neuron=neuron(), recurrent_connect=0.5), 5, backend=backend, seed=0)
 
 
 @pytest.mark.parametrize(

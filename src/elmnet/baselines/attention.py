@@ -5,8 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from elmnet.baselines.config import BaselineConfig
-
-Carried = tuple[Tensor, ...]
+from elmnet.baselines.state import Carried
 
 
 class Attention(nn.Module):

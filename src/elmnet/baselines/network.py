@@ -1,7 +1,7 @@
 """A baseline as a network: stem, core, read-out, with the contract of `ELMNetwork`."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Never, Self
+from typing import TYPE_CHECKING, Any, Never
 
 import torch
 from torch import Tensor, nn
@@ -11,41 +11,25 @@ from elmnet.baselines.attention import Attention
 from elmnet.baselines.config import GATES, BaselineConfig
 from elmnet.baselines.recurrent import Recurrent
 from elmnet.baselines.scan import MinGRU, StateSpace
+from elmnet.baselines.state import BaselineState
 from elmnet.errors import BackendError, ShapeError
-from elmnet.layer import Call, Lengths, Signals, check_input, check_lengths, check_tensor, without_padding
+from elmnet.layer import (
+    Call,
+    Lengths,
+    Signals,
+    check_carried,
+    check_input,
+    check_lengths,
+    check_tensor,
+    without_padding,
+)
 from elmnet.ops import Signal
 from elmnet.pretrained import Pretrained
 
-Core = Recurrent | Attention | MinGRU | StateSpace
 _BLOCKS = {"transformer": Attention, "mingru": MinGRU, "s5-like": StateSpace}
 
 
-class BaselineState(NamedTuple):
-    """What every block of a baseline carries from step to step: tensors (B, ...), zero at the beginning."""
-
-    layers: tuple[tuple[Tensor, ...], ...]
-
-    def detach(self) -> Self:
-        """The same values, cut from the graph."""
-        return self._each(lambda tensor: tensor.detach())
-
-    def to(self, *args: Any, **kwargs: Any) -> Self:
-        """`Tensor.to` on every tensor."""
-        return self._each(lambda tensor: tensor.to(*args, **kwargs))
-
-    def reset(self, mask: Tensor) -> Self:
-        """Zero the sequences where `mask` (B,) is true, keep the others."""
-        return self._each(lambda tensor: tensor.masked_fill(mask.reshape(-1, *[1] * (tensor.dim() - 1)), 0))
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Every tensor by a name, for checkpoints."""
-        return {f"{i}.{j}": tensor for i, layer in enumerate(self.layers) for j, tensor in enumerate(layer)}
-
-    def _each(self, change: Any) -> Self:
-        return type(self)(tuple(tuple(change(tensor) for tensor in layer) for layer in self.layers))
-
-
-class Baseline(Pretrained):
+class Baseline(Pretrained[BaselineState]):
     """A network of `elmnet.baselines`, used like `ELMNetwork`.
 
         net = Baseline(BaselineConfig(kind="lstm", inputs=700, outputs=19), seed=0)
@@ -61,6 +45,7 @@ class Baseline(Pretrained):
     """
 
     Configuration = BaselineConfig
+    State = BaselineState
     TYPICAL = "head.weight"
     config: BaselineConfig
     if TYPE_CHECKING:
@@ -88,13 +73,6 @@ class Baseline(Pretrained):
         """All zeros, for `batch` sequences."""
         return BaselineState(tuple(block.initial_state(batch) for block in self.core))  # type: ignore[operator]
 
-    def state_of(self, tensors: dict[str, Tensor]) -> BaselineState:
-        """The inverse of `BaselineState.tensors`."""
-        layers: list[list[Tensor]] = [[] for _ in self.core]
-        for name in sorted(tensors, key=lambda name: [int(part) for part in name.split(".")]):
-            layers[int(name.split(".")[0])].append(tensors[name].to(self.device))
-        return BaselineState(tuple(map(tuple, layers)))
-
     def forward(
         self,
         x: Tensor,
@@ -121,7 +99,11 @@ class Baseline(Pretrained):
         if monitor:
             raise ShapeError(f"monitor: {', '.join(monitor)} belong to ELM neurons; a {self.config.kind} has none")
         h, valid = self._stem(x, lengths)
-        start = self.initial_state(h.shape[0]) if state is None else self._check_state(state, h.shape[0])
+        start = self.initial_state(h.shape[0])
+        if state is not None:
+            self.check_state(state)
+            check_carried(state.tensors(), start.tensors())
+            start = state
         ends = []
         for block, carried in zip(self.core, start.layers, strict=True):
             h, end = block(h, carried, valid)
@@ -150,14 +132,6 @@ class Baseline(Pretrained):
         if not 0 <= int(least) <= int(most) < inputs:
             raise ShapeError(f"tokens must lie in 0..{inputs - 1}, got {int(least)}..{int(most)}")
         return F.embedding(x.long(), self.stem.weight), valid
-
-    def _check_state(self, state: BaselineState, batch: int) -> BaselineState:
-        want = self.initial_state(batch).tensors()
-        got = state.tensors()
-        if {name: tensor.shape for name, tensor in got.items()} != {name: t.shape for name, t in want.items()}:
-            shapes = [[tuple(tensor.shape) for tensor in one.values()] for one in (want, got)]
-            raise ShapeError(f"state must hold tensors {shapes[0]}, got {shapes[1]}")
-        return state
 
     def step(self, x_t: Tensor, state: BaselineState | None = None) -> tuple[Tensor, BaselineState]:
         """One time step: x_t (B, n_in) or (B,) tokens → out (B, n_out); equal to the step inside a whole sequence."""

@@ -5,9 +5,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from elmnet.baselines.config import BaselineConfig
+from elmnet.baselines.state import Carried
 
 _MODULES = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
-Carried = tuple[Tensor, ...]
 
 
 class Recurrent(nn.Module):
