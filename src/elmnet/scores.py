@@ -6,6 +6,7 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from elmnet import tables
+from elmnet.errors import ConfigError
 from elmnet.tables import Table
 
 if TYPE_CHECKING:
@@ -29,11 +30,46 @@ ALWAYS = ("bpc", "nats", "accuracy")
 """Those that a table of runs has columns for, whatever the task."""
 _LEADING = ("bpc", "nats", "rmse", "soma_rmse")
 _LARGER = {"accuracy", "macro_f1", "r2", "soma_ev", "auc"}
+_OWN: list[str] = []
+
+
+def register(name: str, unit: str = "", *, larger_is_better: bool = False) -> None:
+    """Make a score of a task of one's own known: what it is measured in, and which way is up. It represents its runs
+    in tables and figures.
+
+    Raises:
+        ConfigError: there is another one of this name.
+    """
+    if UNITS.setdefault(name, unit) != unit or (name not in _OWN and name in (*ALWAYS, *_LEADING, *_LARGER)):
+        raise ConfigError(f"there is a score {name!r} already, {UNITS[name]}; give yours another name")
+    if larger_is_better:
+        _LARGER.add(name)
+    if name not in _OWN:
+        _OWN.append(name)
+
+
+def require_known(name: str) -> None:
+    """Refuse to choose by a score of which nobody said whether more is better.
+
+    Raises:
+        ConfigError: it is such a one.
+    """
+    if name not in UNITS:
+        raise ConfigError(
+            f"no score {name!r}: say whether more of it is better with elmnet.scores.register({name!r}, "
+            "larger_is_better=...) before the task is registered"
+        )
 
 
 def leading(names: Collection[str]) -> str:
     """The one of these scores that represents a run where there is room for one."""
-    return next((name for name in _LEADING if name in names), _LEADING[1])
+    known = (*_OWN, *_LEADING, *names)
+    return next((name for name in known if name in names), ALWAYS[1])
+
+
+def labelled(name: str) -> str:
+    """A score and what it is measured in."""
+    return f"{name} ({UNITS[name]})" if UNITS.get(name) else name
 
 
 def larger_is_better(score: str) -> bool:

@@ -1,9 +1,17 @@
 """The benchmark tasks, by name."""
 
+import importlib
+import importlib.util
+import os
+import sys
 from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
-from elmnet.errors import ConfigError
+from elmnet import scores
+from elmnet.errors import ConfigError, in_a_line
 from elmnet.strict import Config
 from elmnet.tasks.base import PRESETS, Batch, Scores, Split, Task, in_words
 from elmnet.tasks.enwik8 import Enwik8
@@ -25,15 +33,21 @@ __all__ = [
     "register",
 ]
 
+OWN = "ELMNET_TASKS"
+"""Environment variable that names modules or files with tasks of one's own, separated like those of PATH."""
 TASKS: dict[str, type[Task]] = {task.name: task for task in (Enwik8, SHDAdding, SHD, NeuronIO, SequenceTask)}
 
 
 def register(task: type[Task]) -> type[Task]:
     """Make a task of one's own known by its `name`, to `compose`, `Run` and recipes of this process; as a decorator.
 
+    Other processes, as the command line's, find it by the entry point group `elmnet.tasks` or by `ELMNET_TASKS`.
+
     Raises:
-        ConfigError: there is another one of this name.
+        ConfigError: there is another one of this name, or nobody said whether more of its metric is better.
     """
+    if hasattr(task, "metric"):
+        scores.require_known(task.metric)
     if TASKS.setdefault(task.name, task) is not task:
         raise ConfigError(f"there is a task {task.name!r} already; give yours another name")
     return task
@@ -46,8 +60,32 @@ def find_task(name: str) -> type[Task]:
         ConfigError: there is none.
     """
     if name not in TASKS:
-        raise ConfigError(f"no task {name!r}; known: {', '.join(TASKS)}")
+        _load_own(os.environ.get(OWN, ""))
+    if name not in TASKS:
+        raise ConfigError(f"no task {name!r}; known: {', '.join(TASKS)}; {OWN} names modules or files with your own")
     return TASKS[name]
+
+
+@cache
+def _load_own(places: str) -> None:
+    """Import what registers tasks of one's own: installed entry points, and the modules and files of `ELMNET_TASKS`.
+
+    Raises:
+        ConfigError: one cannot be imported.
+    """
+    for entry in entry_points(group="elmnet.tasks"):
+        entry.load()
+    for place in filter(None, places.split(os.pathsep)):
+        try:
+            if place.endswith(".py"):
+                spec = importlib.util.spec_from_file_location(f"elmnet_tasks_{Path(place).stem}", place)
+                assert spec is not None and spec.loader is not None  # which a name in .py has
+                module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+                spec.loader.exec_module(module)
+            else:
+                importlib.import_module(place)
+        except Exception as error:
+            raise ConfigError(f"{OWN}: cannot import {place}: {in_a_line(error)}") from error
 
 
 class OpenTasks:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from elmnet.report.figures.style import BLUE, COLOURS, GREY, MARKERS, ORANGE, axis, decades, few_numbers, plain
-from elmnet.scores import UNITS, larger_is_better, leading
+from elmnet.scores import labelled, larger_is_better, leading
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +38,7 @@ def learning_curve(metrics: Sequence[dict[str, Any]], ax: "Axes | None" = None) 
     if validation:
         ax.plot(*np.transpose(validation), "--o", color=ORANGE, markersize=4, label="validation")
     ax.set_xlabel("training step")
-    ax.set_ylabel(unit or f"validation {score} ({UNITS[score]})")
+    ax.set_ylabel(unit or f"validation {labelled(score)}")
     ax.set_title("Learning")
     if training or validation:
         ax.legend()
@@ -60,7 +60,7 @@ def run_curves(runs: Mapping[str, Sequence[dict[str, Any]]], score: str, ax: "Ax
         if points:
             ax.plot(*np.transpose(points), label=plain(name), linewidth=1.0, markersize=3, **style)
     ax.set_xlabel("training step")
-    ax.set_ylabel(f"validation {score} ({UNITS[score]})")
+    ax.set_ylabel(f"validation {labelled(score)}")
     ax.set_title("Learning, side by side")
     ax.legend()
     return ax
@@ -175,7 +175,7 @@ def learning_curves(
     bar.ax.set_yticks(sorted(set(memories)), [str(one) for one in sorted(set(memories))], minor=False)
     bar.ax.minorticks_off()
     ax.set_xlabel("training step")
-    ax.set_ylabel(f"validation {score} ({UNITS[score]})")
+    ax.set_ylabel(f"validation {labelled(score)}")
     ax.set_title(f"Learning, {len(runs)} runs")
     return ax
 
@@ -241,4 +241,4 @@ def _together(values: Sequence[float]) -> dict[float, int]:
 
 def _label(score: str) -> str:
     split, _, kind = score.partition("_")
-    return f"{split} {kind} ({UNITS[kind]})"
+    return f"{split} {labelled(kind)}"

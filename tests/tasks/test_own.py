@@ -1,0 +1,65 @@
+"""Tasks and scores of one's own: which way is up, and how other processes find them."""
+
+import pytest
+
+from elmnet import scores, tasks
+from elmnet.errors import ConfigError
+from elmnet.tasks import SHD, find_task, register
+
+OWN = """
+from elmnet import scores
+from elmnet.tasks import SHD, register
+scores.register("correlation", "r", larger_is_better=True)
+register(type("Mine", (SHD,), {"name": "mine", "metric": "correlation"}))
+"""
+
+
+@pytest.fixture
+def registries(monkeypatch):
+    monkeypatch.setattr(tasks, "TASKS", dict(tasks.TASKS))
+    for name, copy in (("UNITS", dict), ("_LARGER", set), ("_OWN", list)):
+        monkeypatch.setattr(scores, name, copy(getattr(scores, name)))
+    tasks._load_own.cache_clear()
+
+
+def test_a_metric_is_made_known_first(registries):
+    mine = type("Mine", (SHD,), {"name": "mine", "metric": "correlation"})
+    with pytest.raises(ConfigError, match="no score 'correlation': say whether more of it is better"):
+        register(mine)
+    scores.register("correlation", "r", larger_is_better=True)
+    assert register(mine) is find_task("mine") is mine
+    assert scores.larger_is_better("valid_correlation")
+    assert (scores.labelled("correlation"), scores.labelled("mse")) == ("correlation (r)", "mse")
+    assert scores.leading(["nats", "correlation", "mse"]) == "correlation"
+    scores.register("correlation", "r", larger_is_better=True)  # a module may be imported twice
+    for name in ("nats", "r2", "rmse"):
+        with pytest.raises(ConfigError, match=f"there is a score '{name}' already"):
+            scores.register(name, larger_is_better=True)
+
+
+def test_scores_nobody_knows_are_shown_all_the_same():
+    assert scores.leading(["mse"]) == "mse"
+    assert scores.leading([]) == "nats"
+
+
+@pytest.mark.parametrize("as_module", [False, True])
+def test_tasks_are_found_by_the_environment(registries, monkeypatch, tmp_path, as_module):
+    (tmp_path / "tasks_of_mine.py").write_text(OWN)
+    place = str(tmp_path / "tasks_of_mine.py")
+    if as_module:
+        monkeypatch.syspath_prepend(tmp_path)
+        place = "tasks_of_mine"
+    with pytest.raises(ConfigError, match=r"no task 'mine'; known: .*; ELMNET_TASKS names modules or files with your"):
+        find_task("mine")
+    monkeypatch.setenv("ELMNET_TASKS", place)
+    assert find_task("mine").metric == "correlation"
+    assert scores.larger_is_better("correlation")
+
+
+def test_what_cannot_be_imported_is_said(registries, monkeypatch, tmp_path):
+    (tmp_path / "bad.py").write_text("import nothing_of_this_name")
+    monkeypatch.setenv("ELMNET_TASKS", str(tmp_path / "bad.py"))
+    with pytest.raises(
+        ConfigError, match=r"ELMNET_TASKS: cannot import .*bad\.py: ModuleNotFoundError: No module named"
+    ):
+        find_task("mine")
