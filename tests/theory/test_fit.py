@@ -144,6 +144,16 @@ def test_an_infinite_network_knows_at_most_twice_what_the_best_run_does():
     assert most == pytest.approx(best + (runs.H0 - best) / 4)
 
 
+def test_a_fit_that_explains_nothing_says_so():
+    runs = simulated([1e5, 1e6], [4, 15], noise=0.002)
+    assert fit(runs, draws=0).cautions == []
+    shuffled = runs.with_scores(np.random.default_rng(1).permutation(runs.y))
+    (words,) = fit(shuffled, draws=0).cautions
+    assert words.endswith("the law explains little of how these runs differ")
+    y = np.where(np.arange(len(runs)) % 2 == 0, 4.9, runs.y)
+    assert "runs are left out of the law" in " ".join(fit(runs.with_scores(y), draws=0).cautions)
+
+
 def test_what_a_design_cannot_tell_is_held_and_said():
     found = fit(simulated([1e6], [15], noise=0.002), draws=0)
     assert set(found.fixed) == {"kappa_c", "a"}

@@ -61,7 +61,7 @@ def test_runs_of_rows():
     longer = [{**row, "steps": 1000 * (1 + i)} for i, row in enumerate(ROWS)]
     assert "1,000 to 3,000 steps" in runs_of_rows(longer, START, H0=5.0, source="here").caution
     other = [{**row, "steps": 1000, "setting": row["d_m"]} for row in ROWS]
-    assert "1,000 steps, 3 training settings" in runs_of_rows(other, START, H0=5.0, source="here").caution
+    assert "1,000 steps, 3 training settings or data" in runs_of_rows(other, START, H0=5.0, source="here").caution
 
 
 def test_every_run_has_a_name_of_its_own():

@@ -101,8 +101,8 @@ def test_how_runs_were_trained_and_that_of_some_of_them():
     networks = [NetworkConfig.preset("enwik8").with_hidden(units=units) for units in (10, 20, 30)]
     about = {"source": "here", "score": "valid_bpc", "H0": 5.0, "unit": 1.0}
     runs = table(networks, [1.0] * 3, steps=[1000, 1000, 3000], settings=["a", None, "b"], **about)
-    assert runs.trained == "1,000 to 3,000 steps, 2 training settings"
-    assert runs.caution.startswith("trained differently (1,000 to 3,000 steps, 2 training settings)")
+    assert runs.trained == "1,000 to 3,000 steps, 2 training settings or data"
+    assert runs.caution.startswith("trained differently (1,000 to 3,000 steps, 2 training settings or data)")
     alike = runs.at(np.array([0, 1]))
     assert (alike.trained, alike.caution) == ("1,000 steps", None)
     assert (table(networks, [1.0] * 3, **about).trained, table(networks, [1.0] * 3, **about).caution) == ("", None)

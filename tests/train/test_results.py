@@ -1,6 +1,7 @@
 """Finished runs as a fit takes them."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,13 @@ def test_errors_are_fitted_in_bits():
     assert as_runs(found, Path("here"), "test_log2_rmse").score == "test_log2_rmse"
     with pytest.raises(TheoryError, match="no score 'valid_r2'; they have valid_log2_rmse, test_log2_rmse"):
         as_runs(found, Path("here"), "valid_r2")
+
+
+def test_runs_on_other_contents_of_the_data_are_not_seeds_of_one_configuration():
+    found = [replace(of_values(3, 0.1 + i / 100), contents=f"hash {i // 2}") for i in range(4)]
+    runs = as_runs(found, Path("here"))
+    assert len(set(runs.configurations)) == 2
+    assert "trained differently (400 steps, 2 training settings or data)" in runs.caution
 
 
 def test_scores_that_the_model_is_not_of():

@@ -34,9 +34,11 @@ def plan(
     task: Annotated[
         str | None, typer.Argument(help="enwik8, shd-adding or shd; default: that of the runs", metavar="[TASK]")
     ] = None,
-    source: Annotated[
-        str | None,
-        typer.Option("--from", help="runs to learn from: a directory, a table or published:TASK", metavar="RUNS"),
+    sources: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from", help="runs to learn from: a directory (repeatable), a table or published:TASK", metavar="RUNS"
+        ),
     ] = None,
     score: Annotated[str | None, typer.Option(help="of those runs, e.g. test_bpc")] = None,
     network: Annotated[
@@ -89,7 +91,7 @@ def plan(
     from elmnet.sweep.learned import run_like
     from elmnet.theory import answers, next_runs, planner
 
-    learned = _learned(task, source, score, network, h0, least_memory)
+    learned = _learned(task, sources or [], score, network, h0, least_memory)
     known = None if learned is None or learned.runs is None else fitted(learned, least_memory=least_memory)
     start, task = _start(task, learned, known)
     if configs is not None:
@@ -140,7 +142,8 @@ def plan(
     if path is not None:
         _write_run(task, preset, learned, known, plans[0], path)
     if file is not None:
-        write_atomic(file, json.dumps([one.to_dict() for one in plans], indent=2) + "\n")
+        cautions = [] if known is None else known.cautions
+        write_atomic(file, json.dumps([{**one.to_dict(), "cautions": cautions} for one in plans], indent=2) + "\n")
     if figures is not None and known is not None:
         from elmnet.report.figures import of_fit, plan_curve, save
 
@@ -246,19 +249,24 @@ def _limits(
 
 
 def _learned(
-    task: str | None, source: str | None, score: str | None, network: str | None, h0: float | None, least_memory: int
+    task: str | None,
+    sources: Sequence[str],
+    score: str | None,
+    network: str | None,
+    h0: float | None,
+    least_memory: int,
 ) -> "Learned | None":
     """The runs to learn from, or the one that was named in their place; None where there are none."""
     from elmnet.sweep.learned import Learned, learn, run_named
     from elmnet.theory.rows import PUBLISHED
 
-    named = run_named(network) if source is None and network is not None else None
+    named = run_named(network) if not sources and network is not None else None
     if named is not None and task not in (None, named.task):
         raise ConfigError(f"--network {network} is of {named.task}, the plan is for {task}")
-    if source is None and task is None and named is None:
+    if not sources and task is None and named is None:
         raise ConfigError("name a task (enwik8, shd-adding, shd), runs to learn from (--from RUNS), or --network RUN")
     check_least_memory(least_memory)
-    if source is None and (named or task not in PUBLISHED or not PUBLISHED[task].ignorance):
+    if not sources and (named or task not in PUBLISHED or not PUBLISHED[task].ignorance):
         given = {"--score": score, "--h0": h0}
         options = [name for name, value in given.items() if value is not None]
         options += ["--least-memory"] if least_memory != LEAST_MEMORY else []
@@ -266,7 +274,7 @@ def _learned(
             where = "beside --network a plan without runs has none" if named else f"there are none published of {task}"
             raise ConfigError(f"{options[0]} is of runs to learn from; {where}: use --from")
         return None if named is None else Learned(None, {}, {}, like=named)
-    return learn(source or f"published:{task}", score, network, h0)
+    return learn(sources or [f"published:{task}"], score, network, h0)
 
 
 def _predict(known: "Fit", networks: "Sequence[NetworkConfig]", file: Path | None) -> None:

@@ -101,9 +101,8 @@ def fitted(learned: "Learned", **options: Any) -> "Fit":
 
     assert learned.runs is not None
     known = fit_runs(learned.runs, **options)
-    if known.runs.caution is not None:
-        words = f"caution: {known.runs.caution}"
-        say(words, style="yellow")
+    for words in known.cautions:
+        say(f"caution: {words}", style="yellow")
     return known
 
 

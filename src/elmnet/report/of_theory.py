@@ -36,8 +36,7 @@ def theory(runs: Runs) -> Section:
     section = Section(f"What limits these networks: {runs.source}")
     words = f"{runs.score}: {len(known.runs)} runs fitted, RMSE {known.rmse:.4g}, R² {known.r2:.4f}. {CREDIT}"
     section.words.append(words)
-    if known.runs.caution is not None:
-        section.words.append(f"Caution: {known.runs.caution}.")
+    section.words += [f"Caution: {words}." for words in known.cautions]
     section.words += [f"{name} is fixed at {why}." for name, why in known.fixed.items()]
     if known.no_intervals:
         section.words.append(f"No intervals: {known.no_intervals}.")

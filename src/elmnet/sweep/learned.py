@@ -3,7 +3,7 @@
 What needs torch is imported where it is needed: a plan from published runs needs none.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,11 +88,13 @@ def run_named(name: str) -> "RunConfig":
     return config
 
 
-def learn(source: str | Path, score: str | None = None, network: str | None = None, h0: float | None = None) -> Learned:
-    """Runs of a directory, of a table or of `published:TASK`.
+def learn(
+    sources: str | Path | Sequence[str], score: str | None = None, network: str | None = None, h0: float | None = None
+) -> Learned:
+    """Runs of directories, of a table or of `published:TASK`.
 
     Args:
-        source: of the runs.
+        sources: of the runs; of several, each a directory.
         score: what is fitted; None: the validation's own.
         network: of a table that does not tell: a published network's name, a run or a YAML file.
         h0: the same, score of a network that knows nothing.
@@ -102,17 +104,23 @@ def learn(source: str | Path, score: str | None = None, network: str | None = No
         ConfigError: network and h0 are missing, or given though the source tells both.
         TheoryError: there is no finished run; runs of several tasks; a score they do not have.
     """
-    path, source = Path(source), str(source)
-    if ending(path) in (".csv", ".parquet") and not path.is_dir():
+    several = [str(sources)] if isinstance(sources, str | Path) else list(sources)
+    path, source = Path(several[0]), several[0]
+    if len(several) > 1:
+        others = [one for one in several if not Path(one).is_dir()]
+        if others or network is not None or h0 is not None:
+            what = f"{others[0]} is none" if others else "they need no --network and no --h0"
+            raise ConfigError(f"runs from several places are of directories; {what}")
+    elif ending(path) in (".csv", ".parquet") and not path.is_dir():
         return _of_table(path, score, network, h0)
-    if network is not None or h0 is not None:
+    elif network is not None or h0 is not None:
         raise ConfigError(f"--network and --h0 are for a .csv or .parquet table; {source} is none and tells both")
-    if source.startswith("published:"):
+    elif source.startswith("published:"):
         return Learned(published(source.removeprefix("published:"), score), {}, {}, data="official")
     from elmnet.train.results import as_runs, finished
 
-    found, skipped = finished(path)
-    return Learned(as_runs(found, path, score, skipped), skipped, {one.name: one.config for one in found})
+    found, skipped = finished(*map(Path, several))
+    return Learned(as_runs(found, ", ".join(several), score, skipped), skipped, {one.name: one.config for one in found})
 
 
 def _of_table(path: Path, score: str | None, name: str | None, h0: float | None) -> Learned:

@@ -18,6 +18,9 @@ from elmnet.theory.model import SNRR, Array, Optimum
 from elmnet.theory.runs import LEAST_MEMORY, Runs
 from elmnet.theory.solve import BOUNDS, PRIOR, Problem
 
+POOR = 0.3
+"""R² below which a fit is said to explain little."""
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -57,6 +60,17 @@ class Fit:
         """Share of the scores' variance that is explained; NaN where they do not vary."""
         spread = float(np.sum((self.runs.y - self.runs.y.mean()) ** 2))
         return float(1 - np.sum(self.residuals**2) / spread) if spread else float("nan")
+
+    @property
+    def cautions(self) -> list[str]:
+        """What makes the law doubtful, and what is planned by it."""
+        words = [] if self.runs.caution is None else [self.runs.caution]
+        if self.r2 < POOR:
+            words.append(f"R² is {self.r2:.2f}: the law explains little of how these runs differ")
+        left = len(self.excluded)
+        if left >= len(self.runs):
+            words.append(f"{left} of {left + len(self.runs)} runs are left out of the law; `elmnet fit` says why")
+        return words
 
     def interval(self, value: Callable[[SNRR], Any], level: float = 0.95) -> tuple[float, float] | None:
         """Percentile interval of anything computed from a model, e.g. `lambda law: law.D`."""
@@ -124,6 +138,7 @@ class Fit:
             "rmse": self.rmse,
             "r2": None if np.isnan(self.r2) else self.r2,
             "sd": self.sd,
+            "cautions": self.cautions,
             "left_out": dict(self.excluded),
         }
 

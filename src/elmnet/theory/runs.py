@@ -67,7 +67,7 @@ class Runs:
         if lengths:
             words.append(f"{lengths[0]:,} steps" if len(lengths) == 1 else f"{lengths[0]:,} to {lengths[-1]:,} steps")
         if settings > 1:
-            words.append(f"{settings} training settings")
+            words.append(f"{settings} training settings or data")
         return ", ".join(words)
 
     @property

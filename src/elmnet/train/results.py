@@ -9,7 +9,7 @@ from elmnet.errors import ConfigError, RunError, TheoryError
 from elmnet.theory.kinds import KINDS, kind_of, score_of, scores_of
 from elmnet.theory.runs import Runs, table
 from elmnet.train.config import RunConfig
-from elmnet.train.identity import configuration_of, name_of, setting_of
+from elmnet.train.identity import configuration_of, contents_of, name_of, setting_of
 from elmnet.train.run import RunDirectory
 
 Scores = Mapping[str, Mapping[str, float]]
@@ -27,6 +27,8 @@ class Finished:
     scores: Scores
     baselines: Sequence[Scores]
     """What knows nothing."""
+    contents: str = ""
+    """Hash of the data; empty where it is not known."""
 
     @property
     def network(self) -> NetworkConfig:
@@ -43,21 +45,16 @@ def unfit(config: RunConfig) -> str | None:
     return None if layers == 1 else f"{layers} hidden layers; the model is of one"
 
 
-def finished(directory: Path) -> tuple[list[Finished], dict[str, str]]:
-    """Every finished run below a directory, once, and why others were left out.
+def finished(*directories: Path) -> tuple[list[Finished], dict[str, str]]:
+    """Every finished run below directories, once, and why others were left out.
 
     Raises:
         TheoryError: there is no such directory.
     """
-    if not directory.is_dir():
-        raise TheoryError(
-            f"{directory} is neither a directory of runs, nor a .csv or .parquet table, nor published:TASK"
-        )
     found: list[Finished] = []
     skipped: dict[str, str] = {}
     seen: dict[str, str] = {}
-    for file in sorted(directory.rglob("config.yaml")):
-        name = str(file.parent.relative_to(directory)) if file.parent != directory else directory.name
+    for name, file in _run_files(directories).items():
         try:
             run = RunDirectory.open(file.parent)
             config, facts = run.read_config()
@@ -72,12 +69,27 @@ def finished(directory: Path) -> tuple[list[Finished], dict[str, str]]:
         elif (twin := seen.setdefault(name_of(config, facts), name)) != name:
             skipped[name] = f"the same run as {twin}"
         else:
-            found.append(Finished(name, config, result["data"], result, list(result["baselines"].values())))
+            floors = list(result["baselines"].values())
+            found.append(Finished(name, config, result["data"], result, floors, str(contents_of(facts))))
     return found, skipped
 
 
+def _run_files(directories: Sequence[Path]) -> dict[str, Path]:
+    """The settings of every run below directories, by name: its place in the one, or with its directory."""
+    files = {}
+    for directory in directories:
+        if not directory.is_dir():
+            raise TheoryError(
+                f"{directory} is neither a directory of runs, nor a .csv or .parquet table, nor published:TASK"
+            )
+        for file in sorted(directory.rglob("config.yaml")):
+            inside = file.parent.relative_to(directory) if file.parent != directory else Path(directory.name)
+            files[str(inside if len(directories) == 1 else directory / inside)] = file
+    return files
+
+
 def as_runs(
-    found: Sequence[Finished], where: Path, score: str | None = None, skipped: Mapping[str, str] | None = None
+    found: Sequence[Finished], where: str | Path, score: str | None = None, skipped: Mapping[str, str] | None = None
 ) -> Runs:
     """Finished runs as a fit takes them.
 
@@ -107,10 +119,10 @@ def as_runs(
         [one.network for one in found],
         [score_of(_flat(one.scores), score) for one in found],
         names=[one.name for one in found],
-        configurations=[configuration_of(one.config) for one in found],
+        configurations=[f"{configuration_of(one.config)} {one.contents}" for one in found],
         task=task,
         steps=[one.config.training.steps for one in found],
-        settings=[setting_of(one.config) for one in found],
+        settings=[f"{setting_of(one.config)} {one.contents}" for one in found],
         source=str(where),
         score=score,
         H0=max(score_of(floor, score) for floor in floors),
@@ -120,7 +132,7 @@ def as_runs(
     return replace(runs, source=f"{where} ({len(runs)} runs of {task} on {data}, {runs.trained})")
 
 
-def none_finished(where: Path, skipped: Mapping[str, str]) -> TheoryError:
+def none_finished(where: str | Path, skipped: Mapping[str, str]) -> TheoryError:
     """The error for a place without a run to fit, with why some were left out."""
     reasons = "".join(f"; {name}: {why}" for name, why in list(skipped.items())[:3])
     return TheoryError(f"{where} holds no finished run{reasons}")
