@@ -4,12 +4,14 @@ import importlib
 import inspect
 import itertools
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import network_config, neuron
 from side_by_side import side_by_side
+from torch.utils.checkpoint import checkpoint
 
 from elmnet import ELMNetwork, LayerConfig, LayerState, Masks, ops
 from elmnet.bench import cuda_tune as tune
@@ -234,6 +236,16 @@ def test_streaming_and_inference_in_pieces_equal_the_whole(monkeypatch):
         for t in range(2):
             out, state = network.step(x[:, t], state)
             torch.testing.assert_close(out[:1], want[:1, t], rtol=1e-5, atol=1e-6)
+
+
+def test_a_checkpointed_layer_learns_the_same():
+    layer, x = ELMLayer(LayerConfig(units=2, neuron=neuron()), 3, backend="cuda", seed=0), torch.randn(2, 3, 3)
+    gradients = []
+    for run in (layer, partial(checkpoint, layer, use_reentrant=False)):
+        layer.zero_grad()
+        run(x)[0].square().sum().backward()
+        gradients.append([p.grad for p in layer.parameters() if p.requires_grad])
+    assert all(map(torch.equal, *gradients))
 
 
 @pytest.mark.parametrize("limit", [operator.TAPE_LIMIT, 1])

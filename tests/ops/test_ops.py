@@ -52,3 +52,8 @@ def test_dynamics_hold_the_decays():
     assert pytest.approx(2.718281828459045 ** (-1 / 3)) == DYNAMICS.branch_decay
     assert pytest.approx(2.718281828459045 ** (-1 / 4)) == DYNAMICS.highpass_decay
     assert ops.Dynamics.of(neuron(tau_branch=None)).branch_decay is None
+
+
+@pytest.mark.parametrize("hidden_layers", [0, 1, 2])
+def test_dynamics_count_the_hidden_layers_of_the_mlp(hidden_layers):
+    assert ops.Dynamics.of(neuron(hidden_layers=hidden_layers)).mlp_layers == hidden_layers

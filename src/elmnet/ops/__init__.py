@@ -43,8 +43,8 @@ class Backend:
 
     name: str
     run: Recurrence
-    refuses: Callable[[torch.device, torch.dtype, Dynamics], str | None]
-    """Why this backend cannot run a layer of these dynamics with weights of a dtype on a device; None: it can."""
+    unsupported: Callable[[torch.device, torch.dtype, Dynamics], str | None]
+    """What of a layer of these dynamics with weights of a dtype it cannot run on a device of its own; None: nothing."""
     about: str
     devices: tuple[str, ...] = ()
     """Types of device it runs on; empty: all."""
@@ -52,11 +52,11 @@ class Backend:
     """Prepares a stack of layers (given n_in, then each one's connectome, weights, dynamics) for single steps of one
     sequence without gradients; None: it has no faster way than a sequence of length one."""
 
-    def objects(self, device: torch.device, dtype: torch.dtype, dynamics: Dynamics) -> str | None:
+    def refuses(self, device: torch.device, dtype: torch.dtype, dynamics: Dynamics) -> str | None:
         """Why this backend cannot run a layer that lies on a device; None: it can."""
         if self.devices and device.type not in self.devices:
             return f"the weights are on {device}, it runs on {', '.join(self.devices)}"
-        return self.refuses(device, dtype, dynamics)
+        return self.unsupported(device, dtype, dynamics)
 
 
 BACKENDS: dict[str, Backend] = {}
@@ -80,7 +80,7 @@ def select(name: str, device: torch.device, dtype: torch.dtype, dynamics: Dynami
     """
     if name == "auto":
         for backend in BACKENDS.values():
-            reason = backend.objects(device, dtype, dynamics)
+            reason = backend.refuses(device, dtype, dynamics)
             if reason is None:
                 return backend
             if device.type in backend.devices and not torch.compiler.is_compiling():
@@ -88,7 +88,7 @@ def select(name: str, device: torch.device, dtype: torch.dtype, dynamics: Dynami
         raise BackendError(f"no backend can run weights of {dtype} on {device}")
     if name not in BACKENDS:
         raise BackendError(f"no backend {name!r}; this installation has: {', '.join(BACKENDS)}")
-    reason = BACKENDS[name].objects(device, dtype, dynamics)
+    reason = BACKENDS[name].refuses(device, dtype, dynamics)
     if reason is not None:
         raise BackendError(f"backend {name!r} cannot run this: {reason}; use backend='auto'")
     return BACKENDS[name]
@@ -97,7 +97,7 @@ def select(name: str, device: torch.device, dtype: torch.dtype, dynamics: Dynami
 def usable(device: torch.device) -> list[str]:
     """Names of the backends that run an ordinary float32 layer on a device, best first."""
     ordinary = Dynamics.of(NeuronConfig())
-    return [name for name, backend in BACKENDS.items() if backend.objects(device, torch.float32, ordinary) is None]
+    return [name for name, backend in BACKENDS.items() if backend.refuses(device, torch.float32, ordinary) is None]
 
 
 @lru_cache

@@ -1,8 +1,8 @@
 """What the compiled backends' operators take, in the order of their signatures: tensors first, then numbers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from elmnet.ops.types import Dynamics, LayerState, Masks, Signal, Weights
 
 MLP_ACTIVATIONS = ("relu2", "relu", "silu")
 ACTIVATIONS = ("identity", "relu", "spike")
+SEEN = ("branch", "mlp", "memory", "readout")
+"""Signals that operators return besides their output, which is "activity"."""
 
 
 class Inputs(NamedTuple):
@@ -50,6 +52,8 @@ PLAIN = (Tensor, nn.Parameter)
 """Types of tensors whose numbers lie where they say."""
 STATE = Inputs._fields[1:5]
 """Names of the state's tensors."""
+TAPE_PLACE = 1 + len(STATE)
+"""Of what the way back reads, among an operator's outputs: after out and the state's tensors."""
 
 DIFFERENTIABLE = Inputs._fields[:14]
 """Those that may get a gradient."""
@@ -74,8 +78,17 @@ SIGNATURE = (
     "str activation, str see, bool keep"
 )
 """As `torch.library` writes it."""
+BACKWARD_SIGNATURE = f"{SIGNATURE}, Tensor out, Tensor[] tape, Tensor?[] grads, bool[] wanted"
+"""`grads` are of out, the state's four tensors and the signals in the order of `SEEN`; None: zero."""
 COUNT = len(Inputs._fields)
 INSTEAD = "use backend='reference'"
+
+
+def too_deep(dynamics: Dynamics) -> str | None:
+    """Why the compiled backends have no kernel for the neurons' MLP; None: they have one."""
+    if dynamics.mlp_layers <= 1:
+        return None
+    return f"the neurons' MLP has {dynamics.mlp_layers} hidden layers, it has kernels for 0 and 1"
 
 
 def operands(
@@ -218,7 +231,7 @@ def in_place(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def refuse_lengths(lengths: Tensor, steps: int) -> None:
-    """Sequences must be of 1 to `steps` steps; compiled backends ask again when a traced program runs.
+    """Sequences must be of 1 to `steps` steps. When a traced program runs, `cpu` asks again; a GPU would have to wait.
 
     Raises:
         ShapeError: one is not.
@@ -227,18 +240,44 @@ def refuse_lengths(lengths: Tensor, steps: int) -> None:
         raise ShapeError(f"lengths must lie in 1..{steps}, got {lengths.tolist()}")
 
 
-def require_tape(numbers: Numbers) -> None:
-    """A way back needs what the way forward kept.
+def keep_for_backward(ctx: Any, inputs: Sequence[Any], out: Tensor, tape: Sequence[Tensor]) -> None:
+    """What `gradients` needs of an operator's inputs and outputs, kept by autograd."""
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs[:COUNT], out, *tape)
+    ctx.numbers = inputs[COUNT:]
+
+
+def gradients(ctx: Any, backward: Callable[..., list[Tensor]], grads: list[Tensor | None]) -> tuple[Tensor | None, ...]:
+    """Of every argument of an operator, from the operator of its way back and `grads` in the order that this takes.
 
     Raises:
-        BackendError: it kept nothing, because it was exported or traced where no gradients were wanted.
+        BackendError: the way forward kept nothing, because it was exported or traced where no gradients were wanted.
     """
-    if not numbers.keep:
+    if not Numbers(*ctx.numbers).keep:
         raise BackendError("this program was made without gradients (under torch.no_grad): export it with them enabled")
+    saved = ctx.saved_tensors  # once: checkpointing hands them out no second time
+    inputs, out, tape = saved[:COUNT], saved[COUNT], saved[COUNT + 1 :]
+    wanted = list(ctx.needs_input_grad[: len(DIFFERENTIABLE)])
+    with _one_gradient():
+        result = backward(*inputs, *ctx.numbers, out, list(tape), grads, wanted)
+    found = [grad if want else None for grad, want in zip(result, wanted, strict=True)]
+    return (*found, *[None] * (COUNT - len(found) + len(ctx.numbers)))
+
+
+def new_gradients(i: Inputs, wanted: Sequence[bool], new: Callable[..., Tensor] = torch.empty) -> list[Tensor]:
+    """A place for the gradient of every tensor in `DIFFERENTIABLE`, empty where it is not wanted."""
+    pairs = zip(i[: len(DIFFERENTIABLE)], wanted, strict=True)
+    shapes = [tensor.shape if want and tensor is not None else (0,) for tensor, want in pairs]
+    return [new(shape, dtype=i.x.dtype, device=i.x.device) for shape in shapes]
+
+
+def fake_gradients(*arguments: Any) -> list[Tensor]:
+    """For `torch.library.register_fake` of the operators of the way back."""
+    return new_gradients(Inputs(*arguments[:COUNT]), arguments[-1])
 
 
 @contextmanager
-def one_gradient() -> Iterator[None]:
+def _one_gradient() -> Iterator[None]:
     """Around the call of an operator of the way back.
 
     Raises:

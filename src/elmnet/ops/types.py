@@ -88,12 +88,16 @@ class Dynamics:
     branch_decay: float | None  # κ_b
     highpass_decay: float | None  # κ_r
     input_scale: float
-    mlp_layers: int  # hidden layers of the neurons' MLP
     mlp_activation: MlpActivation
     activation: OutputActivation
     surrogate_gain: float
-    mlp_widths: tuple[int, ...] = ()  # of the neurons' MLP, as in NeuronConfig; empty: unknown
-    outputs: int = 1  # n_y
+    mlp_widths: tuple[int, ...]  # of the neurons' MLP, from its input to its output
+    outputs: int  # n_y
+
+    @property
+    def mlp_layers(self) -> int:
+        """Hidden layers of the neurons' MLP."""
+        return len(self.mlp_widths) - 2
 
     @classmethod
     def of(cls, neuron: NeuronConfig) -> "Dynamics":
@@ -106,7 +110,6 @@ class Dynamics:
             branch_decay=decay(neuron.tau_branch),
             highpass_decay=decay(neuron.tau_highpass),
             input_scale=neuron.input_scale,
-            mlp_layers=neuron.hidden_layers,
             mlp_activation=neuron.mlp_activation,
             activation=neuron.activation,
             surrogate_gain=neuron.surrogate_gain,

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from elmnet.chance import Draw
 from elmnet.config import NetworkConfig
 from elmnet.data.neuronio import Part, Simulations, find_files, fingerprint, load_simulations
 from elmnet.errors import DataError
@@ -206,9 +207,9 @@ class NeuronIO(Task):
     def training_batch(self, index: int) -> Batch:
         o = self.options
         block = index // o.file_batches
-        place = int(np.random.default_rng([6, self.seed, block]).integers(self.source.count("train")))
+        place = int(np.random.default_rng([Draw.FILES, self.seed, block]).integers(self.source.count("train")))
         data = self._file("train", place)
-        rng = np.random.default_rng([7, self.seed, index])
+        rng = np.random.default_rng([Draw.WINDOWS, self.seed, index])
         chosen = rng.choice(len(data), size=o.batch, replace=len(data) < o.batch)
         starts = rng.integers(o.ignore_ms, data.steps - o.window_ms, size=o.batch, endpoint=True)
         return self._windows(data, list(zip(chosen.tolist(), starts.tolist(), strict=True)))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from elmnet.chance import Draw
 from elmnet.config import LayerConfig, NetworkConfig, NeuronConfig
 from elmnet.data.sequences import PARTS, Sequences, load_sequences
 from elmnet.errors import DataError
@@ -226,7 +227,7 @@ class SequenceTask(Task):
         pool = self.parts["train"]
         batch = min(self.options.batch, len(pool))
         epoch, place = divmod(index, len(pool) // batch)
-        order = np.random.default_rng([6, self.seed, epoch]).permutation(pool)
+        order = np.random.default_rng([Draw.SEQUENCES, self.seed, epoch]).permutation(pool)
         return self._batch(order[place * batch : (place + 1) * batch])
 
     def _require_some(self) -> None:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from elmnet.chance import Draw
 from elmnet.config import NetworkConfig
 from elmnet.data.spikes import CHANNELS, SpikeCorpus, SpikeData, load_spike_corpus
 from elmnet.data.synthetic import SYNTHETIC
@@ -104,7 +105,7 @@ class _SpikeTask(Task):
 
     def training_batch(self, index: int) -> Batch:
         drawn, o = self._draw_training(index), self.options
-        rng = np.random.default_rng([5, self.seed, index])
+        rng = np.random.default_rng([Draw.JITTER, self.seed, index])
         return self._batch(
             "train",
             drawn,
@@ -181,10 +182,10 @@ class SHDAdding(_SpikeTask):
         return self.options.test_batches if split == "test" else self.options.valid_batches
 
     def _draw_training(self, index: int) -> Indices:
-        return self._uniform("train", [1, self.seed, index])
+        return self._uniform("train", [Draw.PAIRS, self.seed, index])
 
     def _draw(self, split: Split, index: int) -> Indices:
-        return self._uniform(split, [2, self.splits.index(split), index])
+        return self._uniform(split, [Draw.EVALUATED_PAIRS, self.splits.index(split), index])
 
     def _uniform(self, split: Split, seed: list[int]) -> Indices:
         """Uniformly, with replacement."""
@@ -229,7 +230,7 @@ class SHD(_SpikeTask):
         """Every recording once an epoch, in a new order each time; what does not fill a batch sits out."""
         size, batch = len(self.pools["train"][1]), self.options.batch
         epoch, place = divmod(index, max(size // batch, 1))
-        order = np.random.default_rng([4, self.seed, epoch]).permutation(size)
+        order = np.random.default_rng([Draw.RECORDINGS, self.seed, epoch]).permutation(size)
         return order[place * batch : (place + 1) * batch, None]
 
     def _targets(self, split: Split, drawn: Indices) -> Indices:

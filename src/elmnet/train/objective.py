@@ -7,10 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from elmnet.chance import Draw
 from elmnet.ops import Signal
 from elmnet.train.config import TrainConfig
-
-_RESET = 5  # distinguishes this stream of random numbers from those of the tasks
 
 
 def mlp_magnitude(mlp: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -85,4 +84,4 @@ def reset_probability(step: int, config: TrainConfig) -> float:
 
 def resets(step: int, config: TrainConfig, seed: int) -> bool:
     """Whether a stream task's state is reset before this step: a function of seed and step, so nothing to save."""
-    return float(np.random.default_rng([_RESET, seed, step]).random()) < reset_probability(step, config)
+    return float(np.random.default_rng([Draw.RESETS, seed, step]).random()) < reset_probability(step, config)

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from elmnet.ops.cpu import operator
+from elmnet.ops.cpu import operator  # noqa: F401, for it defines the operators
 from elmnet.ops.cpu.library import LIBRARY, Library
 from elmnet.ops.cpu.stream import Stream
-from elmnet.ops.operands import operands, valid
+from elmnet.ops.operands import SEEN, operands, too_deep, valid
 from elmnet.ops.types import NO_MASKS, Dynamics, LayerState, Masks, Signal, Weights
 
 __all__ = ["ABOUT", "Stream", "recurrence", "refuses"]
@@ -22,9 +22,7 @@ def refuses(device: torch.device, dtype: torch.dtype, dynamics: Dynamics) -> str
         return LIBRARY
     if dtype not in (torch.float32, torch.float64):
         return f"weights are {dtype}, it computes in float32 and float64"
-    if dynamics.mlp_layers > 1:
-        return f"the neurons' MLP has {dynamics.mlp_layers} hidden layers, it has kernels for 0 and 1"
-    return None
+    return too_deep(dynamics)
 
 
 def recurrence(
@@ -38,10 +36,10 @@ def recurrence(
     monitor: tuple[Signal, ...] = (),
 ) -> tuple[Tensor, LayerState, Mapping[Signal, Tensor]]:
     """Shapes and meaning as in `elmnet.ops.Recurrence`."""
-    see = [name for name in operator.SEEN if name in monitor]
+    see = [name for name in SEEN if name in monitor]
     inputs, numbers = operands(x, state, connectome, weights, dynamics, masks, lengths, see, weights.synapse.dtype)
     out, memory, branch, highpass, activity, _, *seen = torch.ops.elmnet.cpu_recurrence(*inputs, *numbers)
-    copies = dict(zip(operator.SEEN, seen, strict=True))
+    copies = dict(zip(SEEN, seen, strict=True))
     signals: dict[Signal, Tensor] = {
         name: out if name == "activity" else _per_sequence(copies[name], len(x), lengths) for name in monitor
     }

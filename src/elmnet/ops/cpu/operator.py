@@ -12,26 +12,29 @@ from elmnet.budget import TAPE_LIMIT
 from elmnet.ops.cpu.library import LIBRARY, MEMORY, Call, Library
 from elmnet.ops.operands import (
     ACTIVATIONS,
+    BACKWARD_SIGNATURE,
     COUNT,
     DIFFERENTIABLE,
     MLP_ACTIVATIONS,
+    SEEN,
     SIGNATURE,
+    STATE,
+    TAPE_PLACE,
     Inputs,
     Numbers,
+    fake_gradients,
+    gradients,
+    keep_for_backward,
+    new_gradients,
     no_second_derivatives,
-    one_gradient,
     refuse_lengths,
     refuse_sizes,
     refuse_sources,
-    require_tape,
 )
 from elmnet.ops.types import Dynamics
 
 WORTH_A_WAIT, WORTH_A_THREAD = 2**14, 2**20
 """Multiplications of one step, and of a whole call, for which another thread is worth having."""
-
-SEEN = ("branch", "mlp", "memory", "readout")
-"""Signals that are copied out on the way forward ("activity" is the output itself)."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +132,8 @@ class Plan:
         return max(1, min(torch.get_num_threads(), worth))
 
 
-def _call(i: Inputs, n: Numbers, plan: Plan) -> tuple[Call, list[Tensor]]:
-    """A call with all sizes and inputs filled in, and the tensors that must outlive it."""
+def _call(i: Inputs, n: Numbers, plan: Plan) -> tuple[Call, dict[str, Tensor]]:
+    """A call with all sizes and inputs filled in, and the dense inputs by its names; they must outlive it."""
     call = Call()
     dense = {name: tensor.contiguous() for name, tensor in i._asdict().items() if tensor is not None}
     lengths = dense.pop("lengths", None)
@@ -152,7 +155,7 @@ def _call(i: Inputs, n: Numbers, plan: Plan) -> tuple[Call, list[Tensor]]:
         **equations(n),
         **dense,
     )
-    return call, list(dense.values())
+    return call, dense
 
 
 def equations(of: Numbers | Dynamics) -> dict[str, float]:
@@ -183,10 +186,7 @@ def _split_state(values: Tensor, shapes: Sequence[tuple[int, ...]]) -> dict[str,
 
 # defined the plain way, not by torch.library.custom_op, whose first call imports the whole of torch._dynamo
 torch.library.define("elmnet::cpu_recurrence", f"({SIGNATURE}) -> Tensor[]")
-torch.library.define(
-    "elmnet::cpu_recurrence_backward",
-    f"({SIGNATURE}, Tensor out, Tensor tape, Tensor?[] grads, bool[] wanted) -> Tensor[]",
-)
+torch.library.define("elmnet::cpu_recurrence_backward", f"({BACKWARD_SIGNATURE}) -> Tensor[]")
 
 
 @torch.library.impl("elmnet::cpu_recurrence", "CPU")
@@ -199,7 +199,7 @@ def forward(*arguments: Any) -> list[Tensor]:
     i, n = Inputs(*arguments[:COUNT]), Numbers(*arguments[COUNT:])
     _refuse(i, n)
     plan = Plan.of(i)
-    call, alive = _call(i, n, plan)
+    call, given = _call(i, n, plan)
     dtype = i.x.dtype
     outputs = [torch.empty(shape, dtype=dtype) for shape in _shapes(i, n, plan)]
     out, memory1, branch1, highpass1, activity1, _, *seen = outputs
@@ -220,7 +220,7 @@ def forward(*arguments: Any) -> list[Tensor]:
                 elif when == 2:
                     call.set(memory2=None, branch2=None, highpass2=None, activity2=None)
             _library().run("forward", call, dtype)
-    del alive
+    del given
     return [out, memory1, branch1, highpass1, activity1, tape, *seen]
 
 
@@ -242,22 +242,19 @@ def _(*arguments: Any) -> list[Tensor]:
     i, n = Inputs(*arguments[:COUNT]), Numbers(*arguments[COUNT:])
     plan = Plan.of(i)
     shapes = _shapes(i, n, plan)
-    shapes[5] = (plan.tape_values(i) if n.keep else 0,)
+    shapes[TAPE_PLACE] = (plan.tape_values(i) if n.keep else 0,)
     return [i.x.new_empty(shape) for shape in shapes]
 
 
 @torch.library.impl("elmnet::cpu_recurrence_backward", "CPU")
 def backward(*arguments: Any) -> list[Tensor]:
-    """Gradients of the tensors in `DIFFERENTIABLE`; empty where not wanted.
-
-    `grads`: of out, the state's four tensors, and the signals, None: zero.
-    """
+    """Gradients of the tensors in `DIFFERENTIABLE`; empty where not wanted."""
     i, n = Inputs(*arguments[:COUNT]), Numbers(*arguments[COUNT:-4])
-    out, tape, grads, wanted = arguments[-4:]
+    out, (tape,), grads, wanted = arguments[-4:]
     plan = Plan.of(i)
-    call, alive = _call(i, n, plan)
+    call, given = _call(i, n, plan)
     library, dtype = _library(), i.x.dtype
-    result = _gradients(i, wanted, _zeros)
+    result = new_gradients(i, wanted, _zeros)
     targets = dict(zip(DIFFERENTIABLE, result, strict=True))
     call.set(**{f"grad_{'readout_weight' if name == 'readout' else name}": grad for name, grad in targets.items()})
     names = ("out", "memory1", "branch1", "highpass1", "activity1", *SEEN)
@@ -275,12 +272,11 @@ def backward(*arguments: Any) -> list[Tensor]:
         unused = _split_state(final, plan.state_shapes(i))
         call.set(**{f"{name}1": tensor for name, tensor in unused.items()})
         for k, (begin, end) in reversed(list(enumerate(plan.segments))):
-            start = (
-                dict(zip(("memory", "branch", "highpass", "activity"), alive[1:5], strict=True))
-                if k == 0
-                else _split_state(states[k - 1], plan.state_shapes(i))
-            )
-            call.set(**{f"{name}0": tensor for name, tensor in start.items()})
+            if k == 0:
+                call.set(**{name: given[name] for name in STATE})
+            else:
+                start = _split_state(states[k - 1], plan.state_shapes(i))
+                call.set(**{f"{name}0": tensor for name, tensor in start.items()})
             call.set(begin=begin, end=end, keep=True, tape=piece, out=None)
             library.run("forward", call, dtype)
             call.set(keep=end < plan.steps, out=out)
@@ -292,34 +288,15 @@ def _zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Te
     return MEMORY.take(math.prod(shape), dtype).zero_().view(shape)
 
 
-def _gradients(i: Inputs, wanted: Sequence[bool], new: Any) -> list[Tensor]:
-    pairs = zip(i[: len(DIFFERENTIABLE)], wanted, strict=True)
-    shapes = [tensor.shape if want and tensor is not None else (0,) for tensor, want in pairs]
-    return [new(shape, dtype=i.x.dtype, device=i.x.device) for shape in shapes]
-
-
-@torch.library.register_fake("elmnet::cpu_recurrence_backward")  # type: ignore[untyped-decorator]
-def _(*arguments: Any) -> list[Tensor]:
-    return _gradients(Inputs(*arguments[:COUNT]), arguments[-1], torch.empty)
-
-
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*inputs[:COUNT], output[0], output[5])
-    ctx.numbers = inputs[COUNT:]
+    keep_for_backward(ctx, inputs, output[0], output[TAPE_PLACE : TAPE_PLACE + 1])
 
 
 def _differentiate(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
-    *inputs, out, tape = ctx.saved_tensors
-    require_tape(Numbers(*ctx.numbers))
-    wanted = list(ctx.needs_input_grad[: len(DIFFERENTIABLE)])
-    with one_gradient():
-        result = torch.ops.elmnet.cpu_recurrence_backward(
-            *inputs, *ctx.numbers, out, tape, [*grads[:5], *grads[6:]], wanted
-        )
-    found = [grad if want else None for grad, want in zip(result, wanted, strict=True)]
-    return (*found, *[None] * (COUNT - len(found) + len(ctx.numbers)))
+    of_seen = grads[TAPE_PLACE + 1 :]
+    return gradients(ctx, torch.ops.elmnet.cpu_recurrence_backward, [*grads[:TAPE_PLACE], *of_seen])
 
 
+torch.library.register_fake("elmnet::cpu_recurrence_backward", fake_gradients)
 torch.library.register_autograd("elmnet::cpu_recurrence", _differentiate, setup_context=_setup_context)
 torch.library.register_autograd("elmnet::cpu_recurrence_backward", no_second_derivatives)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from elmnet.ops.cuda import check, operator, plan
-from elmnet.ops.operands import operands, valid
+from elmnet.ops.operands import SEEN, operands, too_deep, valid
 from elmnet.ops.types import NO_MASKS, Dynamics, LayerState, Masks, Signal, Weights
 
 __all__ = ["ABOUT", "DEVICES", "recurrence", "refuses"]
@@ -34,8 +34,8 @@ def refuses(device: torch.device, dtype: torch.dtype, dynamics: Dynamics) -> str
         return "Triton is not installed; pip install 'elmnet[cuda]'"
     if dtype != torch.float32:
         return f"weights are {dtype}, it computes in float32"
-    if dynamics.mlp_layers > 1:
-        return f"the neurons' MLP has {dynamics.mlp_layers} hidden layers, it has kernels for 0 and 1"
+    if reason := too_deep(dynamics):
+        return reason
     here = torch.cuda.is_available()
     if here and device == torch.device("cuda"):
         device = torch.device("cuda", torch.cuda.current_device())
@@ -47,8 +47,6 @@ def refuses(device: torch.device, dtype: torch.dtype, dynamics: Dynamics) -> str
 
 @lru_cache
 def _too_large(device: torch.device, dynamics: Dynamics) -> str | None:
-    if not dynamics.mlp_widths:
-        return None
     first, *hidden, memory = dynamics.mlp_widths
     return plan.refuses(first - memory, memory, hidden[0] if hidden else 0, dynamics.outputs, operator.limits(device))
 
@@ -68,7 +66,7 @@ def recurrence(
     device = x.device.type
     if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16:
         weights = rounded(weights)
-    see = [name for name in operator.SEEN if name in monitor]
+    see = [name for name in SEEN if name in monitor]
     inputs, numbers = operands(x, state, connectome, weights, dynamics, masks, lengths, see, torch.float32)
     out, memory, branch, highpass, activity, *tape = torch.ops.elmnet.cuda_recurrence(*inputs, *numbers)
     over_time = dict(zip(operator.TAPE, tape, strict=True))

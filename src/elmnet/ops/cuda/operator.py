@@ -15,22 +15,22 @@ from torch import Tensor
 
 from elmnet.ops.cuda.plan import A100, GPUS, H100, Limits
 from elmnet.ops.operands import (
+    BACKWARD_SIGNATURE,
     COUNT,
-    DIFFERENTIABLE,
+    SEEN,
     SIGNATURE,
+    TAPE_PLACE,
     Inputs,
     Numbers,
+    fake_gradients,
+    gradients,
+    keep_for_backward,
     no_second_derivatives,
-    one_gradient,
     refuse_sizes,
-    require_tape,
 )
 
 TAPE = ("branch", "hidden", "mlp", "memory", "readout", "drive")
-"""What the way back reads, each (B, T, N, ·)."""
-
-SEEN = ("branch", "mlp", "memory", "readout")
-"""Those of them that are signals, too."""
+"""What the way back reads, each (B, T, N, ·); some of them are signals, too."""
 
 TAPE_LIMIT = 2**33
 """Bytes of a tape. That of a longer sequence is kept in segments of this size, of which only the first states stay; the
@@ -39,13 +39,8 @@ way back then runs each segment forward once more."""
 CHUNK_BYTES = 2**30
 """Of feed-forward drive computed at once where there is no tape."""
 
-_STATE = 5  # out and the four tensors of the state come before the tape
-
 torch.library.define("elmnet::cuda_recurrence", f"({SIGNATURE}) -> Tensor[]")
-torch.library.define(
-    "elmnet::cuda_recurrence_backward",
-    f"({SIGNATURE}, Tensor out, Tensor[] tape, Tensor?[] grads, bool[] wanted) -> Tensor[]",
-)
+torch.library.define("elmnet::cuda_recurrence_backward", f"({BACKWARD_SIGNATURE}) -> Tensor[]")
 
 
 @lru_cache
@@ -117,32 +112,17 @@ def _(*arguments: Any) -> list[Tensor]:
     return [i.x.new_empty(batch, steps, units * outputs), *(i.x.new_empty(s.shape) for s in i.state), *tape]
 
 
-@torch.library.register_fake("elmnet::cuda_recurrence_backward")  # type: ignore[untyped-decorator]
-def _(*arguments: Any) -> list[Tensor]:
-    i = Inputs(*arguments[:COUNT])
-    pairs = zip(i[: len(DIFFERENTIABLE)], arguments[-1], strict=True)
-    return [i.x.new_empty(0 if tensor is None or not want else tensor.shape) for tensor, want in pairs]
-
-
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*inputs[:COUNT], output[0], *output[_STATE:])
-    ctx.numbers = inputs[COUNT:]
+    keep_for_backward(ctx, inputs, output[0], output[TAPE_PLACE:])
 
 
 def _differentiate(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
-    inputs, out, tape = ctx.saved_tensors[:COUNT], ctx.saved_tensors[COUNT], ctx.saved_tensors[COUNT + 1 :]
-    require_tape(Numbers(*ctx.numbers))
-    wanted = list(ctx.needs_input_grad[: len(DIFFERENTIABLE)])
-    over_time = dict(zip(TAPE, grads[_STATE:], strict=True))
-    with one_gradient():
-        result = torch.ops.elmnet.cuda_recurrence_backward(
-            *inputs, *ctx.numbers, out, list(tape), [*grads[:_STATE], *(over_time[name] for name in SEEN)], wanted
-        )
-    found = [grad if want else None for grad, want in zip(result, wanted, strict=True)]
-    return (*found, *[None] * (COUNT - len(found) + len(ctx.numbers)))
+    over_time = dict(zip(TAPE, grads[TAPE_PLACE:], strict=True))
+    of_seen = [over_time[name] for name in SEEN]
+    return gradients(ctx, torch.ops.elmnet.cuda_recurrence_backward, [*grads[:TAPE_PLACE], *of_seen])
 
 
+torch.library.register_fake("elmnet::cuda_recurrence_backward", fake_gradients)
 torch.library.register_autograd("elmnet::cuda_recurrence", _differentiate, setup_context=_setup_context)
 torch.library.register_autograd("elmnet::cuda_recurrence_backward", no_second_derivatives)
 torch.library.impl("elmnet::cuda_recurrence", "CUDA")(forward)
