@@ -223,3 +223,19 @@ def test_tensorboard_on_request(capsys, tmp_path, text_file):
     )
     assert code == 0, err
     assert list((path / "tensorboard").glob("events.*"))
+
+
+@pytest.mark.parametrize(("replicas", "begun"), [((), "config.yaml"), (("--replicas", 2), "seed-0/config.yaml")])
+def test_a_full_disk_says_how_to_go_on(capsys, tmp_path, text_file, monkeypatch, replicas, begun):
+    place = tmp_path / "run"
+
+    def full(*arguments, **settings):
+        (place / begun).parent.mkdir(parents=True, exist_ok=True)
+        (place / begun).touch()
+        raise OSError(28, "No space left on device")
+
+    for name in ("start", "together"):
+        monkeypatch.setattr(f"elmnet.train.loop.{name}", full)
+    code, _, err = run(capsys, "train", "enwik8", "--data", text_file, "--out", place, "-q", *TINY_TEXT, *replicas)
+    assert code == 1
+    assert f"everything saved before is intact; when this is fixed, continue with: elmnet train --resume {place}" in err

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -11,10 +12,12 @@ from conftest import simulated
 
 from elmnet.cli import main
 from elmnet.errors import ConfigError
+from elmnet.report import of_runs
 from elmnet.report.build import report
 from elmnet.report.figures import curves
 from elmnet.report.of_theory import theory
 from elmnet.report.page import Figure, Section, Table, digest, render
+from elmnet.train.config import compose
 from elmnet.train.journal import read_metrics
 
 pytest.importorskip("matplotlib", reason="needs matplotlib (extra `report`)")
@@ -216,6 +219,13 @@ def test_what_is_no_source():
         ConfigError, match="nowhere: neither a run, nor a directory of some, nor a sweep, nor published"
     ):
         report(["nowhere"])
+
+
+def test_settings_that_decide_nothing_are_not_told_but_where_a_run_was_trained_is():
+    config = compose("enwik8")
+    other = config.replace(threads=2, preset="small", device="cuda", training=config.training.replace(keep=5))
+    runs = [SimpleNamespace(config=one) for one in (config, other)]
+    assert of_runs._differing(runs) == {"device": ["cpu", "cuda"]}
 
 
 def test_runs_stand_side_by_side(sweep, tmp_path):

@@ -12,6 +12,7 @@ import pytest
 from conftest import run as command
 
 from elmnet.report import watch
+from elmnet.sweep import store
 from elmnet.train.config import compose
 from elmnet.train.run import RunDirectory
 
@@ -144,3 +145,7 @@ def test_ctrl_c_ends_it_cleanly(place):
             assert process.stderr.read() == ""
         finally:
             process.kill()
+
+
+def test_what_is_trained_and_what_went_wrong_come_first():
+    assert sorted(store.STATES, key=watch.ORDER.index) == ["begun", *store.LOST, "done", "waiting"]

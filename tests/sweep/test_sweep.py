@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from elmnet import budget, models
 from elmnet.errors import ConfigError, DivergedError, ElmnetError, RunError
 from elmnet.scores import ALWAYS
-from elmnet.sweep import estimate, execute, table
+from elmnet.sweep import estimate, execute, store, table
 from elmnet.sweep.read import read_table
 from elmnet.sweep.recipe import Recipe, Trial
 from elmnet.sweep.store import Sweep, _last_step, own_seconds
@@ -273,6 +273,18 @@ def test_the_same_trial_is_never_trained_twice(capsys, recipe, tmp_path):
     two = [result["valid"]["bpc"] for result in results if result["units"] == rows[0]["N"]]
     assert rows[0]["valid_bpc"] == pytest.approx(sum(two) / 2)
     assert rows[0]["valid_bpc_se"] == pytest.approx(abs(two[0] - two[1]) / 2)
+
+
+def test_every_column_of_a_table_has_its_type(tmp_path, text_file):
+    """Also where nothing was reached yet to tell it by."""
+    sweep, _ = one(text_file, tmp_path)
+    scores = (*ALWAYS, "of_my_own")
+    (seen,) = sweep.look()
+    assert list(store.row(sweep, seen, scores)) == list(store.columns(scores))
+    table.write(sweep, sweep.table_file)
+    kinds = dict(table.ask(sweep.table_file, "SELECT column_name, column_type FROM (DESCRIBE trials)")[1])
+    assert kinds == store.columns()
+    assert (kinds["seed"], kinds["valid_nats"], kinds["git"]) == ("BIGINT", "DOUBLE", "VARCHAR")
 
 
 def test_what_a_table_of_runs_leaves_out(tmp_path, text_file):

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from elmnet.train.journal import Journal, MetricsLog
+from elmnet.train.journal import Journal, MetricsLog, validations
 from elmnet.train.run import RunDirectory
 
 
@@ -63,3 +63,8 @@ def test_what_does_not_write_counts_all_the_same(tmp_path):
     journal.close()
     assert journal.count({"loss": 1.0}) == {"loss": 1.0}
     assert not list(tmp_path.iterdir())
+
+
+def test_validations_are_told_from_other_lines():
+    lines = [{"event": "train", "step": 1}, {"event": "valid", "step": 1, "bpc": 2.0}, {"step": 2}]
+    assert validations(lines) == [lines[1]]

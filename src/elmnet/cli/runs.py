@@ -1,8 +1,10 @@
 """Training runs: train, eval, predict, generate."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +19,7 @@ from elmnet.scores import by_class, final_scores
 if TYPE_CHECKING:
     from elmnet.tasks import Task
     from elmnet.train.config import RunConfig
+    from elmnet.train.progress import Reporter
 
 Run_ = Annotated[Path, typer.Argument(help="a run directory", metavar="RUN")]
 
@@ -98,43 +101,56 @@ def train(
             raise ConfigError("torchrun shares one run among processes; replicas share one process: use one of them")
         reporter = Reporter(quiet=quiet or not team.first)
         more: Any = {"reporter": reporter, "tensorboard": tensorboard, "cuda_graph": cuda_graph, "team": team}
-        directory = resume
-        try:
-            if resume is not None:
-                if not several:
-                    result = loop.resume(resume, data=data, **more)
-            else:
-                start = _start(task, preset, config_file, init, model)
-                start = start if model is None else start.with_model(model)
-                changes = {name: value for name, value in (("seed", seed), ("threads", threads)) if value is not None}
-                chosen = [*(settings or []), *([] if steps is None else [f"training.steps={steps}"])]
-                config = amend(start, data=data, settings=chosen, **changes)
-                config.require_device()
-                reporter.note(f"reading {config.data}")
-                config, opened = _opened(config, budget, memory)
-                directory = path or Path("runs") / f"{config.task}-{config.preset}-{datetime.now():%Y%m%d-%H%M%S}"
-                for words in opened.notes():
-                    reporter.note(words)
-                reporter.note(f"run directory: {directory}")
-                if replicas is None:
-                    result = loop.start(config, directory, opened, **more)
-                else:
-                    begun = create_replicas(directory, config, replicas)
-            if several:
-                _train_together(begun, data, reporter, cuda_graph)
-                return
-        except loop.Interrupted as stop:
-            reporter.note(f"{stop}\ncontinue with: elmnet train --resume {directory}")
-            sys.exit(128 + stop.number)
-        except OSError as error:  # a full disk, most likely
-            if directory is None or not (begun or (directory / "config.yaml").is_file()):
-                raise
-            words = "what was saved is whole; once that is mended, continue with: elmnet train --resume"
-            raise RunError(f"{error}; {words} {directory}") from error
-    if team.first:
-        show(final_scores({"": result}))
-        say(_cost(result))
-        reporter.note(f"the trained network: {directory}/best")
+        if resume is not None:
+            directory, alone = resume, partial(loop.resume, resume, data=data, **more)
+        else:
+            start = _start(task, preset, config_file, init, model)
+            changes = {name: value for name, value in (("seed", seed), ("threads", threads)) if value is not None}
+            chosen = [*(settings or []), *([] if steps is None else [f"training.steps={steps}"])]
+            config = amend(start, data=data, settings=chosen, **changes)
+            config.require_device()
+            reporter.note(f"reading {config.data}")
+            config, opened = _opened(config, budget, memory)
+            directory = path or Path("runs") / f"{config.task}-{config.preset}-{datetime.now():%Y%m%d-%H%M%S}"
+            for words in opened.notes():
+                reporter.note(words)
+            reporter.note(f"run directory: {directory}")
+            begun = {} if replicas is None else create_replicas(directory, config, replicas)
+            alone = partial(loop.start, config, directory, opened, **more)
+        with _saying_how_to_go_on(directory, reporter):
+            ends: Mapping[Path, Any] = (
+                loop.together(begun, data=data, reporter=reporter, cuda_graph=cuda_graph)
+                if several
+                else {directory: alone()}
+            )
+    if several:
+        _tell_together(ends, reporter)
+    elif team.first:
+        _tell(directory, ends[directory], reporter)
+
+
+@contextmanager
+def _saying_how_to_go_on(directory: Path, reporter: "Reporter") -> Iterator[None]:
+    """Around training: what to do where it is stopped, or a disk is full."""
+    from elmnet.train.signals import Interrupted
+
+    try:
+        yield
+    except Interrupted as stop:
+        reporter.note(f"{stop}\ncontinue with: elmnet train --resume {directory}")
+        sys.exit(128 + stop.number)
+    except OSError as error:  # a full disk, most likely
+        if not [*directory.glob("config.yaml"), *directory.glob("seed-*/config.yaml")]:
+            raise
+        words = "everything saved before is intact; when this is fixed, continue with: elmnet train --resume"
+        raise RunError(f"{error}; {words} {directory}") from error
+
+
+def _tell(directory: Path, result: Mapping[str, Any], reporter: "Reporter") -> None:
+    """How a run ended."""
+    show(final_scores({"": result}))
+    say(_cost(result))
+    reporter.note(f"the trained network: {directory}/best")
 
 
 def _cost(result: Mapping[str, Any]) -> str:
@@ -147,11 +163,12 @@ def _cost(result: Mapping[str, Any]) -> str:
     )
 
 
-def _train_together(runs: dict[Path, Any], data: str | None, reporter: Any, cuda_graph: bool) -> None:
-    """Train replicas to their ends and say how they ended."""
-    from elmnet.train import loop
+def _tell_together(ends: Mapping[Path, Any], reporter: "Reporter") -> None:
+    """How replicas ended.
 
-    ends = loop.together(runs, data=data, reporter=reporter, cuda_graph=cuda_graph)
+    Raises:
+        typer.Exit: one diverged.
+    """
     finished = {path: result for path, result in ends.items() if isinstance(result, dict)}
     if finished:
         show(final_scores({path.name: result for path, result in finished.items()}))
@@ -162,8 +179,10 @@ def _train_together(runs: dict[Path, Any], data: str | None, reporter: Any, cuda
         raise typer.Exit(1)
 
 
-def _start(task: str | None, preset: str | None, file: Path | None, init: Path | None, model: str | None) -> Any:
-    """What a new run begins from: a task's preset, a file, or another run."""
+def _start(
+    task: str | None, preset: str | None, file: Path | None, init: Path | None, model: str | None
+) -> "RunConfig":
+    """What a new run begins from: a task's preset or a file, with another model, or another run."""
     from elmnet.train.config import compose, load_config
     from elmnet.train.warm import continued
 
@@ -175,13 +194,15 @@ def _start(task: str | None, preset: str | None, file: Path | None, init: Path |
     if file is not None:
         if task is not None or preset is not None:
             raise ConfigError("--config names the task and all its settings; leave out TASK and --preset")
-        return load_config(file)
-    if task is None:
+        start = load_config(file)
+    elif task is not None:
+        start = compose(task, preset=preset or "tiny")
+    else:
         from elmnet.tasks import TASKS
 
         tasks = ", ".join(TASKS)
         raise ConfigError(f"name a TASK to train ({tasks}), or --config FILE, --init RUN, or --resume DIR")
-    return compose(task, preset=preset or "tiny")
+    return start if model is None else start.with_model(model)
 
 
 def _opened(config: "RunConfig", budget: str | None, memory: int | None) -> "tuple[RunConfig, Task]":

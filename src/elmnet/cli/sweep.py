@@ -17,7 +17,7 @@ from elmnet.tables import Table, duration, whole
 
 if TYPE_CHECKING:
     from elmnet.sweep.recipe import Trial
-    from elmnet.sweep.store import Seen, State
+    from elmnet.sweep.store import Seen
 
 Recipe_ = Annotated[Path, typer.Argument(help="a recipe file, or the name of a shipped one", metavar="RECIPE")]
 Sweep_ = Annotated[Path, typer.Argument(help="a sweep's directory", metavar="DIR")]
@@ -218,11 +218,8 @@ def status(
             time.sleep(5)
 
 
-STATES: "tuple[State, ...]" = ("done", "begun", "waiting", "failed", "damaged", "stopped early")
-
-
 def _status(name: str, seen: "list[Seen]") -> Table:
-    from elmnet.sweep.store import UNFINISHED, own_seconds
+    from elmnet.sweep.store import STATES, UNFINISHED, own_seconds
 
     counts = Counter(one.state for one in seen)
     shown = [state for state in STATES if counts[state] or state in STATES[:3]]

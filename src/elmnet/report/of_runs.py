@@ -10,19 +10,17 @@ from elmnet.report import figures
 from elmnet.report.page import Figure, Section, bound
 from elmnet.scores import leading
 from elmnet.tables import Table
+from elmnet.train.identity import BOOKKEEPING, IRRELEVANT
 from elmnet.train.trained import Run
 
 MOST = 12
 """Settings shown that differ, and curves in a figure."""
 _BY_THE_WAY = (
-    "data",
-    "preset",
-    "threads",
-    "training.log_every",
-    "training.checkpoint_minutes",
-    "training.keep",
+    *(name for name in IRRELEVANT if name not in ("device", "backend")),
+    *(f"training.{name}" for name in BOOKKEEPING),
     "init",
 )
+"""Settings not shown: they decide neither the result nor its speed, or are shown in other words (`init`)."""
 
 
 def side_by_side(runs: Sequence[Run]) -> Section | None:

@@ -23,15 +23,16 @@ from elmnet.report import figures
 from elmnet.report.interactive import picture
 from elmnet.report.page import asset, digest, template
 from elmnet.scores import UNITS, leading
-from elmnet.sweep.store import UNFINISHED, Seen, State, Sweep
-from elmnet.train.journal import read_metrics
+from elmnet.sweep.store import LOST, STATES, UNFINISHED, Seen, State, Sweep
+from elmnet.train.journal import read_metrics, validations
 from elmnet.train.run import RunDirectory
 
 ROWS = 200
 PLACES = 30
 FRESH = 1.0
 """Seconds for which an answer serves everybody who asks."""
-ORDER: tuple[State, ...] = ("begun", "failed", "damaged", "stopped early", "done", "waiting")
+ORDER: tuple[State, ...] = ("begun", *LOST, *STATES)
+"""What is trained and what went wrong come first."""
 
 
 @dataclass
@@ -93,8 +94,8 @@ def _run(place: Place, path: Path, key: str) -> None:
     place.done, place.total, place.unit = _steps(lines), config.training.steps, "steps"
     if result is not None:
         place.words.append("Finished: test " + _scores(result["test"]))
-    elif (best := [line for line in lines if line.get("event") == "valid"]) != []:
-        place.words.append("Last validation: " + _scores(best[-1]))
+    elif valid := validations(lines):
+        place.words.append("Last validation: " + _scores(valid[-1]))
     if lines:
         place.svg = picture(lambda: figures.learning_curve(lines), key).svg
         place.about = "What training minimises and what validation says, by training step."
@@ -115,7 +116,7 @@ def _sweep(place: Place, path: Path, key: str) -> None:
     place.words = [f"Sweep {sweep.name}: " + ", ".join(f"{count} {state}" for state, count in states.items()) + "."]
     place.done, place.total, place.unit = sum(one.state not in UNFINISHED for one in seen), len(seen), "trials"
     place.columns = ("trial", "state", "model", "N", "d_m", "seed", "step", "validation", "why")
-    lines = {one.trial.name: _metrics(sweep, one) for one in seen[:ROWS] if one.state != "waiting"}
+    lines = {one.trial.name: _validations(sweep, one) for one in seen[:ROWS] if one.state != "waiting"}
     place.rows = [_row(one, lines.get(one.trial.name, [])) for one in seen[:ROWS]]
     if len(seen) > ROWS:
         place.words.append(f"The table shows the first {ROWS}.")
@@ -124,17 +125,15 @@ def _sweep(place: Place, path: Path, key: str) -> None:
         for one in seen[:ROWS]
         if isinstance(model := one.trial.network, NetworkConfig)
     ]
-    valid = [line for _, metrics in learned for line in metrics if line.get("event") == "valid"]
-    if valid:
-        score = leading(valid[0])
-        shown = [one for one in learned if one[1]]
+    shown = [one for one in learned if one[1]]
+    if shown:
+        score = leading(shown[0][1][0])
         place.svg = picture(lambda: figures.learning_curves(shown, score), key).svg
         place.about = "Validation score of every run by training step, coloured by d_m."
 
 
-def _metrics(sweep: Sweep, one: Seen) -> list[dict[str, Any]]:
-    lines = read_metrics(sweep.directory(one.trial) / "metrics.jsonl")
-    return [line for line in lines if line.get("event") == "valid"]
+def _validations(sweep: Sweep, one: Seen) -> list[dict[str, Any]]:
+    return validations(read_metrics(sweep.directory(one.trial) / "metrics.jsonl"))
 
 
 def _row(one: Seen, valid: Sequence[dict[str, Any]]) -> Sequence[str]:

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Learned:
-    """Runs to learn from, or a run to plan for without any."""
+    """Runs that a plan is made from, or, without any, a run that says how planned networks are trained."""
 
     runs: Runs | None
-    """None: there are none, and `like` was named."""
+    """None where `like` was named instead of runs."""
     skipped: Mapping[str, str]
     """Why others were left out."""
     configs: "Mapping[str, RunConfig]"

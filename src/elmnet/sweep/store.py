@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from filelock import FileLock
 
@@ -17,7 +17,6 @@ from elmnet import models
 from elmnet.errors import ConfigError, RunError
 from elmnet.files import current_directory, sha256, write_atomic
 from elmnet.scores import ALWAYS
-from elmnet.strict import read_yaml
 from elmnet.sweep import halving
 from elmnet.sweep.recipe import Recipe, Trial
 from elmnet.sweep.trials import read_failure
@@ -25,11 +24,15 @@ from elmnet.train.config import RunConfig
 from elmnet.train.identity import configuration_of, setting_of
 from elmnet.train.run import RunDirectory
 
-State = Literal["done", "failed", "damaged", "stopped early", "begun", "waiting"]
+State = Literal["done", "begun", "waiting", "failed", "damaged", "stopped early"]
+STATES: tuple[State, ...] = get_args(State)
+"""All, as they are shown."""
 UNFINISHED: tuple[State, ...] = ("waiting", "begun", "damaged")
 """What a sweep that runs goes on with; where a result is damaged, from the last checkpoint."""
 LOST: tuple[State, ...] = ("failed", "damaged", "stopped early")
 """What has no scores, and a reason."""
+VERSIONS = ("elmnet", "torch", "git")
+"""Of the software a run began with."""
 
 
 @dataclass(frozen=True)
@@ -153,11 +156,31 @@ def _last_step(file: Path) -> int:
     return 0
 
 
+def columns(scores: Sequence[str] = ALWAYS) -> dict[str, str]:
+    """Names and SQL types of what `row` gives, in order."""
+    sizes = ("N", "d_m", "d_tree", "d_s", "k_e", "k_c", "hidden", "readout", "P", "flops_per_step")
+    reached = (f"{part}_{kind}" for part in ("valid", "test") for kind in scores)
+    return {
+        **dict.fromkeys(("trial", "configuration", "setting", "state", "reason", "task", "data"), "VARCHAR"),
+        "seed": "BIGINT",
+        "model": "VARCHAR",
+        **dict.fromkeys(sizes, "BIGINT"),
+        "training_flops": "DOUBLE",
+        "steps": "BIGINT",
+        "learning_rate": "DOUBLE",
+        "best_step": "BIGINT",
+        **dict.fromkeys((*reached, "wall_seconds", "cpu_seconds", "training_seconds"), "DOUBLE"),
+        "trained_together": "BIGINT",
+        **dict.fromkeys(("config", "baselines", "weights_sha256", *VERSIONS), "VARCHAR"),
+    }
+
+
 def row(sweep: Sweep, seen: Seen, scores: Sequence[str] = ALWAYS) -> dict[str, Any]:
     """A trial as a row of the table, with columns for these scores of validation and test."""
     config, network = seen.trial.config, seen.trial.network
     cost = models.counts(network)
     result = seen.result or {}
+    environment = RunDirectory(sweep.directory(seen.trial)).read_environment()
     return {
         "trial": seen.trial.name,
         "configuration": configuration_of(config),
@@ -190,7 +213,7 @@ def row(sweep: Sweep, seen: Seen, scores: Sequence[str] = ALWAYS) -> dict[str, A
         "config": json.dumps(config.to_dict()),
         "baselines": json.dumps(result["baselines"]) if result else None,
         "weights_sha256": _weights_hash(sweep.directory(seen.trial)) if seen.state == "done" else None,
-        **_versions(sweep.directory(seen.trial)),
+        **{name: environment.get(name) for name in VERSIONS},
     }
 
 
@@ -210,12 +233,3 @@ def _weights_hash(directory: Path) -> str | None:
         return None if best is None else sha256(best / "model.safetensors")
     except OSError:
         return None
-
-
-def _versions(directory: Path) -> dict[str, Any]:
-    """Of the software the run began with."""
-    try:
-        environment = read_yaml(directory / "config.yaml")["environment"]
-        return {name: environment.get(name) for name in ("elmnet", "torch", "git")}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return {"elmnet": None, "torch": None, "git": None}

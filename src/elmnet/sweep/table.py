@@ -10,7 +10,7 @@ from elmnet import sql, tables
 from elmnet.errors import ConfigError, RunError
 from elmnet.files import ending
 from elmnet.scores import ALWAYS, leading
-from elmnet.sweep.store import Sweep, row
+from elmnet.sweep.store import Sweep, columns, row
 from elmnet.tables import Table
 
 SHAPE = ("model", "N", "d_m", "d_tree", "d_s", "P'", "P")
@@ -19,38 +19,6 @@ _SIZES = ("N", "d_m", "d_tree", "d_s", "k_e", "k_c", "hidden", "P", "steps", "le
 SAME = ("configuration", "setting", "task", "data", "model", *_SIZES)
 """Columns that seeds of one configuration share; the first says all of it (`elmnet.train.identity`)."""
 NEED = "tables need DuckDB"
-TEXT = (
-    "trial",
-    "configuration",
-    "setting",
-    "state",
-    "reason",
-    "task",
-    "data",
-    "model",
-    "config",
-    "baselines",
-    "weights_sha256",
-    "elmnet",
-    "torch",
-    "git",
-)
-WHOLE = (
-    "seed",
-    "N",
-    "d_m",
-    "d_tree",
-    "d_s",
-    "k_e",
-    "k_c",
-    "hidden",
-    "readout",
-    "P",
-    "flops_per_step",
-    "steps",
-    "best_step",
-    "trained_together",
-)
 
 
 def write(sweep: Sweep, target: Path) -> list[dict[str, Any]]:
@@ -66,11 +34,8 @@ def write(sweep: Sweep, target: Path) -> list[dict[str, Any]]:
         raise ConfigError(f"--out must end in .parquet or .csv, got {target}")
     looked = list(sweep.look())
     others = {kind for seen in looked for kind in (seen.result or {}).get("valid", ())} - {*ALWAYS}
-    rows = [row(sweep, seen, (*ALWAYS, *sorted(others))) for seen in looked]
-    kinds = {
-        name: "VARCHAR" if name in TEXT else "BIGINT" if name in WHOLE else "DOUBLE"
-        for name in (rows[0] if rows else SAME)
-    }
+    scores = (*ALWAYS, *sorted(others))
+    kinds, rows = columns(scores), [row(sweep, seen, scores) for seen in looked]
     aside = target.with_name(f".{target.name}.tmp")
     try:
         with tempfile.TemporaryDirectory() as place:
@@ -91,11 +56,11 @@ def write(sweep: Sweep, target: Path) -> list[dict[str, Any]]:
 
 def aggregate(file: Path) -> list[dict[str, Any]]:
     """Means and standard errors over seeds of finished trials, a row for every configuration."""
-    columns, _ = ask(file, "SELECT * FROM trials LIMIT 0")
+    known, _ = ask(file, "SELECT * FROM trials LIMIT 0")
     means = ", ".join(
         f"avg({name}::DOUBLE) AS {name}, "
         f"CASE WHEN count({name}) > 1 THEN stddev_samp({name}::DOUBLE) / sqrt(count({name})) END AS {name}_se"
-        for name in columns
+        for name in known
         if name.startswith(("valid_", "test_"))  # in a CSV file a score that nobody has looks like text
     )
     key = ", ".join(SAME)

@@ -41,7 +41,7 @@ class TextOptions(Config):
 
 
 class Enwik8(Task):
-    """Character prediction with carried state (TASKS: Enwik8)."""
+    """Character prediction with carried state."""
 
     name = "enwik8"
     default_data = STDLIB

@@ -129,7 +129,7 @@ def deal(count: int, part: Part) -> NDArray[np.int64]:
 
 
 class NeuronIO(Task):
-    """Spike and soma of a cell, from 639 excitatory and 639 inhibitory inputs (TASKS: NeuronIO)."""
+    """Spike and soma of a cell, from 639 excitatory and 639 inhibitory inputs."""
 
     name = "neuronio"
     metric = "soma_rmse"

@@ -165,7 +165,7 @@ class _SpikeTask(Task):
 
 
 class SHDAdding(_SpikeTask):
-    """Two digits one after the other; the class is their sum (TASKS: SHD-Adding)."""
+    """Two digits one after the other; the class is their sum."""
 
     name = "shd-adding"
     DIGITS = 2

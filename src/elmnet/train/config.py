@@ -103,7 +103,7 @@ class RunConfig(Config):
     dtype: Literal["float32", "float64", "bfloat16", "bf16-mixed"] = "float32"
     """Of the weights; `bf16-mixed`: float32 weights, and `torch.autocast` to bfloat16 where products allow it."""
     device: str = "cpu"
-    """cpu, cuda or cuda:N. Who describes a run need not have it; who trains it must."""
+    """cpu, cuda or cuda:N. Needed on the machine that trains the run, not to read or write its configuration."""
     backend: str = "auto"
     threads: int = 1
     """CPU threads. Results are equal bit by bit only for equal numbers of threads. The reference backend's many small

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,7 @@ def _summary_writer() -> Any:
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics.jsonl; a torn last one is left out. None where there is no file."""
+    """The whole lines of a metrics.jsonl; a torn last one is left out. Empty where there is no file."""
     lines: list[dict[str, Any]] = []
     if not file.is_file():
         return lines
@@ -153,3 +153,8 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
         if isinstance(record, dict) and isinstance(record.get("step"), int):
             lines.append(record)
     return lines
+
+
+def validations(lines: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of a run's metrics the steps and scores of its validations."""
+    return [line for line in lines if line.get("event") == "valid"]

@@ -38,7 +38,7 @@ class Finished:
 
 
 def unfit(config: RunConfig) -> str | None:
-    """Why a run's model is none that the information model is of; None where it is."""
+    """Why the information model does not describe a run's network; None where it does."""
     if not isinstance(config.model, NetworkConfig):
         return f"a {config.model.kind}; the model is of ELM networks"
     layers = len(config.model.layers)

@@ -167,7 +167,7 @@ def replicas_in(directory: Path) -> dict[Path, RunConfig]:
 
 
 def _planned_seeds(directory: Path) -> list[int]:
-    """None where the file is missing or damaged: what was begun can be told without."""
+    """Empty where the file is missing or damaged: what was begun can be told without."""
     try:
         return list(json.loads((directory / REPLICAS).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):

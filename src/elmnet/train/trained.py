@@ -18,7 +18,7 @@ from elmnet.train import evaluate, loop
 from elmnet.train.config import RunConfig
 from elmnet.train.generate import generate
 from elmnet.train.identity import same_data
-from elmnet.train.journal import read_metrics
+from elmnet.train.journal import read_metrics, validations
 from elmnet.train.predict import Predictions, mean, predict
 from elmnet.train.process import borrowed
 from elmnet.train.progress import Reporter
@@ -86,7 +86,7 @@ class Run:
     @property
     def validations(self) -> list[dict[str, Any]]:
         """Steps and scores of its validations so far."""
-        return [line for line in self.metrics if line.get("event") == "valid"]
+        return validations(self.metrics)
 
     @cached_property
     def network(self) -> Network:

@@ -8,6 +8,7 @@ import numpy as np
 
 from elmnet.report.figures.style import BLUE, COLOURS, GREY, MARKERS, ORANGE, axis, decades, few_numbers, plain
 from elmnet.scores import labelled, larger_is_better, leading
+from elmnet.train.journal import validations
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +30,7 @@ def learning_curve(metrics: Sequence[dict[str, Any]], ax: "Axes | None" = None) 
     ax = axis(ax)
     said = [name for m in metrics if m.get("event") == "train" for name in m]
     criterion = next((name for name in CRITERIA if name in said), None)
-    valid = [m for m in metrics if m.get("event") == "valid"]
+    valid = validations(metrics)
     score, unit = CRITERIA.get(criterion or "", (leading(valid[0]) if valid else "nats", ""))
     training = [(m["step"], m[criterion]) for m in metrics if m.get("event") == "train" and criterion in m]
     validation = [(m["step"], m[score]) for m in valid if score in m]
@@ -55,7 +56,7 @@ def run_curves(runs: Mapping[str, Sequence[dict[str, Any]]], score: str, ax: "Ax
     """
     ax = axis(ax)
     for i, (name, metrics) in enumerate(runs.items()):
-        points = [(m["step"], m[score]) for m in metrics if m.get("event") == "valid" and score in m]
+        points = [(m["step"], m[score]) for m in validations(metrics) if score in m]
         style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
         if points:
             ax.plot(*np.transpose(points), label=plain(name), linewidth=1.0, markersize=3, **style)
@@ -165,7 +166,7 @@ def learning_curves(
     norm = LogNorm(low, max(high, low + 1))
     drawn = []
     for d_m, metrics in sorted(runs, key=lambda one: one[0]):
-        points = [(m["step"], m[score]) for m in metrics if m.get("event") == "valid" and score in m]
+        points = [(m["step"], m[score]) for m in validations(metrics) if score in m]
         if points:
             drawn += points
             colour = colormaps["viridis"](0.92 * norm(d_m))
