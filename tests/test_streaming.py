@@ -98,6 +98,15 @@ def test_only_who_streams_has_optimisers_watched(hooks):
 
 
 @torch.no_grad()
+def test_eval_makes_ready_anew_what_changed_unseen():
+    net = network()
+    same(net)
+    for parameter in net.parameters():
+        parameter.data.mul_(0.5)  # of which nobody counts the changes
+    same(net.eval())
+
+
+@torch.no_grad()
 def test_a_wrapped_layer_runs():
     net = network(layers=2)
     before, state = net(X[None])

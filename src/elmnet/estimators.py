@@ -217,7 +217,7 @@ class _ELM(BaseEstimator):  # type: ignore[misc]
     def standard_(self) -> Any:
         """For `elmnet.interop.graphs.export_onnx` and `export_torch`: what makes the graph of `network_` take and give
         the data's own units; None where nothing was standardised."""
-        from elmnet.interop.graphs import Standard
+        from elmnet.tasks.standard import Standard
 
         check_is_fitted(self, "network_")
         return Standard.of(self._facts)

@@ -17,7 +17,7 @@ from elmnet.ops import LayerState, Masks, Signal, Stream
 from elmnet.ops.operands import PLAIN, has_values, refuse_sources
 from elmnet.ops.types import readable
 from elmnet.pretrained import Pretrained
-from elmnet.streaming import stream_of
+from elmnet.streaming import forget, stream_of
 
 
 class NetworkState(NamedTuple):
@@ -163,11 +163,17 @@ class ELMNetwork(Pretrained[NetworkState]):
         if len(given) != len(self.layers):
             raise ShapeError(f"{name} must be one per layer, {len(self.layers)}, got {len(given)}")
 
+    def train(self, mode: bool = True) -> Self:
+        """As of every module; single steps are prepared anew, whatever has changed in the weights (`step`)."""
+        forget(self)
+        return super().train(mode)
+
     def step(self, x_t: Tensor, state: NetworkState | None = None) -> tuple[Tensor, NetworkState]:
         """One time step: x_t (B, n_in) or (B,) tokens → out (B, n_out); as inside a whole sequence, without dropout.
 
         A single sequence (B = 1) without gradients takes the backend's fast path, if it has one. It does not see
-        weights that change behind autograd's back (`parameter.data`, NumPy): change them under `torch.no_grad()`.
+        weights that change behind autograd's back (`parameter.data`, NumPy): change them under `torch.no_grad()`, or
+        call `eval()` or `train()` afterwards.
         """
         check_tensor(x_t)
         if x_t.dim() == 0:

@@ -111,6 +111,11 @@ def _last_update(tensors: list[Tensor]) -> int:
     return max(_forgotten, max(holding, default=0))
 
 
+def forget(network: nn.Module) -> None:
+    """Make the network ready anew at its next step, whatever has changed."""
+    _STREAMS.pop(network, None)
+
+
 def stream_of(network: nn.Module, prepare: Callable[[], Stream | None]) -> Stream | None:
     """What `prepare` makes of the network as it is now; what it made last, if nothing has changed."""
     prepared = _STREAMS.get(network)

@@ -42,6 +42,19 @@ def test_export_to_onnx_checks_what_it_wrote(capsys, tmp_path, saved):
     assert float(out.split("at most ")[1].split()[0]) < 1e-5
 
 
+def test_the_ending_says_the_format(capsys, tmp_path, saved):
+    assert run(capsys, "export", saved, "--out", tmp_path / "new" / "net.h")[0] == 0
+    assert (tmp_path / "new" / "net.h").read_text().startswith("/*")
+    assert run(capsys, "export", saved, "--out", tmp_path / "new" / "net.eqx")[0] == 0
+    before = (tmp_path / "new" / "net.h").read_bytes()
+    code, _, err = run(capsys, "export", saved, "--format", "onnx", "--out", tmp_path / "new" / "net.h")
+    assert code == 2 and "has the ending of c, --format asks for onnx" in " ".join(err.split())
+    code, _, err = run(capsys, "export", saved, "--out", tmp_path / "net")
+    words = "name the format by the ending, .onnx, .pt2, .h, .hpp, .eqx, or by --format"
+    assert code == 2 and words in " ".join(err.split())
+    assert (tmp_path / "new" / "net.h").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from elmnet import ELMNetwork
 from elmnet.errors import CheckpointError
 from elmnet.interop.c import COMPILERS, check_c, export_c, name_of
-from elmnet.interop.graphs import Standard
+from elmnet.tasks.standard import Standard
 
 pytestmark = pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="needs a C compiler")
 
@@ -57,14 +57,15 @@ def test_a_header_speaks_the_data_s_units(tmp_path):
     assert check_c(network, tmp_path / "net.h") > 1e-2  # it would see if they were left out
 
 
-def test_data_too_far_from_zero_for_float32_are_refused():
+def test_data_too_far_from_zero_for_float32_are_refused(tmp_path):
+    network = ELMNetwork(network_config(inputs=2, outputs=1), seed=0).eval()
     facts = {"mean": [0.0, 1.7e9], "scale": [1.0, 20.0], "target_mean": [], "target_scale": []}
     with pytest.raises(CheckpointError, match=r"channel 1 has mean 1\.7e\+09 and standard deviation 20: gra"):
-        Standard.of(facts)
+        export_c(network, tmp_path / "net.h", standard=Standard.of(facts))
     facts = {"mean": [9e3], "scale": [1.0], "target_mean": [-3e5], "target_scale": [20.0], "values": ["watts"]}
     with pytest.raises(CheckpointError, match="value watts has mean -300000"):
-        Standard.of(facts)
-    assert Standard.of({**facts, "target_mean": [-1e5]}).mean == torch.tensor([9e3])
+        Standard.of(facts).in_float32()
+    assert Standard.of({**facts, "target_mean": [-1e5]}).in_float32().mean.dtype == torch.float32
 
 
 def test_a_wrong_header_is_seen(tmp_path):

@@ -370,6 +370,20 @@ def test_an_exported_graph_speaks_the_data_s_units(trained, capsys, tmp_path, ki
     assert "in the units of the data" in about["elmnet.units"]
 
 
+@pytest.mark.parametrize("kind", ["values", "classes"])
+def test_a_stream_speaks_the_data_s_units(trained, kind, tmp_path):
+    data = waves(count=3, seed=3)
+    np.savez(tmp_path / "few.npz", x=data["x"], lengths=data["lengths"])
+    asked = Run(trained / kind)
+    told = asked.predict(str(tmp_path / "few.npz")).values[0]
+    out, state = None, None
+    for x in torch.from_numpy(data["x"][:1, : data["lengths"][0]]).unbind(1):
+        out, state = asked.step(x, state)
+    assert not out.requires_grad
+    got = out[0].double().softmax(-1) if kind == "classes" else out[0]
+    np.testing.assert_allclose(got.numpy(), told, rtol=1e-4, atol=1e-5)
+
+
 def test_values_are_told_in_the_data_s_unit(trained, capsys):
     data = waves(count=30, seed=6, classes=False)
     np.savez(trained / "v.npz", x=data["x"], lengths=data["lengths"])

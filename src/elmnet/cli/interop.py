@@ -9,7 +9,7 @@ import typer
 
 from elmnet.cli.output import say
 from elmnet.errors import CheckpointError, ConfigError
-from elmnet.files import write_atomic
+from elmnet.files import ending, write_atomic
 
 TOLERANCE = 1e-4
 """Largest difference of an exported network's outputs in float32, relative where they exceed 1, that passes."""
@@ -23,6 +23,9 @@ class Format(StrEnum):
     c = "c"
     eqx = "eqx"
     nir = "nir"
+
+
+ENDINGS = {".onnx": Format.onnx, ".pt2": Format.torch_export, ".h": Format.c, ".hpp": Format.c, ".eqx": Format.eqx}
 
 
 def import_(
@@ -43,11 +46,12 @@ def import_(
 def export(
     source: Annotated[Path, typer.Argument(help="a run, or a directory with a saved network", metavar="RUN|DIR")],
     path: Annotated[Path, typer.Option("--out", help="the file", metavar="FILE")],
-    format_: Annotated[Format, typer.Option("--format", help="of the file")] = Format.onnx,
+    format_: Annotated[Format | None, typer.Option("--format", help="of the file; default: by its ending")] = None,
     sequence: Annotated[bool, typer.Option("--sequence", help="whole sequences instead of single steps")] = False,
     steps: Annotated[int | None, typer.Option(help="torch-export: length of the sequences")] = None,
 ) -> None:
     """A network for other runtimes: ONNX and C (each run and compared), torch.export, the authors' Equinox file."""
+    format_ = _format(path, format_)
     if format_ is Format.nir:
         raise ConfigError("NIR's primitives hold no ReLU² and no tanh to build the neuron from: see docs/interop.md")
     if sequence and format_ is Format.torch_export and steps is None:
@@ -58,12 +62,15 @@ def export(
         raise ConfigError("a C header holds one step, to be called again and again: leave out --sequence")
     if sequence and format_ is Format.eqx:
         raise ConfigError("an .eqx file holds weights, no graph: leave out --sequence")
-    network, facts = _network(source)
-    note = ""
-    if format_ is Format.onnx:
-        from elmnet.interop.graphs import Standard, check_onnx, export_onnx
+    from elmnet.tasks.standard import Standard
 
-        standard, aside = Standard.of(facts), path.with_name(f".{path.name}.tmp")
+    network, facts = _network(source)
+    standard, note = Standard.of(facts), ""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if format_ is Format.onnx:
+        from elmnet.interop.graphs import check_onnx, export_onnx
+
+        aside = path.with_name(f".{path.name}.tmp")
         try:
             export_onnx(network, aside, sequence=sequence, standard=standard)
             difference = check_onnx(network, aside, standard=standard)
@@ -74,14 +81,12 @@ def export(
             aside.unlink(missing_ok=True)
         note = f", differs from elmnet by at most {difference:.1e} in ONNX Runtime (20 random steps)"
     elif format_ is Format.torch_export:
-        from elmnet.interop.graphs import Standard, export_torch
+        from elmnet.interop.graphs import export_torch
 
-        export_torch(network, path, steps=steps, standard=Standard.of(facts))
+        export_torch(network, path, steps=steps, standard=standard)
     elif format_ is Format.c:
         from elmnet.interop.c import check_c, export_c
-        from elmnet.interop.graphs import Standard
 
-        standard = Standard.of(facts)
         with tempfile.TemporaryDirectory() as place:
             aside = Path(place) / path.name  # names in the header are the file's
             export_c(network, aside, standard=standard)
@@ -100,6 +105,16 @@ def export(
         if "target_scale" in facts:
             note += "; it takes and gives standardised numbers: mean and scale stand in the run's config.yaml"
     say(f"{path}{note}")
+
+
+def _format(path: Path, asked: Format | None) -> Format:
+    """What to write: as asked, or as the file's ending says, which must agree."""
+    said = ENDINGS.get(ending(path))
+    if said is None and asked is None:
+        raise ConfigError(f"--out {path}: name the format by the ending, {', '.join(ENDINGS)}, or by --format")
+    if None not in (said, asked) and said is not asked:
+        raise ConfigError(f"--out {path} has the ending of {said}, --format asks for {asked}")
+    return asked or said or Format.onnx
 
 
 def _network(source: Path) -> Any:

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from elmnet.errors import CheckpointError
 from elmnet.files import write_atomic
-from elmnet.interop.graphs import OF_A_NEURON, Standard, Step, difference, metadata, trial
+from elmnet.interop.graphs import OF_A_NEURON, Step, difference, metadata, trial
 from elmnet.network import ELMNetwork
 from elmnet.ops import LayerState
 from elmnet.ops.operands import ACTIVATIONS, MLP_ACTIVATIONS
+from elmnet.tasks.standard import Standard
 
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-std=c99", "-O2", "-Wall", "-Werror", "-shared", "-fPIC")
@@ -68,8 +69,8 @@ def _text(network: ELMNetwork, name: str, standard: Standard | None) -> Iterator
         yield _array(f"{name}_affine_bias", step.affine.bias)
     if standard is not None:
         for key in ("mean", "scale", "target_mean", "target_scale"):
-            if len(values := getattr(standard, key)):
-                yield _array(f"{name}_{key}", values.float())
+            if len(values := getattr(step.standard, key)):
+                yield _array(f"{name}_{key}", values)
     yield from _step(step, network, name, standard)
     yield f"\n#endif /* {name.upper()}_H */\n"
 

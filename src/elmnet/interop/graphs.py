@@ -12,8 +12,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,57 +24,12 @@ from elmnet.errors import CheckpointError, ConfigError
 from elmnet.files import write_atomic
 from elmnet.network import ELMNetwork
 from elmnet.ops import LayerState, Masks, Weights, reference
+from elmnet.tasks.standard import Standard
 
 OF_A_NEURON = ("synapse", "readout", "bias", "decay", "gain")
 """Effective weights besides the MLP's, by their names in `elmnet.ops.Weights`."""
-FAR = 1e4
-"""Standard deviations between data and zero beyond which float32 keeps too little of them: its steps are 2⁻²⁴."""
 NEXT = ".next"
 """What a state's name as an output ends in: `layer0.memory` comes in, `layer0.memory.next` goes out."""
-
-
-@dataclass(frozen=True)
-class Standard:
-    """How a run of the task `sequence` standardised its data; a graph that knows it takes and gives the data's own
-    units."""
-
-    mean: Tensor
-    scale: Tensor
-    """Of every channel, (n_in,)."""
-    target_mean: Tensor
-    target_scale: Tensor
-    """Of every value to tell, (n_out,); of none where the outputs are classes."""
-    about: Mapping[str, Any]
-    """Names for the metadata: `channels`, and `classes` or `values`."""
-
-    @classmethod
-    def of(cls, facts: Mapping[str, Any]) -> "Standard | None":
-        """From a run's facts of its data; None where they tell of no standardisation.
-
-        Raises:
-            CheckpointError: numbers so far from zero that float32, in which graphs compute, does not tell them apart.
-        """
-        if "target_scale" not in facts:
-            return None
-        for kind, mean, scale in (("channel", "mean", "scale"), ("value", "target_mean", "target_scale")):
-            for place, (centre, spread) in enumerate(zip(facts[mean], facts[scale], strict=True)):
-                if abs(centre) > FAR * spread:
-                    names = facts.get(f"{kind}s") or range(len(facts[mean]))
-                    raise CheckpointError(
-                        f"{kind} {names[place]} has mean {centre:.9g} and standard deviation {spread:.3g}: graphs "
-                        "compute in float32, which does not tell them apart; subtract a constant and train again"
-                    )
-        about = {name: facts[name] for name in ("channels", "classes", "values") if facts.get(name)}
-        names = ("mean", "scale", "target_mean", "target_scale")
-        return cls(**{name: torch.tensor(facts[name]) for name in names}, about=about)
-
-    def before(self, x: Tensor) -> Tensor:
-        """What the network takes, of x in the data's units."""
-        return (x - self.mean.to(x)) / self.scale.to(x)
-
-    def after(self, out: Tensor) -> Tensor:
-        """Values in the data's units; logits of classes as they are."""
-        return out * self.target_scale.to(out) + self.target_mean.to(out) if len(self.target_mean) else out
 
 
 def export_onnx(network: ELMNetwork, path: Path, *, sequence: bool = False, standard: Standard | None = None) -> None:
@@ -89,7 +43,8 @@ def export_onnx(network: ELMNetwork, path: Path, *, sequence: bool = False, stan
 
     Raises:
         ConfigError: onnx or onnxscript is missing.
-        CheckpointError: the network is too large for one ONNX file (2 GiB).
+        CheckpointError: the network is too large for one ONNX file (2 GiB), or the data lie too far from zero for
+            float32.
     """
     if 4 * sum(tensor.numel() for tensor in network.state_dict().values()) >= 2**31:
         raise CheckpointError("an ONNX file holds at most 2 GiB; this network has more")
@@ -168,7 +123,7 @@ class Step(nn.Module):
 
     def __init__(self, network: ELMNetwork, standard: Standard | None = None) -> None:
         super().__init__()
-        self.config, self.standard = network.config, standard
+        self.config, self.standard = network.config, None if standard is None else standard.in_float32()
         self.tokens = network.config.token_scale is not None
         self.layers = [layer.dynamics for layer in network.elm_layers]
         self.shapes = [LayerState(*(t.shape[1:] for t in s)) for s in network.initial_state(1).layers]  # type: ignore[arg-type]

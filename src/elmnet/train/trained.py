@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from elmnet.data.text import Vocabulary
 from elmnet.errors import ConfigError, RunError
-from elmnet.models import Network
+from elmnet.models import Network, State
 from elmnet.tasks import Scores, Split, Task, open_task
 from elmnet.tasks.sequence import SequenceTask
+from elmnet.tasks.standard import Standard
 from elmnet.train import evaluate, loop
 from elmnet.train.config import RunConfig
 from elmnet.train.generate import generate
@@ -90,7 +93,8 @@ class Run:
 
     @cached_property
     def network(self) -> Network:
-        """The best network, in evaluation mode, where it was trained, or on the CPU where there is no such device.
+        """The best network, in evaluation mode, where it was trained, or on the CPU where there is no such device. Of a
+        run on sequences it takes and gives standardised numbers; `step` and `predict` speak the data's units.
 
         Raises:
             RunError: no validation has happened yet.
@@ -190,6 +194,28 @@ class Run:
             raise ConfigError(f"{self.path} was trained on {self.config.task}; predict is for the task sequence")
         with borrowed(self.config), evaluate.precision(self.config, self.network):
             return predict(self.network, task)
+
+    @torch.no_grad()
+    def step(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """One time step of a stream in the data's own units, as `predict` takes and gives them.
+
+        Args:
+            x: (B, n_in), or tokens (B,).
+            state: as the step before returned it; None: zeros.
+
+        Returns:
+            Values in the data's units or logits of classes, (B, n_out), and the state.
+        """
+        x, standard = x.to(self.network.device), self._standard
+        if standard is None:
+            return self.network.step(x, state)
+        ready = standard.before(x).to(next(self.network.parameters()).dtype)
+        out, state = self.network.step(ready, state)
+        return standard.after(out), state
+
+    @cached_property
+    def _standard(self) -> Standard | None:
+        return Standard.of(self.facts)
 
     def generate(self, prompt: str, *, length: int = 400, temperature: float = 0.8, seed: int = 0) -> Iterator[str]:
         """Text that goes on from a prompt, in pieces (`elmnet.train.generate`).
