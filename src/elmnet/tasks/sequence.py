@@ -85,9 +85,11 @@ class SequenceTask(Task):
         if data.x.shape[2] != self.inputs:
             raise DataError(f"{data.name}: has {data.x.shape[2]} channels, the model was trained on {self.inputs}")
         if self.classes is None:
-            self.metric, self.criterion = "rmse", "squared_error"
+            self.metric, self.criterion = "rmse" if self.outputs == 1 else "nrmse", "squared_error"
         self.mean, self.scale = (np.array(facts[name], dtype=data.x.dtype) for name in ("mean", "scale"))
         self.target_mean, self.target_scale = (np.array(facts[f"target_{name}"]) for name in ("mean", "scale"))
+        self.deviation = np.array(facts.get("target_deviation", facts["target_scale"]))
+        """Standard deviation of every value in the training part."""
         if data.y is not None:
             if len(self.parts) == 1:
                 self.parts |= _split(data, options, must=False)
@@ -120,6 +122,7 @@ class SequenceTask(Task):
         mean, scale = _moments(data.x[train][inside].astype(np.float64), self.options.standardise)
         classes: list[Any] | None = None
         target_mean, target_scale = np.zeros(0), np.ones(0)
+        more: dict[str, Any] = {}
         if data.classes:
             everywhere = np.arange(data.x.shape[1]) < data.lengths[:, None]
             classes = np.unique(data.y[everywhere] if data.per_step else data.y).tolist()
@@ -132,6 +135,8 @@ class SequenceTask(Task):
         else:
             y = data.y[train][inside] if data.per_step else data.y[train]
             target_mean, target_scale = _moments(y, self.options.standardise)
+            if y.shape[1] > 1 and not self.options.standardise:
+                more["target_deviation"] = _moments(y, True)[1].tolist()
         return {
             "name": data.name,
             "sequences": {part: len(self.parts[part]) for part in PARTS},
@@ -144,6 +149,7 @@ class SequenceTask(Task):
             "scale": scale.tolist(),
             "target_mean": target_mean.tolist(),
             "target_scale": target_scale.tolist(),
+            **more,
         }
 
     def _encoded(self, data: Sequences) -> NDArray[Any]:
@@ -300,6 +306,12 @@ class SequenceTask(Task):
     def labels(self) -> tuple[str, ...]:
         return () if self.classes is None else tuple(map(str, self.classes.tolist()))
 
+    @property
+    def value_names(self) -> tuple[str, ...]:
+        if self.classes is not None:
+            return ()
+        return tuple(self._facts["values"]) or tuple(f"value {i}" for i in range(self.outputs))
+
     def in_units(self, values: NDArray[Any]) -> NDArray[np.float64]:
         """What the network calls a value, in the data's unit."""
         return np.asarray(values * self.target_scale + self.target_mean)
@@ -308,8 +320,16 @@ class SequenceTask(Task):
         if self.classes is not None:
             confused = sums[1:].reshape(self.outputs, self.outputs)
             return _of_classes(float(sums[0]), confused)
-        total, squares, errors = sums[1:].reshape(3, -1)
-        return _of_values(sums[0], total, squares, errors)
+        errors, r2 = _of_values(sums)
+        pooled = {"rmse": float(np.sqrt(errors.mean())), "r2": float(r2.mean())}
+        if self.outputs == 1:
+            return pooled
+        return {"nrmse": float(np.sqrt((errors / self.deviation**2).mean())), **pooled}
+
+    def by_value(self, sums: NDArray[np.float64]) -> dict[str, Scores]:
+        errors, r2 = _of_values(sums)
+        each = zip(self.value_names, np.sqrt(errors).tolist(), r2.tolist(), strict=True)
+        return {name: {"rmse": rmse, "r2": share} for name, rmse, share in each}
 
     def baselines(self) -> Mapping[str, Mapping[str, Scores]]:
         splits: tuple[Split, ...] = ("valid", "test")
@@ -342,11 +362,12 @@ def _of_classes(nats: float, confused: NDArray[np.float64]) -> Scores:
     return {"nats": nats / count, "accuracy": float(right.sum() / count), "macro_f1": float(f1.mean())}
 
 
-def _of_values(count: float, total: Any, squares: Any, errors: Any) -> Scores:
-    """Root of the mean squared error, and R² (mean over the values told)."""
+def _of_values(sums: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean squared error and R² of every value told."""
+    count, (total, squares, errors) = sums[0], sums[1:].reshape(3, -1)
     spread = squares - total**2 / count
     r2 = np.where(spread > 1e-12 * np.maximum(squares, 1e-300), 1 - errors / np.maximum(spread, 1e-300), 0.0)
-    return {"rmse": float(np.sqrt((errors / count).mean())), "r2": float(r2.mean())}
+    return errors / count, r2
 
 
 def _moments(values: NDArray[Any], standardise: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
