@@ -159,6 +159,10 @@ def test_a_csv_file_is_the_same_table(tmp_path, between):
         (f"step, 1 AS a {RANGES}", "has no column 'sequence'; it has step, a"),
         (f"sequence, step {RANGES}", "no column besides sequence, step and target"),
         (f"sequence, 0 AS step, 1 AS a {RANGES}", "sequence 0 has step 0 twice"),
+        (
+            f"sequence, step * step AS step, 1 AS a {RANGES}",
+            "sequence 1 jumps from step 1 to 4, where others are 1 apart",
+        ),
         (f"{ROWS}, 'x' AS name {RANGES}", "column 'name' is not of numbers"),
         (f"sequence, step, nullif(step, 1) AS a {RANGES}", "column 'a' is empty in 3 rows"),
         (f"{ROWS}, if(step = 0, 'train', 'test') AS split {RANGES}", "column 'split' changes within sequence 0"),
@@ -183,6 +187,21 @@ def test_places_and_steps_are_what_the_file_calls_them(tmp_path):
     parquet(path, rows.format(x="CASE WHEN i = 6 THEN 'nan'::DOUBLE ELSE i END"))
     with pytest.raises(DataError, match="sequence 20, step 200, a: nan"):
         load_sequences(str(path))
+
+
+def test_rows_without_a_column_of_steps_are_in_order(tmp_path):
+    (tmp_path / "t.csv").write_text("sequence,a\nb,3\na,1\nb,2\na,5\nb,1\n")
+    found = load_sequences(str(tmp_path / "t.csv"))
+    assert found.ids.tolist() == ["a", "b"] and found.steps is None
+    assert found.x[:, :, 0].tolist() == [[1, 5, 0], [3, 2, 1]]
+    rows = "sequence,step,a\n1,18,0\n1,24,0\n1,25,0\n1,40,0\n"
+    (tmp_path / "gap.csv").write_text(rows)
+    with pytest.raises(
+        DataError, match=r"from step 18 to 24, .*\(2 gaps in all\); fill the rows in between, or leave out"
+    ):
+        load_sequences(str(tmp_path / "gap.csv"))
+    (tmp_path / "times.csv").write_text(rows.replace("25", "24.5"))  # times, which order rows alone
+    assert load_sequences(str(tmp_path / "times.csv")).lengths.tolist() == [4]
 
 
 def test_bytes_are_texts(tmp_path):

@@ -2,8 +2,8 @@
 
 .npz            `x` (n, T, channels) or (n, T); `lengths` (n,) if they differ; `y` (n,), (n, T), (n, k) or (n, T, k);
                 `split` (n,) of `train`, `valid`, `test`, if it is decided already
-.parquet, .csv  a long table: columns `sequence`, `step`, `target` (or target columns `target.NAME`), `split` if any;
-                every other column is a channel
+.parquet, .csv  a long table: columns `sequence`, `step` (without it, rows are in order), `target` (or target columns
+                `target.NAME`), `split` if any; every other column is a channel
 
 Whole numbers, texts and booleans are classes, other numbers are values. A target per step or per sequence shows in the
 shape of `y`; in a table, a target that never changes within a sequence is the sequence's.
@@ -140,9 +140,9 @@ def _table(path: Path, targets: bool) -> dict[str, Any]:
             connection.execute(f"CREATE TABLE rows AS FROM {reader.format(sql.one_file(path))}")
             connection.execute("SET enable_external_access = false")  # from here on the file's own words are read
             columns = {name: kind for name, kind, *_ in connection.execute("DESCRIBE rows").fetchall()}
-            missing = [name for name in ("sequence", "step") if name not in columns]
-            if missing:
-                raise DataError(f"{path}: has no column {missing[0]!r}; it has {', '.join(columns)}")
+            if "sequence" not in columns:
+                raise DataError(f"{path}: has no column 'sequence'; it has {', '.join(columns)}")
+            order = "step" if "step" in columns else "rowid"
             wanted = [name for name in columns if not _PANDAS_INDEX.match(name) and (targets or not _is_target(name))]
             quoted_names = ['"{}"'.format(name.replace('"', '""')) for name in wanted]
             nulls = ", ".join(f"count(*) - count({name})" for name in quoted_names)
@@ -150,7 +150,7 @@ def _table(path: Path, targets: bool) -> dict[str, Any]:
                 if count:
                     raise DataError(f"{path}: column {name!r} is empty in {count} rows")
             all_ = ", ".join(quoted_names)
-            table = connection.execute(f"SELECT {all_} FROM rows ORDER BY sequence, step").fetchnumpy()
+            table = connection.execute(f"SELECT {all_} FROM rows ORDER BY sequence, {order}").fetchnumpy()
     except duckdb.Error as error:
         kind = "Parquet" if parquet else "CSV"
         raise DataError(f"{path}: damaged or not {kind}: {one_line(error)[:200]}") from error
@@ -178,20 +178,16 @@ def _is_target(column: str) -> bool:
 
 def _from_table(path: Path, table: dict[str, Array]) -> dict[str, Any]:
     """A long table, sorted by sequence and step, as padded arrays."""
-    sequence, step = table.pop("sequence"), table.pop("step")
+    sequence, step = table.pop("sequence"), table.pop("step", None)
     if not len(sequence):
         raise DataError(f"{path}: holds no rows")
-    if step.dtype.kind not in "iufM":
-        raise DataError(f"{path}: column 'step' must hold numbers or times, got {step.dtype}")
     ids, starts, lengths = np.unique(_plain(sequence), return_index=True, return_counts=True)
     order = np.argsort(starts)
     ids, starts, lengths = ids[order], starts[order], lengths[order]
     row = np.repeat(np.arange(len(ids)), lengths)
     place = np.arange(len(sequence)) - np.repeat(starts, lengths)
-    same = (np.diff(step) == 0) & (row[1:] == row[:-1])
-    if same.any():
-        at = int(np.flatnonzero(same)[0])
-        raise DataError(f"{path}: sequence {ids[row[at]]} has step {step[at]} twice")
+    if step is not None:
+        _require_steps(path, step, row, ids)
 
     def padded(column: Array) -> Array:
         full = np.zeros((len(ids), int(lengths.max())), dtype=column.dtype)
@@ -208,7 +204,7 @@ def _from_table(path: Path, table: dict[str, Array]) -> dict[str, Any]:
         )
         raise DataError(f"{path}: {words}; every column but sequence, step, target and split is a channel")
     found: dict[str, Any] = {
-        "steps": padded(step),
+        "steps": None if step is None else padded(step),
         "x": np.stack([padded(column.astype(np.float64)) for column in table.values()], 2),
         "lengths": lengths,
         "ids": ids,
@@ -223,6 +219,32 @@ def _from_table(path: Path, table: dict[str, Array]) -> dict[str, Any]:
         found["constant"] = True
         found["value_names"] = [name.removeprefix("target.") for name in targets] if len(y) > 1 else ()
     return found
+
+
+def _require_steps(path: Path, step: Array, row: Array, ids: Array) -> None:
+    """Refuse steps that are none, come twice, or, where they are whole numbers, leave out others: time would be warped.
+
+    Args:
+        row: the number of the sequence of each.
+    """
+    if step.dtype.kind not in "iufM":
+        raise DataError(f"{path}: column 'step' must hold numbers or times, got {step.dtype}")
+    apart, within = np.diff(step), row[1:] == row[:-1]
+    twice = np.flatnonzero(within & (apart == 0))
+    if len(twice):
+        raise DataError(f"{path}: sequence {ids[row[twice[0]]]} has step {step[twice[0]]} twice")
+    if step.dtype.kind in "iu" and within.any():
+        usual = apart[within].min()
+        gaps = np.flatnonzero(within & (apart != usual))
+        if len(gaps):
+            at = gaps[0]
+            jump = (
+                f"sequence {ids[row[at]]} jumps from step {step[at]} to {step[at + 1]}, where others are {usual} apart"
+            )
+            raise DataError(
+                f"{path}: {jump} ({len(gaps)} gaps in all); fill the rows in between, or leave out the column 'step', "
+                "and rows follow one another as they stand"
+            )
 
 
 def _of_sequence(path: Path, padded: Array, lengths: Array, ids: Array, name: str) -> Array:
