@@ -26,7 +26,13 @@ def test_data_are_the_same_only_where_all_of_them_are():
     x = np.where(np.arange(3)[None, :, None] < 2, X, 0)
     same = {checked(x, Y).sha256, checked(x.copy(), Y.copy()).sha256}
     assert len(same) == 1
-    for other in (checked(x, Y, lengths=np.full(4, 2)), checked(x, 1 - Y), checked(x), checked(x + 1, Y)):
+    for other in (
+        checked(x, Y, lengths=np.full(4, 2)),
+        checked(x, 1 - Y),
+        checked(x),
+        checked(x + 1, Y),
+        checked(x, Y, group=Y),
+    ):
         assert other.sha256 not in same
 
 
@@ -74,6 +80,8 @@ def with_nan():
         (bad(lengths=[1, 2, 3]), "lengths must be 4 whole numbers, got"),
         (bad(lengths=[0, 1, 2, 3]), r"lengths must lie in 1\.\.3, got 0\.\.3"),
         (bad(lengths=[4, 1, 2, 3]), r"lengths must lie in 1\.\.3, got 1\.\.4"),
+        (bad(group=[0.5, 1, 2, 3]), r"group must be 4 whole numbers or texts, got \(4,\) of float64"),
+        (bad(group=[0, 1]), r"group must be 4 whole numbers or texts, got \(2,\)"),
         (bad(split=["train", "dev", "test", "valid"]), "split must be 4 of train, valid, test"),
     ],
 )
@@ -166,6 +174,7 @@ def test_a_csv_file_is_the_same_table(tmp_path, between):
         (f"{ROWS}, 'x' AS name {RANGES}", "column 'name' is not of numbers"),
         (f"sequence, step, nullif(step, 1) AS a {RANGES}", "column 'a' is empty in 3 rows"),
         (f"{ROWS}, if(step = 0, 'train', 'test') AS split {RANGES}", "column 'split' changes within sequence 0"),
+        (f'{ROWS}, step AS "group" {RANGES}', "column 'group' changes within sequence 0"),
         (f"{ROWS}, 1 AS target {RANGES} AND step < 0", "holds no rows"),
         (f'{ROWS}, 1.5 AS "target.u", \'b\' AS "target.v" {RANGES}', "columns must all hold values, not classes"),
         (f"sequence, 'x' || step AS step, 1 AS a {RANGES}", "column 'step' must hold numbers or times"),
@@ -187,6 +196,13 @@ def test_places_and_steps_are_what_the_file_calls_them(tmp_path):
     parquet(path, rows.format(x="CASE WHEN i = 6 THEN 'nan'::DOUBLE ELSE i END"))
     with pytest.raises(DataError, match="sequence 20, step 200, a: nan"):
         load_sequences(str(path))
+
+
+def test_groups_are_no_channel(tmp_path):
+    table = load_sequences(parquet(tmp_path / "t.parquet", f"{ROWS}, 'mouse' || sequence % 2 AS \"group\" {RANGES}"))
+    assert table.channels == ("a", "b") and table.group.tolist() == ["mouse0", "mouse1", "mouse0"]
+    np.savez(tmp_path / "a.npz", x=X, group=[7, 7, 8, 9])
+    assert load_sequences(str(tmp_path / "a.npz")).group.tolist() == [7, 7, 8, 9]
 
 
 def test_rows_without_a_column_of_steps_are_in_order(tmp_path):

@@ -61,6 +61,22 @@ def test_the_draw_of_the_parts_never_changes():
     assert (parts["valid"].tolist(), parts["test"].tolist()) == ([2, 9], [4, 7])
 
 
+def test_no_group_is_in_two_parts():
+    """Unless the file's own split has it so."""
+    group = np.array(["mouse 1", "mouse 2", "mouse 3", "mouse 4", "mouse 5"])[np.arange(90) % 5]
+    one = SequenceTask(SequenceOptions(), checked(**waves(), group=group))
+    parts = {part: set(group[one.parts[part]]) for part in ("train", "valid", "test")}
+    assert [len(groups) for groups in parts.values()] == [3, 1, 1] and len(set.union(*parts.values())) == 5
+    assert "groups: 3 train, 1 valid, 1 test" in " ".join(one.notes())
+    again = SequenceTask(one.options, one.data, facts=one.facts())
+    assert all(np.array_equal(one.parts[part], again.parts[part]) for part in parts)
+    split = np.repeat(["train", "valid", "test"], 30)
+    own = SequenceTask(SequenceOptions(), checked(**waves(), group=group, split=split))
+    assert np.array_equal(own.parts["valid"], np.arange(30, 60)) and "groups" not in own.facts()
+    with pytest.raises(DataError, match="90 sequences in 2 groups leave none for the train part"):
+        SequenceTask(SequenceOptions(), checked(**waves(), group=np.arange(90) % 2))
+
+
 def test_only_the_last_step_of_a_sequence_counts_unless_every_step_does():
     last = task()
     batch = last.training_batch(0)

@@ -1,9 +1,10 @@
 """Somebody's own sequences: numbers over time with a target each, from .npz, .parquet or .csv files or arrays.
 
 .npz            `x` (n, T, channels) or (n, T); `lengths` (n,) if they differ; `y` (n,), (n, T), (n, k) or (n, T, k);
-                `split` (n,) of `train`, `valid`, `test`, if it is decided already
+                `split` (n,) of `train`, `valid`, `test`, if it is decided already; `group` (n,): whose sequences must
+                not be in two parts
 .parquet, .csv  a long table: columns `sequence`, `step` (without it, rows are in order), `target` (or target columns
-                `target.NAME`), `split` if any; every other column is a channel
+                `target.NAME`), `split` and `group` if any; every other column is a channel
 
 Whole numbers, texts and booleans are classes, other numbers are values. A target per step or per sequence shows in the
 shape of `y`; in a table, a target that never changes within a sequence is the sequence's.
@@ -49,6 +50,7 @@ class Sequences:
     """Names of the values to tell, where the file has several."""
     steps: Array | None = None  # (n, T), what the file calls them
     split: NDArray[np.str_] | None = None
+    group: Array | None = None  # (n,)
 
     def __len__(self) -> int:
         return len(self.x)
@@ -115,7 +117,7 @@ def load_sequences(source: str, per: Per = "auto", *, values: bool = False, targ
 
 
 def _npz(path: Path, targets: bool) -> dict[str, Any]:
-    known = ("x", "y", "lengths", "split")
+    known = ("x", "y", "lengths", "split", "group")
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in known if name in arrays.files and (targets or name != "y")}
@@ -127,7 +129,7 @@ def _npz(path: Path, targets: bool) -> dict[str, Any]:
         raise DataError(f"{path}: holds {words}; save plain numbers, and texts as numpy strings") from error
     if "x" not in found or others:
         wrong = f"unknown array {others[0]!r}" if others else "no array 'x'"
-        raise DataError(f"{path}: {wrong}; an .npz of sequences holds x, and y, lengths, split if there are any")
+        raise DataError(f"{path}: {wrong}; an .npz of sequences holds x, and y, lengths, split, group if there are any")
     return found
 
 
@@ -194,7 +196,7 @@ def _from_table(path: Path, table: dict[str, Array]) -> dict[str, Any]:
         full[row, place] = column
         return full
 
-    split = table.pop("split", None)
+    of_sequences = {name: table.pop(name) for name in ("split", "group") if name in table}
     targets = [name for name in table if _is_target(name)]
     y = [_plain(table.pop(name)) for name in targets]
     bad = [name for name, column in table.items() if column.dtype.kind not in "iufb"]
@@ -202,7 +204,7 @@ def _from_table(path: Path, table: dict[str, Array]) -> dict[str, Any]:
         words = (
             f"column {bad[0]!r} is not of numbers" if bad else "there is no column besides sequence, step and target"
         )
-        raise DataError(f"{path}: {words}; every column but sequence, step, target and split is a channel")
+        raise DataError(f"{path}: {words}; every column but sequence, step, target, split and group is a channel")
     found: dict[str, Any] = {
         "steps": None if step is None else padded(step),
         "x": np.stack([padded(column.astype(np.float64)) for column in table.values()], 2),
@@ -210,8 +212,8 @@ def _from_table(path: Path, table: dict[str, Array]) -> dict[str, Any]:
         "ids": ids,
         "channels": tuple(table),
     }
-    if split is not None:
-        found["split"] = _of_sequence(path, padded(_plain(split)), lengths, ids, "split")
+    for name, column in of_sequences.items():
+        found[name] = _of_sequence(path, padded(_plain(column)), lengths, ids, name)
     if y:
         if len(y) > 1 and any(column.dtype.kind != "f" for column in y):
             raise DataError(f"{path}: several target columns must all hold values, not classes")
@@ -278,6 +280,7 @@ def checked(
     y: Array | None = None,
     lengths: Array | None = None,
     split: Array | None = None,
+    group: Array | None = None,
     *,
     name: str = "arrays",
     digest: str | None = None,
@@ -320,9 +323,13 @@ def checked(
         if split.shape != (n,) or not np.isin(split, PARTS).all():
             raise DataError(f"{name}: split must be {n} of train, valid, test, got {split.shape} of {set(split.flat)}")
         split = split.astype(np.str_)
-    digest = digest or _digest(x, y, lengths, split)
+    if group is not None:
+        group = _plain(np.asarray(group))
+        if group.shape != (n,) or group.dtype.kind not in "iubU":
+            raise DataError(f"{name}: group must be {n} whole numbers or texts, got {group.shape} of {group.dtype}")
+    digest = digest or _digest(x, y, lengths, split, group)
     names = tuple(value_names)
-    return Sequences(name, digest, x, lengths, y, per_step, classes, ids, channels, names, steps, split)
+    return Sequences(name, digest, x, lengths, y, per_step, classes, ids, channels, names, steps, split, group)
 
 
 def _digest(*arrays: Array | None) -> str:

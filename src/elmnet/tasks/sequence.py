@@ -34,7 +34,8 @@ class SequenceOptions(Config):
     """Channels (and values to tell) to mean 0 and standard deviation 1 of the training part, stored with the run."""
     valid_fraction: float = 0.15
     test_fraction: float = 0.15
-    """Parts of the sequences, drawn once and for all, unless the file has a split of its own."""
+    """Parts of the sequences, or of their groups where the file has some, drawn once and for all, unless it has a split
+    of its own."""
     timescales: Literal["data", "model"] = "data"
     """`data`: tau_max of neurons with several memory units is the median length of the training sequences, or their
     tau_min where that is larger; `model`: as the model's settings say."""
@@ -137,6 +138,8 @@ class SequenceTask(Task):
             target_mean, target_scale = _moments(y, self.options.standardise)
             if y.shape[1] > 1 and not self.options.standardise:
                 more["target_deviation"] = _moments(y, True)[1].tolist()
+        if data.group is not None and data.split is None:
+            more["groups"] = {part: len(np.unique(data.group[self.parts[part]])) for part in PARTS}
         return {
             "name": data.name,
             "sequences": {part: len(self.parts[part]) for part in PARTS},
@@ -216,6 +219,8 @@ class SequenceTask(Task):
     def notes(self) -> list[str]:
         facts, what = self._facts, "values" if self.classes is None else f"{self.outputs} classes"
         counts = ", ".join(f"{count} {part}" for part, count in facts["sequences"].items())
+        if "groups" in facts:
+            counts += "; groups: " + ", ".join(f"{count} {part}" for part, count in facts["groups"].items())
         where = "at every step" if self.per_step else "at the end of each sequence"
         words = [f"{what} {where}; {self.inputs} channels; sequences: {counts}"]
         if self.options.standardise:
@@ -379,20 +384,20 @@ def _moments(values: NDArray[Any], standardise: bool) -> tuple[NDArray[np.float6
 
 
 def _split(data: Sequences, options: SequenceOptions, *, must: bool = True) -> dict[str, NDArray[np.int64]]:
-    """Sequences of every part: the file's own, else the first ones of a fixed permutation."""
+    """Sequences of every part: the file's own, else those of the first groups of a fixed permutation, where each
+    sequence is a group of its own unless the file has groups."""
     if data.split is not None:
         parts = {part: np.flatnonzero(data.split == part) for part in PARTS}
     else:
-        order = np.random.default_rng(0).permutation(len(data))
-        valid, test = (max(1, round(f * len(data))) for f in (options.valid_fraction, options.test_fraction))
-        parts = {
-            "valid": np.sort(order[:valid]),
-            "test": np.sort(order[valid : valid + test]),
-            "train": np.sort(order[valid + test :]),
-        }
+        group = np.arange(len(data)) if data.group is None else np.unique(data.group, return_inverse=True)[1]
+        order = np.random.default_rng(0).permutation(group.max() + 1)
+        valid, test = (max(1, round(f * len(order))) for f in (options.valid_fraction, options.test_fraction))
+        groups = {"valid": order[:valid], "test": order[valid : valid + test], "train": order[valid + test :]}
+        parts = {part: np.flatnonzero(np.isin(group, groups[part])) for part in PARTS}
     for part in PARTS:
         if must and not len(parts[part]):
-            raise DataError(f"{data.name}: {len(data)} sequences leave none for the {part} part")
+            among = "" if data.split is not None or data.group is None else f" in {len(order)} groups"
+            raise DataError(f"{data.name}: {len(data)} sequences{among} leave none for the {part} part")
     return parts
 
 
