@@ -1,6 +1,7 @@
 """Reading somebody's own sequences, and what is refused."""
 
 import duckdb
+import h5py
 import numpy as np
 import pytest
 
@@ -115,7 +116,7 @@ def test_files_that_are_no_sequences_are_refused_in_words(tmp_path):
         ("index.csv", r"a column has no name .of pandas, an index: to_csv.index=False. leaves it out."),
         ("short.csv", "damaged or not CSV"),
         ("empty.csv", "a column has no name"),
-        ("table.xls", "name an .npz, .parquet or .csv file"),
+        ("table.xls", "name an .npz, .h5, .parquet or .csv file"),
     ):
         with pytest.raises(DataError, match=words):
             load_sequences(str(tmp_path / name))
@@ -196,6 +197,58 @@ def test_places_and_steps_are_what_the_file_calls_them(tmp_path):
     parquet(path, rows.format(x="CASE WHEN i = 6 THEN 'nan'::DOUBLE ELSE i END"))
     with pytest.raises(DataError, match="sequence 20, step 200, a: nan"):
         load_sequences(str(path))
+
+
+def h5(path, **arrays):
+    with h5py.File(path, "w") as file:
+        for name, values in arrays.items():
+            file[name] = values
+    return str(path)
+
+
+@pytest.mark.parametrize("ending", ["h5", "HDF5"])
+def test_an_hdf5_file_holds_the_same_arrays(tmp_path, ending):
+    arrays = {"x": X, "y": ["up", "down", "up", "down"], "lengths": [3, 2, 1, 3], "group": ["a", "a", "b", "c"]}
+    arrays |= {"split": ["train", "valid", "test", "train"], "channels": ["left", "right"]}
+    np.savez(tmp_path / "a.npz", **arrays)
+    found, same = load_sequences(h5(tmp_path / f"a.{ending}", **arrays)), load_sequences(str(tmp_path / "a.npz"))
+    assert found.channels == ("left", "right")
+    for name in ("x", "y", "lengths", "group", "split", "channels", "classes"):
+        assert np.array_equal(getattr(found, name), getattr(same, name))
+    values = load_sequences(h5(tmp_path / "v.h5", x=X, y=np.ones((4, 2)), values=["speed", "drift"]))
+    assert values.values == ("speed", "drift") and not values.classes
+    assert load_sequences(str(tmp_path / "v.h5"), targets=False).y is None
+
+
+def test_hdf5_files_that_are_no_sequences_are_refused_in_words(tmp_path):
+    whole = h5(tmp_path / "whole.h5", x=X, y=Y)
+    (tmp_path / "cut.h5").write_bytes((tmp_path / "whole.h5").read_bytes()[:-40])
+    (tmp_path / "text.h5").write_text("no HDF5")
+    with h5py.File(tmp_path / "ragged.h5", "w") as file:
+        file.create_dataset("x", (2,), dtype=h5py.vlen_dtype(float))
+    with h5py.File(tmp_path / "group.h5", "w") as file:
+        file["x/one"] = X
+    h5(tmp_path / "nox.h5", y=Y)
+    h5(tmp_path / "more.h5", x=X, labels=Y)
+    h5(tmp_path / "texts.h5", x=["a", "b"])
+    h5(tmp_path / "names.h5", x=X, channels=[1, 2])
+    h5(tmp_path / "few.h5", x=X, channels=["a"])
+    h5(tmp_path / "same.h5", x=X, y=Y * 0.5, values=["a", "b"])
+    assert load_sequences(whole).y.tolist() == Y.tolist()
+    for name, words in (
+        ("cut", "damaged or not HDF5"),
+        ("text", "damaged or not HDF5"),
+        ("ragged", "x holds neither numbers nor texts of one shape; pad what differs in length"),
+        ("group", "x is no array"),
+        ("nox", "no array 'x'"),
+        ("more", "unknown array 'labels'; a file of sequences holds x, and y, lengths, split, group, channels, values"),
+        ("texts", "x must hold numbers"),
+        ("names", "channels must be a list of texts"),
+        ("few", "channels must be 2 different names, got a"),
+        ("same", "values must name the 1 values of y, got a, b"),
+    ):
+        with pytest.raises(DataError, match=words):
+            load_sequences(str(tmp_path / f"{name}.h5"))
 
 
 def test_groups_are_no_channel(tmp_path):

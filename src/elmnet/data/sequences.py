@@ -1,8 +1,8 @@
-"""Somebody's own sequences: numbers over time with a target each, from .npz, .parquet or .csv files or arrays.
+"""Somebody's own sequences: numbers over time with a target each, from .npz, .h5, .parquet or .csv files or arrays.
 
-.npz            `x` (n, T, channels) or (n, T); `lengths` (n,) if they differ; `y` (n,), (n, T), (n, k) or (n, T, k);
+.npz, .h5       `x` (n, T, channels) or (n, T); `lengths` (n,) if they differ; `y` (n,), (n, T), (n, k) or (n, T, k);
                 `split` (n,) of `train`, `valid`, `test`, if it is decided already; `group` (n,): whose sequences must
-                not be in two parts
+                not be in two parts; `channels` and `values`: their names
 .parquet, .csv  a long table: columns `sequence`, `step` (without it, rows are in order), `target` (or target columns
                 `target.NAME`), `split` and `group` if any; every other column is a channel
 
@@ -22,12 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elmnet import sql
+from elmnet.data.hdf5 import read_hdf5
 from elmnet.errors import DataError, one_line
 from elmnet.files import BAD_ARCHIVE, ending, sha256
 
 PARTS = ("train", "valid", "test")
 Array = NDArray[Any]
 Per = Literal["auto", "sequence", "step"]
+_ARRAYS = ("x", "y", "lengths", "split", "group", "channels", "values")
 _UNNAMED = re.compile(r"channel \d+$")  # what channels of arrays are called
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__$")  # a column that pandas writes unasked
 
@@ -99,7 +101,7 @@ def load_sequences(source: str, per: Per = "auto", *, values: bool = False, targ
     """Read a file.
 
     Args:
-        source: a path that ends in .npz, .parquet or .csv.
+        source: a path that ends in .npz, .h5, .hdf5, .parquet or .csv.
         per: whether a target belongs to a step or to its sequence, where the shapes do not say it.
         values: take whole numbers for values, too.
         targets: whether to read them, if there are any.
@@ -108,28 +110,41 @@ def load_sequences(source: str, per: Per = "auto", *, values: bool = False, targ
         DataError: the file is missing or damaged, or what it holds is not what the format promises.
     """
     path = Path(source)
-    if ending(path) not in (".npz", ".parquet", ".csv"):
-        raise DataError(f"data {source}: name an .npz, .parquet or .csv file of sequences")
+    if ending(path) not in _READERS:
+        raise DataError(f"data {source}: name an .npz, .h5, .parquet or .csv file of sequences")
     if not path.is_file():
-        raise DataError(f"data {source}: no such file; name an .npz, .parquet or .csv file of sequences")
-    read = _npz if ending(path) == ".npz" else _table
-    return checked(**read(path, targets), name=path.name, digest=sha256(path), per=per, values=values)
+        raise DataError(f"data {source}: no such file; name an .npz, .h5, .parquet or .csv file of sequences")
+    return checked(**_READERS[ending(path)](path, targets), name=path.name, digest=sha256(path), per=per, values=values)
 
 
 def _npz(path: Path, targets: bool) -> dict[str, Any]:
-    known = ("x", "y", "lengths", "split", "group")
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in known if name in arrays.files and (targets or name != "y")}
-            others = [name for name in arrays.files if name not in known]
+            found = {name: arrays[name] for name in arrays.files if name in _ARRAYS and (targets or name != "y")}
+            others = [name for name in arrays.files if name not in _ARRAYS]
     except BAD_ARCHIVE as error:
         raise DataError(f"{path}: damaged or not an .npz archive: {error}") from error
     except ValueError as error:
         words = "an array of Python objects, which elmnet does not unpickle" if "allow_pickle" in str(error) else error
         raise DataError(f"{path}: holds {words}; save plain numbers, and texts as numpy strings") from error
+    return _of_arrays(path, found, others)
+
+
+def _hdf5(path: Path, targets: bool) -> dict[str, Any]:
+    return _of_arrays(path, *read_hdf5(path, [name for name in _ARRAYS if targets or name != "y"], _ARRAYS))
+
+
+def _of_arrays(path: Path, found: dict[str, Any], others: Sequence[str]) -> dict[str, Any]:
+    """What `checked` takes, of a file's arrays and the names of those that are none of its."""
     if "x" not in found or others:
         wrong = f"unknown array {others[0]!r}" if others else "no array 'x'"
-        raise DataError(f"{path}: {wrong}; an .npz of sequences holds x, and y, lengths, split, group if there are any")
+        raise DataError(f"{path}: {wrong}; a file of sequences holds x, and {', '.join(_ARRAYS[1:])} if there are any")
+    for name, called in (("channels", "channels"), ("values", "value_names")):
+        if name in found:
+            names = _plain(found.pop(name))
+            if names.ndim != 1 or names.dtype.kind != "U":
+                raise DataError(f"{path}: {name} must be a list of texts, got {names.shape} of {names.dtype}")
+            found[called] = names.tolist()
     return found
 
 
@@ -157,6 +172,15 @@ def _table(path: Path, targets: bool) -> dict[str, Any]:
         kind = "Parquet" if parquet else "CSV"
         raise DataError(f"{path}: damaged or not {kind}: {one_line(error)[:200]}") from error
     return _from_table(path, {name: np.ma.getdata(column) for name, column in table.items()})
+
+
+_READERS: dict[str, Callable[[Path, bool], dict[str, Any]]] = {
+    ".npz": _npz,
+    ".h5": _hdf5,
+    ".hdf5": _hdf5,
+    ".parquet": _table,
+    ".csv": _table,
+}
 
 
 def _dialect(path: Path) -> str:
@@ -307,6 +331,8 @@ def checked(
     inside = np.arange(longest) < lengths[:, None]
     ids = np.arange(n) if ids is None else ids
     channels = tuple(channels) or tuple(f"channel {i}" for i in range(width))
+    if len(set(channels)) < len(channels) or len(channels) != width:
+        raise DataError(f"{name}: channels must be {width} different names, got {', '.join(channels)}")
     bad = np.argwhere(~np.isfinite(x) & inside[:, :, None])
     if len(bad):
         i, t, c = bad[0]
@@ -318,6 +344,9 @@ def checked(
         y = _plain(np.asarray(y))
         y = y.astype(np.float64) if values and y.dtype.kind in "iub" else y
         y, per_step, classes = _targets(y, inside, per, constant, name, lambda i, t: _place(ids, steps, i, t))
+        told = 0 if classes else y.shape[-1]
+        if value_names and (len(set(value_names)) < len(value_names) or len(value_names) != told):
+            raise DataError(f"{name}: values must name the {told} values of y, got {', '.join(value_names)}")
     if split is not None:
         split = _plain(np.asarray(split))
         if split.shape != (n,) or not np.isin(split, PARTS).all():
