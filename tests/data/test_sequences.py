@@ -75,6 +75,7 @@ def with_nan():
         (bad(x=np.zeros((4, 0, 2))), "none of them 0"),
         (bad(x=X.astype("U4")), "x must hold numbers, got <U4"),
         (bad(y=Y[:3]), r"y of classes must be \(4,\) or \(4, 3\), got \(3,\)"),
+        (bad(y=np.ones((4, 2), dtype=int)), r"got \(4, 2\); whole numbers are classes, store values as floats"),
         (bad(y=np.zeros((4, 3, 2, 1))), r"y of values must be .*\(4, 3, k\), got \(4, 3, 2, 1\)"),
         (bad(y=np.array([0.5, np.inf, 1, 2])), "the target of sequence 1 is not finite .1 in all."),
         (bad(y=Y * 1j), "y must hold numbers or texts, got complex128"),
@@ -228,6 +229,8 @@ def test_hdf5_files_that_are_no_sequences_are_refused_in_words(tmp_path):
         file.create_dataset("x", (2,), dtype=h5py.vlen_dtype(float))
     with h5py.File(tmp_path / "group.h5", "w") as file:
         file["x/one"] = X
+    with h5py.File(tmp_path / "bomb.h5", "w") as file:
+        file.create_dataset("x", (10**6, 10**6), dtype="f4", chunks=(10, 10))
     h5(tmp_path / "nox.h5", y=Y)
     h5(tmp_path / "more.h5", x=X, labels=Y)
     h5(tmp_path / "texts.h5", x=["a", "b"])
@@ -240,6 +243,7 @@ def test_hdf5_files_that_are_no_sequences_are_refused_in_words(tmp_path):
         ("text", "damaged or not HDF5"),
         ("ragged", "x holds neither numbers nor texts of one shape; pad what differs in length"),
         ("group", "x is no array"),
+        ("bomb", r"x declares \(1000000, 1000000\), more than the file can hold"),
         ("nox", "no array 'x'"),
         ("more", "unknown array 'labels'; a file of sequences holds x, and y, lengths, split, group, channels, values"),
         ("texts", "x must hold numbers"),

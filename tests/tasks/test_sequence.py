@@ -202,6 +202,14 @@ def test_a_class_outside_the_training_part_alone_is_refused():
         SequenceTask(SequenceOptions(), checked(**data, split=split))
 
 
+def test_whole_numbers_that_may_be_values():
+    y = np.arange(90) - 49
+    with pytest.raises(
+        DataError, match=r"class -?\d+ is not in .*\. Whole numbers are classes: .* as floats \(-?\d+\.0\)"
+    ):
+        SequenceTask(SequenceOptions(), checked(**{**waves(), "y": y}))
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Runs on synthetic classes and values, by `elmnet train`."""

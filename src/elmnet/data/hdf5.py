@@ -14,6 +14,8 @@ from elmnet.files import write_atomic
 
 BAD_HDF5 = (OSError, KeyError, RuntimeError, TypeError, ValueError)
 """What h5py raises for a damaged file."""
+_DEFLATES = 1100
+"""Bytes that one of a compressed file can stand for."""
 
 
 @contextmanager
@@ -47,15 +49,18 @@ def read_hdf5(
     """
     try:
         with h5py.File(path, "r") as file:
-            arrays = {name: _array(file[name], f"{path}: {name}") for name in wanted if name in file}
+            most = _DEFLATES * path.stat().st_size
+            arrays = {name: _array(file[name], f"{path}: {name}", most) for name in wanted if name in file}
             return arrays, [name for name in file if name not in {*wanted, *known}]
     except BAD_HDF5 as error:
         raise DataError(f"{path}: damaged or not HDF5: {error}") from error
 
 
-def _array(found: Any, where: str) -> NDArray[Any]:
+def _array(found: Any, where: str, most: int) -> NDArray[Any]:
     if not isinstance(found, h5py.Dataset) or found.shape is None:
         raise DataError(f"{where} is no array")
     if found.dtype.kind == "O" and h5py.check_string_dtype(found.dtype) is None:
         raise DataError(f"{where} holds neither numbers nor texts of one shape; pad what differs in length")
+    if found.nbytes > most:
+        raise DataError(f"{where} declares {found.shape}, more than the file can hold")
     return np.asarray(found[()])

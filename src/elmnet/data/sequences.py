@@ -110,11 +110,12 @@ def load_sequences(source: str, per: Per = "auto", *, values: bool = False, targ
         DataError: the file is missing or damaged, or what it holds is not what the format promises.
     """
     path = Path(source)
-    if ending(path) not in _READERS:
+    if ending(path) not in SEQUENCE_FILES:
         raise DataError(f"data {source}: name an .npz, .h5, .parquet or .csv file of sequences")
     if not path.is_file():
         raise DataError(f"data {source}: no such file; name an .npz, .h5, .parquet or .csv file of sequences")
-    return checked(**_READERS[ending(path)](path, targets), name=path.name, digest=sha256(path), per=per, values=values)
+    read = SEQUENCE_FILES[ending(path)]
+    return checked(**read(path, targets), name=path.name, digest=sha256(path), per=per, values=values)
 
 
 def _npz(path: Path, targets: bool) -> dict[str, Any]:
@@ -174,13 +175,14 @@ def _table(path: Path, targets: bool) -> dict[str, Any]:
     return _from_table(path, {name: np.ma.getdata(column) for name, column in table.items()})
 
 
-_READERS: dict[str, Callable[[Path, bool], dict[str, Any]]] = {
+SEQUENCE_FILES: dict[str, Callable[[Path, bool], dict[str, Any]]] = {
     ".npz": _npz,
     ".h5": _hdf5,
     ".hdf5": _hdf5,
     ".parquet": _table,
     ".csv": _table,
 }
+"""What reads a file, by its ending."""
 
 
 def _dialect(path: Path) -> str:
@@ -240,7 +242,7 @@ def _from_table(path: Path, table: dict[str, Array]) -> dict[str, Any]:
         found[name] = _of_sequence(path, padded(_plain(column)), lengths, ids, name)
     if y:
         if len(y) > 1 and any(column.dtype.kind != "f" for column in y):
-            raise DataError(f"{path}: several target columns must all hold values, not classes")
+            raise DataError(f"{path}: several target columns must all hold values, not classes, as whole numbers are")
         found["y"] = padded(y[0]) if len(y) == 1 else np.stack([padded(column) for column in y], 2)
         found["constant"] = True
         found["value_names"] = [name.removeprefix("target.") for name in targets] if len(y) > 1 else ()
@@ -411,7 +413,9 @@ def _targets(
     fits = y.shape[:1] == (n,) and (y.ndim == 1 or y.shape[:2] == (n, steps) or (y.ndim == 2 and not classes))
     if not fits or 0 in y.shape or y.ndim > (2 if classes else 3):
         words = " or ".join(str(shape).replace("'", "") for shape in shapes)
-        raise DataError(f"{name}: y of {'classes' if classes else 'values'} must be {words}, got {y.shape}")
+        whole = y.dtype.kind in "iu" and y.ndim > 1 and len(y) == n
+        hint = "; whole numbers are classes, store values as floats" if whole else ""
+        raise DataError(f"{name}: y of {'classes' if classes else 'values'} must be {words}, got {y.shape}{hint}")
     per_step = y.ndim > 1 and y.shape[1] == steps and (per == "step" or not (per == "sequence" and y.ndim == 2))
     if constant and per != "step":
         first = y[:, :1]

@@ -188,10 +188,10 @@ class SequenceTask(Task):
         """All must be there to learn."""
         if self.classes is not None and len(self.parts.get("train", ())) and not self.frequency.all():
             lost = self.classes[int(np.argmin(self.frequency))]
-            raise DataError(
-                f"{self.data.name}: class {lost!s} is not in the training part; more of it, or a split of your own, is "
-                "needed"
-            )
+            words = f"class {lost!s} is not in the training part; more of it, or a split of your own, is needed"
+            if self.classes.dtype.kind in "iu":
+                words += f". Whole numbers are classes: if these are values, store them as floats ({float(lost)})"
+            raise DataError(f"{self.data.name}: {words}")
 
     @classmethod
     def preset(cls, name: str) -> dict[str, Any]:
