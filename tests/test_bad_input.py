@@ -67,7 +67,7 @@ CASES = [
     ("penalty without ELM neurons", TRAIN + " --model gru --set training.mlp_penalty=1", "leave them 0"),
     ("backend for ELM neurons alone", TRAIN + " --model gru --set backend=cpu", "a gru runs on torch"),
     ("no file of sequences", "train sequence --data {dir}/nowhere.npz", "no such file"),
-    ("another kind of file", "train sequence --data {text}", "name an .npz, .parquet or .csv file"),
+    ("another kind of file", "train sequence --data {text}", "name an .npz, .h5, .parquet or .csv file"),
     ("NaN in sequences", "train sequence --data {dir}/nan.npz", "sequence 3, step 1, channel 0: nan"),
     ("pickled objects", "train sequence --data {dir}/objects.npz", "which elmnet does not unpickle"),
     ("wrong number of targets", "train sequence --data {dir}/targets.npz", "y of classes must be (20,) or (20, 6)"),

@@ -82,6 +82,18 @@ def test_a_failed_refit_tells_nothing_of_the_old_network():
         model.predict(X)
 
 
+@pytest.mark.parametrize("kind", [ELMClassifier, ELMRegressor])
+def test_targets_of_every_step_are_refused_in_words(kind):
+    x, _, _ = waves(20)
+    ragged = [np.zeros(len(one)) for one in x]
+    objects = np.empty(20, dtype=object)
+    objects[:] = ragged
+    flat = np.zeros((20, 5), dtype=int)
+    for y in (ragged, objects, np.zeros((20, 5, 1)), *([flat] if kind is ELMClassifier else [])):
+        with pytest.raises(ValueError, match=r"y must hold one target a sequence .* use `elmnet train sequence`"):
+            kind(steps=1, **SMALL).fit(x, y)
+
+
 def test_dimensions_are_those_of_the_fit():
     X, y = np.random.default_rng(0).standard_normal((20, 5, 1)), np.array([0, 1] * 10)
     model = ELMClassifier(units=4, memory=2, steps=2, random_state=0).fit(X, y)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from elmnet.report.figures.curves import learning_curve
-from elmnet.scores import UNITS, by_class, larger_is_better, leading
+from elmnet.scores import UNITS, by_class, by_value, larger_is_better, leading
 from elmnet.sweep.table import leading_score
 from elmnet.tasks import TASKS
 
@@ -15,6 +15,7 @@ from elmnet.tasks import TASKS
         (["accuracy", "nats", "bpc"], "bpc"),
         (["nats", "accuracy"], "nats"),
         (["rmse", "r2"], "rmse"),
+        (["rmse", "r2", "nrmse"], "nrmse"),
         (["auc", "soma_rmse", "soma_ev", "loss"], "soma_rmse"),
     ],
 )
@@ -53,3 +54,8 @@ def test_what_became_of_every_class():
         ("b", "0", "", "0.0000", "0.0000", ""),
         ("c", "12", "0.6667", "1.0000", "0.8000", "b (3)"),
     ]
+
+
+def test_scores_of_every_value():
+    table = by_value({"speed": {"rmse": 12345.6, "r2": 0.5}, "drift": {"rmse": 1.5e-6, "r2": -1.0}}, "test")
+    assert [tuple(row) for row in table.rows] == [("speed", "1.235e+04", "0.5000"), ("drift", "1.5e-06", "-1.0000")]

@@ -110,6 +110,7 @@ class _ELM(BaseEstimator):  # type: ignore[misc]
             raise ValueError(f"standardise must be True or False, got {self.standardise!r}")
         if y is None:
             raise ValueError("this estimator requires y to be passed, but the target y is None")
+        _require_one_each(y, classes=self._classes)
         x, lengths = self._sequences(X, fitting=True)
         targets = self._targets(y)
         if len(targets) != len(x):
@@ -304,6 +305,20 @@ class ELMRegressor(RegressorMixin, _ELM):  # type: ignore[misc]
         """The values of every sequence, (n,) or (n, k) as y was."""
         values = self._told(X).values
         return values[:, 0] if self._flat else values
+
+
+def _require_one_each(y: Any, *, classes: bool) -> None:
+    """Refuse targets of every step; several values of a sequence are none."""
+    try:
+        dimensions = np.ndim(y)
+        nested = dimensions == 1 and np.asarray(y).dtype.kind == "O" and any(np.ndim(one) for one in y)
+    except ValueError:  # of different lengths
+        nested = True
+    if nested or dimensions > 2 or (classes and dimensions == 2 and np.shape(y)[1] > 1):
+        raise ValueError(
+            "y must hold one target a sequence (or, to ELMRegressor, several values: (n, k)); with a target at every "
+            "step, use `elmnet train sequence` or elmnet.Run (docs/own-data.md)"
+        )
 
 
 def _columns(X: Sequence[Any]) -> list[Any] | None:

@@ -18,6 +18,7 @@ UNITS = {
     "accuracy": "share right",
     "nats": "nats",
     "macro_f1": "mean over classes",
+    "nrmse": "in standard deviations of the training part",
     "rmse": "in the data's unit",
     "r2": "explained variance",
     "soma_rmse": "mV",
@@ -28,7 +29,7 @@ UNITS = {
 """Every score of a task, and its unit."""
 ALWAYS = ("bpc", "nats", "accuracy")
 """Those that a table of runs has columns for, whatever the task."""
-_LEADING = ("bpc", "nats", "rmse", "soma_rmse")
+_LEADING = ("bpc", "nats", "nrmse", "rmse", "soma_rmse")
 _LARGER = {"accuracy", "macro_f1", "r2", "soma_ev", "auc"}
 _OWN: list[str] = []
 
@@ -102,6 +103,12 @@ def by_class(labels: Sequence[str], confusion: "NDArray[np.int64]", title: str) 
             )
         )
     return Table(title, ("class", "number", "recall", "precision", "F1", "most often taken for"), rows)
+
+
+def by_value(scores: Mapping[str, Mapping[str, float]], title: str) -> Table:
+    """RMSE, each in its own unit, and R² of every value, by its name."""
+    rows = [(name, f"{one['rmse']:.4g}", tables.score(one["r2"])) for name, one in scores.items()]
+    return Table(title, ("value", "RMSE", "R²"), rows)
 
 
 def final_scores(results: Mapping[str, Mapping[str, Any]], title: str | None = None) -> Table:

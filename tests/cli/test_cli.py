@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from conftest import run, write_spikes
 
@@ -213,6 +214,11 @@ def test_data_commands(capsys, text_file, spike_directory, tmp_path, monkeypatch
     assert "order-2 context, test: bpc" in out
     code, out, _ = run(capsys, "data", "info", "shd", spike_directory)
     assert "recordings: {'train':" in out
+    np.savez(tmp_path / "rec.npz", x=np.zeros((20, 3, 2)), y=np.arange(20) % 2)
+    code, out, _ = run(capsys, "data", "info", tmp_path / "rec.npz")  # the name says the task
+    assert code == 0 and "sequences: {'train': 14, 'valid': 3, 'test': 3}" in out
+    code, _, err = run(capsys, "data", "info", text_file)
+    assert code == 2 and "is no task but a place; name its task first" in " ".join(err.split())
 
 
 def test_tensorboard_on_request(capsys, tmp_path, text_file):

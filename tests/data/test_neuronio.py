@@ -1,6 +1,7 @@
 import gzip
 import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -160,3 +161,7 @@ def test_parts_follow_from_the_published_folders(tmp_path):
     assert fingerprint(parts["train"]) != before
     with pytest.raises(DataError, match="no such file or folder"):
         find_files(tmp_path / "nowhere")
+    with pytest.raises(
+        DataError, match=r"pickles \(.*\) or a folder of them; .* elmnet train sequence --data rec\.npz"
+    ):
+        find_files(Path("rec.npz"))

@@ -1,6 +1,7 @@
 """Reading somebody's own sequences, and what is refused."""
 
 import duckdb
+import h5py
 import numpy as np
 import pytest
 
@@ -26,7 +27,13 @@ def test_data_are_the_same_only_where_all_of_them_are():
     x = np.where(np.arange(3)[None, :, None] < 2, X, 0)
     same = {checked(x, Y).sha256, checked(x.copy(), Y.copy()).sha256}
     assert len(same) == 1
-    for other in (checked(x, Y, lengths=np.full(4, 2)), checked(x, 1 - Y), checked(x), checked(x + 1, Y)):
+    for other in (
+        checked(x, Y, lengths=np.full(4, 2)),
+        checked(x, 1 - Y),
+        checked(x),
+        checked(x + 1, Y),
+        checked(x, Y, group=Y),
+    ):
         assert other.sha256 not in same
 
 
@@ -68,12 +75,15 @@ def with_nan():
         (bad(x=np.zeros((4, 0, 2))), "none of them 0"),
         (bad(x=X.astype("U4")), "x must hold numbers, got <U4"),
         (bad(y=Y[:3]), r"y of classes must be \(4,\) or \(4, 3\), got \(3,\)"),
+        (bad(y=np.ones((4, 2), dtype=int)), r"got \(4, 2\); whole numbers are classes, store values as floats"),
         (bad(y=np.zeros((4, 3, 2, 1))), r"y of values must be .*\(4, 3, k\), got \(4, 3, 2, 1\)"),
         (bad(y=np.array([0.5, np.inf, 1, 2])), "the target of sequence 1 is not finite .1 in all."),
         (bad(y=Y * 1j), "y must hold numbers or texts, got complex128"),
         (bad(lengths=[1, 2, 3]), "lengths must be 4 whole numbers, got"),
         (bad(lengths=[0, 1, 2, 3]), r"lengths must lie in 1\.\.3, got 0\.\.3"),
         (bad(lengths=[4, 1, 2, 3]), r"lengths must lie in 1\.\.3, got 1\.\.4"),
+        (bad(group=[0.5, 1, 2, 3]), r"group must be 4 whole numbers or texts, got \(4,\) of float64"),
+        (bad(group=[0, 1]), r"group must be 4 whole numbers or texts, got \(2,\)"),
         (bad(split=["train", "dev", "test", "valid"]), "split must be 4 of train, valid, test"),
     ],
 )
@@ -107,7 +117,7 @@ def test_files_that_are_no_sequences_are_refused_in_words(tmp_path):
         ("index.csv", r"a column has no name .of pandas, an index: to_csv.index=False. leaves it out."),
         ("short.csv", "damaged or not CSV"),
         ("empty.csv", "a column has no name"),
-        ("table.xls", "name an .npz, .parquet or .csv file"),
+        ("table.xls", "name an .npz, .h5, .parquet or .csv file"),
     ):
         with pytest.raises(DataError, match=words):
             load_sequences(str(tmp_path / name))
@@ -159,9 +169,14 @@ def test_a_csv_file_is_the_same_table(tmp_path, between):
         (f"step, 1 AS a {RANGES}", "has no column 'sequence'; it has step, a"),
         (f"sequence, step {RANGES}", "no column besides sequence, step and target"),
         (f"sequence, 0 AS step, 1 AS a {RANGES}", "sequence 0 has step 0 twice"),
+        (
+            f"sequence, step * step AS step, 1 AS a {RANGES}",
+            "sequence 1 jumps from step 1 to 4, where others are 1 apart",
+        ),
         (f"{ROWS}, 'x' AS name {RANGES}", "column 'name' is not of numbers"),
         (f"sequence, step, nullif(step, 1) AS a {RANGES}", "column 'a' is empty in 3 rows"),
         (f"{ROWS}, if(step = 0, 'train', 'test') AS split {RANGES}", "column 'split' changes within sequence 0"),
+        (f'{ROWS}, step AS "group" {RANGES}', "column 'group' changes within sequence 0"),
         (f"{ROWS}, 1 AS target {RANGES} AND step < 0", "holds no rows"),
         (f'{ROWS}, 1.5 AS "target.u", \'b\' AS "target.v" {RANGES}', "columns must all hold values, not classes"),
         (f"sequence, 'x' || step AS step, 1 AS a {RANGES}", "column 'step' must hold numbers or times"),
@@ -183,6 +198,83 @@ def test_places_and_steps_are_what_the_file_calls_them(tmp_path):
     parquet(path, rows.format(x="CASE WHEN i = 6 THEN 'nan'::DOUBLE ELSE i END"))
     with pytest.raises(DataError, match="sequence 20, step 200, a: nan"):
         load_sequences(str(path))
+
+
+def h5(path, **arrays):
+    with h5py.File(path, "w") as file:
+        for name, values in arrays.items():
+            file[name] = values
+    return str(path)
+
+
+@pytest.mark.parametrize("ending", ["h5", "HDF5"])
+def test_an_hdf5_file_holds_the_same_arrays(tmp_path, ending):
+    arrays = {"x": X, "y": ["up", "down", "up", "down"], "lengths": [3, 2, 1, 3], "group": ["a", "a", "b", "c"]}
+    arrays |= {"split": ["train", "valid", "test", "train"], "channels": ["left", "right"]}
+    np.savez(tmp_path / "a.npz", **arrays)
+    found, same = load_sequences(h5(tmp_path / f"a.{ending}", **arrays)), load_sequences(str(tmp_path / "a.npz"))
+    assert found.channels == ("left", "right")
+    for name in ("x", "y", "lengths", "group", "split", "channels", "classes"):
+        assert np.array_equal(getattr(found, name), getattr(same, name))
+    values = load_sequences(h5(tmp_path / "v.h5", x=X, y=np.ones((4, 2)), values=["speed", "drift"]))
+    assert values.values == ("speed", "drift") and not values.classes
+    assert load_sequences(str(tmp_path / "v.h5"), targets=False).y is None
+
+
+def test_hdf5_files_that_are_no_sequences_are_refused_in_words(tmp_path):
+    whole = h5(tmp_path / "whole.h5", x=X, y=Y)
+    (tmp_path / "cut.h5").write_bytes((tmp_path / "whole.h5").read_bytes()[:-40])
+    (tmp_path / "text.h5").write_text("no HDF5")
+    with h5py.File(tmp_path / "ragged.h5", "w") as file:
+        file.create_dataset("x", (2,), dtype=h5py.vlen_dtype(float))
+    with h5py.File(tmp_path / "group.h5", "w") as file:
+        file["x/one"] = X
+    with h5py.File(tmp_path / "bomb.h5", "w") as file:
+        file.create_dataset("x", (10**6, 10**6), dtype="f4", chunks=(10, 10))
+    h5(tmp_path / "nox.h5", y=Y)
+    h5(tmp_path / "more.h5", x=X, labels=Y)
+    h5(tmp_path / "texts.h5", x=["a", "b"])
+    h5(tmp_path / "names.h5", x=X, channels=[1, 2])
+    h5(tmp_path / "few.h5", x=X, channels=["a"])
+    h5(tmp_path / "same.h5", x=X, y=Y * 0.5, values=["a", "b"])
+    assert load_sequences(whole).y.tolist() == Y.tolist()
+    for name, words in (
+        ("cut", "damaged or not HDF5"),
+        ("text", "damaged or not HDF5"),
+        ("ragged", "x holds neither numbers nor texts of one shape; pad what differs in length"),
+        ("group", "x is no array"),
+        ("bomb", r"x declares \(1000000, 1000000\), more than the file can hold"),
+        ("nox", "no array 'x'"),
+        ("more", "unknown array 'labels'; a file of sequences holds x, and y, lengths, split, group, channels, values"),
+        ("texts", "x must hold numbers"),
+        ("names", "channels must be a list of texts"),
+        ("few", "channels must be 2 different names, got a"),
+        ("same", "values must name the 1 values of y, got a, b"),
+    ):
+        with pytest.raises(DataError, match=words):
+            load_sequences(str(tmp_path / f"{name}.h5"))
+
+
+def test_groups_are_no_channel(tmp_path):
+    table = load_sequences(parquet(tmp_path / "t.parquet", f"{ROWS}, 'mouse' || sequence % 2 AS \"group\" {RANGES}"))
+    assert table.channels == ("a", "b") and table.group.tolist() == ["mouse0", "mouse1", "mouse0"]
+    np.savez(tmp_path / "a.npz", x=X, group=[7, 7, 8, 9])
+    assert load_sequences(str(tmp_path / "a.npz")).group.tolist() == [7, 7, 8, 9]
+
+
+def test_rows_without_a_column_of_steps_are_in_order(tmp_path):
+    (tmp_path / "t.csv").write_text("sequence,a\nb,3\na,1\nb,2\na,5\nb,1\n")
+    found = load_sequences(str(tmp_path / "t.csv"))
+    assert found.ids.tolist() == ["a", "b"] and found.steps is None
+    assert found.x[:, :, 0].tolist() == [[1, 5, 0], [3, 2, 1]]
+    rows = "sequence,step,a\n1,18,0\n1,24,0\n1,25,0\n1,40,0\n"
+    (tmp_path / "gap.csv").write_text(rows)
+    with pytest.raises(
+        DataError, match=r"from step 18 to 24, .*\(2 gaps in all\); fill the rows in between, or leave out"
+    ):
+        load_sequences(str(tmp_path / "gap.csv"))
+    (tmp_path / "times.csv").write_text(rows.replace("25", "24.5"))  # times, which order rows alone
+    assert load_sequences(str(tmp_path / "times.csv")).lengths.tolist() == [4]
 
 
 def test_bytes_are_texts(tmp_path):

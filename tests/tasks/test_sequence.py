@@ -12,8 +12,12 @@ from conftest import run
 from elmnet.data.sequences import checked
 from elmnet.errors import ConfigError, DataError
 from elmnet.tasks.sequence import NOWHERE, SequenceOptions, SequenceTask
+from elmnet.train.config import compose
 from elmnet.train.predict import Predictions, mean, write
+from elmnet.train.progress import Reporter
+from elmnet.train.run import RunDirectory
 from elmnet.train.trained import Run
+from elmnet.train.trainer import Trainer
 
 SMALL = ["--set", "model.layers.0.units=8", "--set", "options.batch=16", "--set", "training.eval_every=40"]
 
@@ -57,6 +61,22 @@ def test_the_draw_of_the_parts_never_changes():
     assert (parts["valid"].tolist(), parts["test"].tolist()) == ([2, 9], [4, 7])
 
 
+def test_no_group_is_in_two_parts():
+    """Unless the file's own split has it so."""
+    group = np.array(["mouse 1", "mouse 2", "mouse 3", "mouse 4", "mouse 5"])[np.arange(90) % 5]
+    one = SequenceTask(SequenceOptions(), checked(**waves(), group=group))
+    parts = {part: set(group[one.parts[part]]) for part in ("train", "valid", "test")}
+    assert [len(groups) for groups in parts.values()] == [3, 1, 1] and len(set.union(*parts.values())) == 5
+    assert "groups: 3 train, 1 valid, 1 test" in " ".join(one.notes())
+    again = SequenceTask(one.options, one.data, facts=one.facts())
+    assert all(np.array_equal(one.parts[part], again.parts[part]) for part in parts)
+    split = np.repeat(["train", "valid", "test"], 30)
+    own = SequenceTask(SequenceOptions(), checked(**waves(), group=group, split=split))
+    assert np.array_equal(own.parts["valid"], np.arange(30, 60)) and "groups" not in own.facts()
+    with pytest.raises(DataError, match="90 sequences in 2 groups leave none for the train part"):
+        SequenceTask(SequenceOptions(), checked(**waves(), group=np.arange(90) % 2))
+
+
 def test_only_the_last_step_of_a_sequence_counts_unless_every_step_does():
     last = task()
     batch = last.training_batch(0)
@@ -92,6 +112,32 @@ def test_scores_of_values_are_those_of_scikit_learn_in_the_data_s_unit():
     told = one.in_units(out[:, -1].numpy())
     assert got["rmse"] == pytest.approx(metrics.mean_squared_error(y, told) ** 0.5, rel=1e-6)
     assert got["r2"] == pytest.approx(metrics.r2_score(y, told), rel=1e-6)
+
+
+@pytest.mark.parametrize("standardise", [True, False])
+def test_values_of_different_units_count_alike(standardise):
+    """The largest unit alone does not choose the best step."""
+    y = np.random.default_rng(0).normal(50, [1e-3, 1e5], size=(60, 2))
+    one = SequenceTask(
+        SequenceOptions(standardise=standardise), checked(np.zeros((60, 3, 1)), y, value_names=["a", "b"])
+    )
+    assert (one.metric, task(classes=False).metric) == ("nrmse", "rmse")
+    assert "nrmse" not in task(classes=False).baselines()["training mean"]["test"]
+    deviation = y[one.parts["train"]].std(0)
+    told = y + deviation * [0.5, 0.1]
+    out = torch.from_numpy(np.repeat(((told - one.target_mean) / one.target_scale)[:, None], 3, 1))
+    sums = one.tally(out, torch.from_numpy(one._y))
+    got = one.summary(sums)
+    assert list(got) == ["nrmse", "rmse", "r2"]
+    assert got["nrmse"] == pytest.approx(((0.25 + 0.01) / 2) ** 0.5)
+    assert got["rmse"] == pytest.approx(0.1 * deviation[1] / 2**0.5)
+    each = one.by_value(sums)
+    assert {name: scores["rmse"] for name, scores in each.items()} == pytest.approx(
+        {"a": 0.5 * deviation[0], "b": 0.1 * deviation[1]}
+    )
+    assert sum(scores["r2"] for scores in each.values()) / 2 == pytest.approx(got["r2"])
+    again = SequenceTask(one.options, one.data, facts=one.facts())
+    assert again.summary(sums) == got
 
 
 def test_balanced_weights_make_the_classes_count_alike():
@@ -154,6 +200,14 @@ def test_a_class_outside_the_training_part_alone_is_refused():
     split = np.where(data["y"] == "up", "train", np.where(np.arange(20) % 2, "valid", "test"))
     with pytest.raises(DataError, match="class down is not in the training part"):
         SequenceTask(SequenceOptions(), checked(**data, split=split))
+
+
+def test_whole_numbers_that_may_be_values():
+    y = np.arange(90) - 49
+    with pytest.raises(
+        DataError, match=r"class -?\d+ is not in .*\. Whole numbers are classes: .* as floats \(-?\d+\.0\)"
+    ):
+        SequenceTask(SequenceOptions(), checked(**{**waves(), "y": y}))
 
 
 @pytest.fixture(scope="module")
@@ -470,8 +524,32 @@ def test_what_became_of_every_class(trained, capsys):
     assert told["confusion"] == [[pairs.count((a, b)) for b in told["labels"]] for a in told["labels"]]
     code, out, _ = run(capsys, "eval", trained / "classes", *data, "--per-class")
     assert "by class" in out and "most often taken for" in out
-    code, _, err = run(capsys, "eval", trained / "values", "--per-class")
-    assert code == 2 and "sequence tells no classes here" in err
+
+
+def test_scores_by_value(trained, capsys):
+    np.savez(trained / "one.npz", **waves(count=15, seed=4, classes=False))
+    data = ["--data", trained / "one.npz"]
+    code, out, err = run(capsys, "eval", trained / "values", *data, "--per-value", "--json")
+    assert code == 0, err
+    told = json.loads(out)
+    assert told["values"] == {"value 0": {"rmse": pytest.approx(told["rmse"]), "r2": pytest.approx(told["r2"])}}
+    assert Run(trained / "values").by_value(data=str(trained / "one.npz")) == told["values"]
+    code, out, _ = run(capsys, "eval", trained / "values", *data, "--per-class")
+    assert code == 0 and "by value" in out and "R²" in out
+    with pytest.raises(ConfigError, match="sequence tells no values here"):
+        Run(trained / "classes").by_value()
+
+
+def test_a_run_begun_before_there_was_nrmse_goes_on(tmp_path):
+    """Its best is known by its RMSE."""
+    data = checked(**{**waves(classes=False), "y": np.random.default_rng(0).normal(size=(90, 2))})
+    config = compose("sequence", preset="tiny", data="x.npz", settings=["model.layers.0.units=2"])
+    one = SequenceTask(config.options, data)
+    config = config.replace(model=one.fit_model(config.model))
+    trainer = Trainer(RunDirectory(tmp_path / "run"), config, one, Reporter(quiet=True))
+    old = {"step": 2, "rmse": 0.5, "r2": 0.1}
+    assert trainer._better({"nrmse": 9.0, "rmse": 0.4, "r2": 0.2}, old)
+    assert not trainer._better({"nrmse": 0.1, "rmse": 0.6, "r2": 0.2}, old)
 
 
 def test_several_networks_say_the_mean(tmp_path, capsys):

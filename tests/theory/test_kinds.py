@@ -38,6 +38,12 @@ def test_an_rmse_is_measured_in_bits():
         score_of({"valid_rmse": math.inf}, "valid_log2_rmse")
 
 
+def test_several_values_are_told_in_their_standard_deviations():
+    row = {"valid_rmse": 4.0, "valid_nrmse": 0.25}
+    assert scores_of(row) == ["valid_log2_nrmse", "valid_log2_rmse"]
+    assert score_of(row, "valid_log2_nrmse") == -2.0
+
+
 def test_runs_of_errors_have_no_floor():
     rows = [{"N": 64, "d_m": d_m, "valid_rmse": 2.0**-d_m} for d_m in (3, 5, 8)]
     runs = runs_of_rows(rows, START, H0=-1.0, source="here")

@@ -34,7 +34,7 @@ def list_() -> None:
         ("neuronio", "synthetic-cell (default)", cell, "generated on first use"),
         ("neuronio", "PATH", "a folder of published simulation files, or one file", ""),
         ("shd, shd-adding", "PATH", "a directory with *train*.h5 and *test*.h5 in SHD's layout", ""),
-        ("sequence", "PATH", "an .npz, .parquet or .csv file of your own sequences (docs/own-data.md)", ""),
+        ("sequence", "PATH", "an .npz, .h5, .parquet or .csv file of your own sequences (docs/own-data.md)", ""),
     ]
     show(Table(f"cache: {cache}", ("task", "--data", "what", "here"), rows))
 
@@ -56,12 +56,24 @@ def get(
 
 
 def info(
-    task: Annotated[str, typer.Argument(help="enwik8, shd-adding, shd, neuronio or sequence", metavar="TASK")],
+    task: Annotated[
+        str,
+        typer.Argument(
+            help="enwik8, shd-adding, shd, neuronio or sequence; of a file of sequences its name does", metavar="TASK"
+        ),
+    ],
     source: Annotated[str | None, typer.Argument(help="data source; default: the task's own")] = None,
 ) -> None:
     """Read and check a source as a task would, and say what it holds."""
-    from elmnet.tasks import find_task, in_words, open_task
+    from elmnet.data.sequences import SEQUENCE_FILES
+    from elmnet.files import ending
+    from elmnet.tasks import TASKS, find_task, in_words, open_task
 
+    if source is None and task not in TASKS:
+        if ending(Path(task)) in SEQUENCE_FILES:
+            task, source = "sequence", task
+        elif Path(task).exists():
+            raise ConfigError(f"{task} is no task but a place; name its task first: elmnet data info TASK {task}")
     kind = find_task(task)
     opened = open_task(task, kind.Options(), source or kind.default_data)
     facts = opened.facts()

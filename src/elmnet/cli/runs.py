@@ -14,7 +14,7 @@ import typer
 from elmnet.cli.numbers import whole_numbers
 from elmnet.cli.output import out, say, show
 from elmnet.errors import ConfigError, RunError
-from elmnet.scores import by_class, final_scores
+from elmnet.scores import by_class, by_value, final_scores
 
 if TYPE_CHECKING:
     from elmnet.tasks import Task
@@ -236,7 +236,9 @@ def evaluate_(
         ),
     ] = None,
     data: Annotated[str | None, typer.Option(help="another data source", metavar="SOURCE")] = None,
-    per_class: Annotated[bool, typer.Option("--per-class", help="also what became of every class")] = False,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", "--per-value", help="also what became of every class, or scores by value")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Score a run's best network on a split, of its own data or another source."""
@@ -246,16 +248,23 @@ def evaluate_(
 
     known = Run(run)
     task, part = known.part(split, data)
-    confusion = no_confusion(task) if per_class else None
+    by_name = per_class and bool(task.value_names)
+    confusion = no_confusion(task) if per_class and not by_name else None
+    tallies: list[Any] | None = [] if by_name else None
     with Reporter().phase(f"scoring {part}", task.count_batches(part, whole=True)) as advance:
-        scores = known.score(task, part, advance=advance, confusion=confusion)
+        scores = known.score(task, part, advance=advance, confusion=confusion, tallies=tallies)
+    values = task.by_value(sum(tallies)) if tallies else {}
     if json:
-        more = {} if confusion is None else {"labels": task.labels, "confusion": confusion.tolist()}
+        more: dict[str, Any] = {"values": values} if values else {}
+        if confusion is not None:
+            more = {"labels": task.labels, "confusion": confusion.tolist()}
         out.print_json(data={"run": str(run), "data": task.data_name, "split": part, **scores, **more})
         return
     say(f"{part} of {task.data_name}: {in_words(scores)}")
     if confusion is not None:
         show(by_class(task.labels, confusion, f"{part} of {task.data_name}, by class"))
+    if values:
+        show(by_value(values, f"{part} of {task.data_name}, by value"))
 
 
 def predict(
@@ -263,7 +272,7 @@ def predict(
         list[Path],
         typer.Argument(help="run directories, or that of replicas; of several the mean is told", metavar="RUN..."),
     ],
-    data: Annotated[str, typer.Option(help=".npz, .parquet or .csv file of sequences; targets are not needed")],
+    data: Annotated[str, typer.Option(help=".npz, .h5, .parquet or .csv file of sequences; targets are not needed")],
     path: Annotated[
         Path, typer.Option("--out", help="a .csv, .npz or .parquet file, replaced if it exists", metavar="FILE")
     ],

@@ -16,8 +16,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from elmnet.data.sequences import SEQUENCE_FILES
 from elmnet.data.unpickle import ArrayBox, load_plain
 from elmnet.errors import DataError
+from elmnet.files import ending
 
 MAX_BYTES = 1 << 33
 """Of one file, unpacked."""
@@ -79,6 +81,11 @@ def find_files(source: Path) -> dict[Part, list[Path]]:
     Raises:
         DataError: there is no such place, or nothing to train on.
     """
+    if ending(source) in SEQUENCE_FILES:
+        raise DataError(
+            f"{source}: neuronio reads the published simulations, pickles (.p, .pkl, .pickle, .gz) or a folder of "
+            f"them; sequences of your own are for the task sequence: elmnet train sequence --data {source}"
+        )
     if source.is_file():
         return {"train": [source], "valid": [], "test": []}
     if not source.is_dir():

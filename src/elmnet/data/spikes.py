@@ -16,6 +16,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from elmnet.data.download import OFFICIAL, fetch
+from elmnet.data.hdf5 import BAD_HDF5
 from elmnet.data.synthetic import SYNTHETIC, write_synthetic
 from elmnet.errors import DataError
 from elmnet.files import cache_directory, sha256
@@ -188,7 +189,7 @@ def load_spikes(path: Path) -> SpikeData:
             labels = _read_dataset(file, path, "labels")
             names = _read_names(file, path)
             speakers = _read_dataset(file, path, "extra/speaker") if "extra/speaker" in file else None
-    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:  # h5py's answers to damage
+    except BAD_HDF5 as error:
         raise DataError(f"{path}: damaged or truncated HDF5 file: {error}") from error
     for name, values in (("labels", labels), ("extra/speaker", speakers)):
         if values is not None and (values.ndim != 1 or values.dtype.kind not in "iu"):
@@ -225,7 +226,7 @@ def names_in(path: Path) -> dict[str, list[str]]:
     try:
         with h5py.File(path, "r") as file:
             return _read_names(file, path)
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
+    except BAD_HDF5 as error:
         raise DataError(f"{path}: damaged or no HDF5 file of spikes: {error}") from error
 
 

@@ -160,6 +160,15 @@ class Task(ABC):
         nats, correct, count = sums.tolist()
         return self.scores(nats / count, correct / count)
 
+    @property
+    def value_names(self) -> tuple[str, ...]:
+        """Names of the values that it tells; none where it tells classes, or scores of its own."""
+        return ()
+
+    def by_value(self, sums: NDArray[np.float64]) -> dict[str, Scores]:
+        """The scores of added up tallies, for every value by its name."""
+        return {}
+
     def measure(self, outputs: Iterable[tuple[Tensor, Tensor]]) -> Scores:
         """Scores from the outputs and targets of all batches of an evaluation."""
         sums: Any = 0.0

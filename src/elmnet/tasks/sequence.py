@@ -35,7 +35,8 @@ class SequenceOptions(Config):
     """Channels (and values to tell) to mean 0 and standard deviation 1 of the training part, stored with the run."""
     valid_fraction: float = 0.15
     test_fraction: float = 0.15
-    """Parts of the sequences, drawn once and for all, unless the file has a split of its own."""
+    """Parts of the sequences, or of their groups where the file has some, drawn once and for all, unless it has a split
+    of its own."""
     timescales: Literal["data", "model"] = "data"
     """`data`: tau_max of neurons with several memory units is the median length of the training sequences, or their
     tau_min where that is larger; `model`: as the model's settings say."""
@@ -86,9 +87,11 @@ class SequenceTask(Task):
         if data.x.shape[2] != self.inputs:
             raise DataError(f"{data.name}: has {data.x.shape[2]} channels, the model was trained on {self.inputs}")
         if self.classes is None:
-            self.metric, self.criterion = "rmse", "squared_error"
+            self.metric, self.criterion = "rmse" if self.outputs == 1 else "nrmse", "squared_error"
         self.mean, self.scale = (np.array(facts[name], dtype=data.x.dtype) for name in ("mean", "scale"))
         self.target_mean, self.target_scale = (np.array(facts[f"target_{name}"]) for name in ("mean", "scale"))
+        self.deviation = np.array(facts.get("target_deviation", facts["target_scale"]))
+        """Standard deviation of every value in the training part."""
         if data.y is not None:
             if len(self.parts) == 1:
                 self.parts |= _split(data, options, must=False)
@@ -121,6 +124,7 @@ class SequenceTask(Task):
         mean, scale = _moments(data.x[train][inside].astype(np.float64), self.options.standardise)
         classes: list[Any] | None = None
         target_mean, target_scale = np.zeros(0), np.ones(0)
+        more: dict[str, Any] = {}
         if data.classes:
             everywhere = np.arange(data.x.shape[1]) < data.lengths[:, None]
             classes = np.unique(data.y[everywhere] if data.per_step else data.y).tolist()
@@ -133,6 +137,10 @@ class SequenceTask(Task):
         else:
             y = data.y[train][inside] if data.per_step else data.y[train]
             target_mean, target_scale = _moments(y, self.options.standardise)
+            if y.shape[1] > 1 and not self.options.standardise:
+                more["target_deviation"] = _moments(y, True)[1].tolist()
+        if data.group is not None and data.split is None:
+            more["groups"] = {part: len(np.unique(data.group[self.parts[part]])) for part in PARTS}
         return {
             "name": data.name,
             "sequences": {part: len(self.parts[part]) for part in PARTS},
@@ -145,6 +153,7 @@ class SequenceTask(Task):
             "scale": scale.tolist(),
             "target_mean": target_mean.tolist(),
             "target_scale": target_scale.tolist(),
+            **more,
         }
 
     def _encoded(self, data: Sequences) -> NDArray[Any]:
@@ -180,10 +189,10 @@ class SequenceTask(Task):
         """All must be there to learn."""
         if self.classes is not None and len(self.parts.get("train", ())) and not self.frequency.all():
             lost = self.classes[int(np.argmin(self.frequency))]
-            raise DataError(
-                f"{self.data.name}: class {lost!s} is not in the training part; more of it, or a split of your own, is "
-                "needed"
-            )
+            words = f"class {lost!s} is not in the training part; more of it, or a split of your own, is needed"
+            if self.classes.dtype.kind in "iu":
+                words += f". Whole numbers are classes: if these are values, store them as floats ({float(lost)})"
+            raise DataError(f"{self.data.name}: {words}")
 
     @classmethod
     def preset(cls, name: str) -> dict[str, Any]:
@@ -211,6 +220,8 @@ class SequenceTask(Task):
     def notes(self) -> list[str]:
         facts, what = self._facts, "values" if self.classes is None else f"{self.outputs} classes"
         counts = ", ".join(f"{count} {part}" for part, count in facts["sequences"].items())
+        if "groups" in facts:
+            counts += "; groups: " + ", ".join(f"{count} {part}" for part, count in facts["groups"].items())
         where = "at every step" if self.per_step else "at the end of each sequence"
         words = [f"{what} {where}; {self.inputs} channels; sequences: {counts}"]
         if self.options.standardise:
@@ -301,6 +312,12 @@ class SequenceTask(Task):
     def labels(self) -> tuple[str, ...]:
         return () if self.classes is None else tuple(map(str, self.classes.tolist()))
 
+    @property
+    def value_names(self) -> tuple[str, ...]:
+        if self.classes is not None:
+            return ()
+        return tuple(self._facts["values"]) or tuple(f"value {i}" for i in range(self.outputs))
+
     def in_units(self, values: NDArray[Any]) -> NDArray[np.float64]:
         """What the network calls a value, in the data's unit."""
         return np.asarray(values * self.target_scale + self.target_mean)
@@ -309,8 +326,16 @@ class SequenceTask(Task):
         if self.classes is not None:
             confused = sums[1:].reshape(self.outputs, self.outputs)
             return _of_classes(float(sums[0]), confused)
-        total, squares, errors = sums[1:].reshape(3, -1)
-        return _of_values(sums[0], total, squares, errors)
+        errors, r2 = _of_values(sums)
+        pooled = {"rmse": float(np.sqrt(errors.mean())), "r2": float(r2.mean())}
+        if self.outputs == 1:
+            return pooled
+        return {"nrmse": float(np.sqrt((errors / self.deviation**2).mean())), **pooled}
+
+    def by_value(self, sums: NDArray[np.float64]) -> dict[str, Scores]:
+        errors, r2 = _of_values(sums)
+        each = zip(self.value_names, np.sqrt(errors).tolist(), r2.tolist(), strict=True)
+        return {name: {"rmse": rmse, "r2": share} for name, rmse, share in each}
 
     def baselines(self) -> Mapping[str, Mapping[str, Scores]]:
         splits: tuple[Split, ...] = ("valid", "test")
@@ -343,11 +368,12 @@ def _of_classes(nats: float, confused: NDArray[np.float64]) -> Scores:
     return {"nats": nats / count, "accuracy": float(right.sum() / count), "macro_f1": float(f1.mean())}
 
 
-def _of_values(count: float, total: Any, squares: Any, errors: Any) -> Scores:
-    """Root of the mean squared error, and R² (mean over the values told)."""
+def _of_values(sums: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean squared error and R² of every value told."""
+    count, (total, squares, errors) = sums[0], sums[1:].reshape(3, -1)
     spread = squares - total**2 / count
     r2 = np.where(spread > 1e-12 * np.maximum(squares, 1e-300), 1 - errors / np.maximum(spread, 1e-300), 0.0)
-    return {"rmse": float(np.sqrt((errors / count).mean())), "r2": float(r2.mean())}
+    return errors / count, r2
 
 
 def _moments(values: NDArray[Any], standardise: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -359,20 +385,20 @@ def _moments(values: NDArray[Any], standardise: bool) -> tuple[NDArray[np.float6
 
 
 def _split(data: Sequences, options: SequenceOptions, *, must: bool = True) -> dict[str, NDArray[np.int64]]:
-    """Sequences of every part: the file's own, else the first ones of a fixed permutation."""
+    """Sequences of every part: the file's own, else those of the first groups of a fixed permutation, where each
+    sequence is a group of its own unless the file has groups."""
     if data.split is not None:
         parts = {part: np.flatnonzero(data.split == part) for part in PARTS}
     else:
-        order = np.random.default_rng(0).permutation(len(data))
-        valid, test = (max(1, round(f * len(data))) for f in (options.valid_fraction, options.test_fraction))
-        parts = {
-            "valid": np.sort(order[:valid]),
-            "test": np.sort(order[valid : valid + test]),
-            "train": np.sort(order[valid + test :]),
-        }
+        group = np.arange(len(data)) if data.group is None else np.unique(data.group, return_inverse=True)[1]
+        order = np.random.default_rng(0).permutation(group.max() + 1)
+        valid, test = (max(1, round(f * len(order))) for f in (options.valid_fraction, options.test_fraction))
+        groups = {"valid": order[:valid], "test": order[valid : valid + test], "train": order[valid + test :]}
+        parts = {part: np.flatnonzero(np.isin(group, groups[part])) for part in PARTS}
     for part in PARTS:
         if must and not len(parts[part]):
-            raise DataError(f"{data.name}: {len(data)} sequences leave none for the {part} part")
+            among = "" if data.split is not None or data.group is None else f" in {len(order)} groups"
+            raise DataError(f"{data.name}: {len(data)} sequences{among} leave none for the {part} part")
     return parts
 
 

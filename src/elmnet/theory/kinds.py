@@ -36,6 +36,7 @@ KINDS = {
     "bpc": Kind(1.0, "bits per character", {"bpc": float}),
     "loss": Kind(NATS, "nats", {"loss": float, "nats": float, "loss_nats": float}),
     "error": Kind(1.0, "share wrong", {"error": float, "accuracy": lambda right: 1 - right}, share=True),
+    "log2_nrmse": _root("nrmse", "in standard deviations of the training part"),
     "log2_rmse": _root("rmse", "in the data's unit"),
     "log2_soma_rmse": _root("soma_rmse", "in mV"),
 }

@@ -26,6 +26,7 @@ def evaluate(
     whole: bool,
     advance: Callable[[], None] = lambda: None,
     confusion: NDArray[np.int64] | None = None,
+    tallies: list[NDArray[np.float64]] | None = None,
 ) -> Scores:
     """Scores without label smoothing, regularisers or dropout; state carried as the task says.
 
@@ -36,21 +37,28 @@ def evaluate(
         whole: the final evaluation instead of one turn's.
         advance: called after every batch (for a progress bar, or to raise an interruption).
         confusion: to which is added how often a class (rows) was taken for each (columns); (n_out, n_out).
+        tallies: to which is appended the task's tally of every batch.
     """
     was_training = network.training
     network.eval()
     try:
         outputs = _outputs(network, task, split, whole, advance)
-        return task.measure(outputs if confusion is None else _noting(outputs, task, confusion))
+        return task.measure(_noting(outputs, task, confusion, tallies))
     finally:
         network.train(was_training)
 
 
 def _noting(
-    outputs: Iterator[tuple[Tensor, Tensor]], task: Task, confusion: NDArray[np.int64]
+    outputs: Iterator[tuple[Tensor, Tensor]],
+    task: Task,
+    confusion: NDArray[np.int64] | None,
+    tallies: list[NDArray[np.float64]] | None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     for out, y in outputs:
-        confusion += task.confusion(out, y)
+        if confusion is not None:
+            confusion += task.confusion(out, y)
+        if tallies is not None:
+            tallies.append(task.tally(out, y))
         yield out, y
 
 

@@ -166,10 +166,13 @@ class Run:
         *,
         advance: Callable[[], None] = lambda: None,
         confusion: NDArray[np.int64] | None = None,
+        tallies: list[NDArray[np.float64]] | None = None,
     ) -> Scores:
-        """Scores of a part of an opened task; `advance` and `confusion` as for `elmnet.train.evaluate.evaluate`."""
+        """Scores of a part of an opened task; `advance`, `confusion` and `tallies` as for
+        `elmnet.train.evaluate.evaluate`."""
+        more: dict[str, Any] = {"advance": advance, "confusion": confusion, "tallies": tallies}
         with borrowed(self.config), evaluate.precision(self.config, self.network):
-            return evaluate.evaluate(self.network, task, split, whole=True, advance=advance, confusion=confusion)
+            return evaluate.evaluate(self.network, task, split, whole=True, **more)
 
     def confusion(self, split: str | None = None, data: str | None = None) -> tuple[tuple[str, ...], NDArray[np.int64]]:
         """Names of the classes, and how often each (rows) was taken for each (columns) in a part, as for `evaluate`.
@@ -181,6 +184,19 @@ class Run:
         counts = no_confusion(task)
         self.score(task, part, confusion=counts)
         return task.labels, counts
+
+    def by_value(self, split: str | None = None, data: str | None = None) -> dict[str, Scores]:
+        """RMSE and R² of every value, by its name, in a part, as for `evaluate`.
+
+        Raises:
+            ConfigError: its task tells no values.
+        """
+        task, part = self.part(split, data)
+        if not task.value_names:
+            raise ConfigError(f"{task.data_name}: {task.name} tells no values here")
+        tallies: list[NDArray[np.float64]] = []
+        self.score(task, part, tallies=tallies)
+        return task.by_value(np.sum(tallies, 0))
 
     def predict(self, data: str | None = None) -> Predictions:
         """What the network says of sequences, which need no targets; of its own data, or of others.

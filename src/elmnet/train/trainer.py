@@ -12,7 +12,7 @@ from elmnet import models
 from elmnet.errors import CheckpointError, DivergedError, in_a_line
 from elmnet.files import recover_directory, replace_directory, write_atomic
 from elmnet.models import Network
-from elmnet.scores import larger_is_better
+from elmnet.scores import larger_is_better, leading
 from elmnet.tasks import Scores, Split, Task, in_words
 from elmnet.train import warm
 from elmnet.train.capture import Given, Pulled
@@ -189,7 +189,8 @@ class Trainer(Learner):
         score = self.task.scores(means[self.task.criterion], math.nan).get("bpc")
         words = f"loss {means['loss']:.4f}" + (f"  bpc {score:.3f}" if score is not None else "")
         if self.best is not None:
-            words += f"  best {self.task.metric} {self.best[self.task.metric]:.4f}"
+            metric = self._metric(self.best)
+            words += f"  best {metric} {self.best[metric]:.4f}"
         self.reporter.step(self.step, words, lesson.items, self.task.unit)
         if self.step % self.config.training.log_every == 0:
             rate = lesson.learning_rate
@@ -234,8 +235,12 @@ class Trainer(Learner):
         self.reporter.note(f"step {self.step}: validation {in_words(scores)}{'  (best)' if better else ''}")
         self.reporter.validated(self.step, scores[self.task.metric])
 
+    def _metric(self, best: dict[str, Any]) -> str:
+        """What chooses the best; a run of older elmnet may have none of the task's own."""
+        return self.task.metric if self.task.metric in best else leading(best)
+
     def _better(self, new: Scores, old: dict[str, Any]) -> bool:
-        metric = self.task.metric
+        metric = self._metric(old)
         if not math.isfinite(old[metric]):
             return math.isfinite(new[metric])
         return bool(new[metric] > old[metric] if larger_is_better(metric) else new[metric] < old[metric])
