@@ -11,7 +11,7 @@ import yaml
 from conftest import simulated
 
 from elmnet.cli import main
-from elmnet.errors import ConfigError
+from elmnet.errors import ConfigError, RunError
 from elmnet.report import of_runs
 from elmnet.report.build import report
 from elmnet.report.figures import curves
@@ -169,6 +169,12 @@ def test_an_unfinished_run_and_one_with_a_torn_last_line(sweep, tmp_path):
     assert len(lines) == len((run / "metrics.jsonl").read_text().splitlines())
     page = render("run", report([str(copy)]))
     assert "not finished: no final scores" in page
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.yaml").write_text("config: [")
+    *_, last = report([str(tmp_path)], inside=False)  # of several, the others are reported
+    assert last.title == "Left out" and "config.yaml: damaged" in last.tables[0].rows[0][1]
+    with pytest.raises(RunError, match="damaged"):
+        report([str(tmp_path / "broken")])
 
 
 def test_a_look_inside_says_what_is_missing_and_goes_on(sweep, tmp_path, text_file):

@@ -590,6 +590,15 @@ def test_a_query_reads_the_table_and_nothing_else(capsys, recipe, tmp_path, text
     code, _, err = command(capsys, "query", sweep.path, f"SELECT * FROM read_text('{recipe}')")
     assert code == 2
     assert "query:" in err
+    code, words, err = command(
+        capsys, "query", sweep.path, "SELECT trial, config FROM trials", "--out", tmp_path / "a.csv"
+    )
+    assert code == 0 and "a.csv: 4 rows" in words, err
+    with (tmp_path / "a.csv").open() as lines:
+        first, *_ = csv.DictReader(lines)
+    assert json.loads(first["config"])["task"] == "enwik8"
+    code, words, _ = command(capsys, "query", sweep.path, "SELECT config FROM trials")
+    assert code == 0 and "…" in words and first["config"] not in "".join(words.split())
 
 
 def test_plan_prints_every_trial(capsys, recipe):

@@ -91,7 +91,8 @@ def train(
         raise ConfigError(f"--replicas must be at least 1, got {replicas}")
     given = ", ".join(name for name, value in fixed.items() if value is not None)
     if resume is not None and given:
-        raise ConfigError(f"--resume continues a run exactly as it was begun; leave out {given}")
+        words = f"--resume continues a run exactly as it was begun; leave out {given}"
+        raise ConfigError(f"{words}, or begin a new one from its weights: --init {resume}")
     begun = {} if resume is None else replicas_in(resume)
     several = replicas is not None or bool(begun)
     if several and tensorboard:

@@ -1,5 +1,7 @@
 """Sweeps: plan, run, status, collect, query."""
 
+import csv
+import io
 import tempfile
 from collections import Counter
 from contextlib import AbstractContextManager
@@ -13,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from elmnet.cli.output import drawn, out, say, show
 from elmnet.errors import BackendError, ConfigError
+from elmnet.files import write_atomic
 from elmnet.tables import Table, duration, whole
 
 if TYPE_CHECKING:
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 
 Recipe_ = Annotated[Path, typer.Argument(help="a recipe file, or the name of a shipped one", metavar="RECIPE")]
 Sweep_ = Annotated[Path, typer.Argument(help="a sweep's directory", metavar="DIR")]
+WIDEST = 80
+"""Characters of an answer's cell on the terminal."""
 Data_ = Annotated[str | None, typer.Option(help="data source, instead of the recipe's", metavar="SOURCE")]
 
 
@@ -263,6 +268,7 @@ def collect(
 def query(
     directory: Sweep_,
     sql: Annotated[str, typer.Argument(help="of a table called trials", metavar="SQL")],
+    file: Annotated[Path | None, typer.Option("--out", help="write the answer here, as CSV", metavar="FILE")] = None,
 ) -> None:
     """Ask the collected table in SQL: SELECT d_m, avg(valid_bpc) FROM trials GROUP BY d_m ORDER BY d_m."""
     from elmnet.sweep.store import Sweep
@@ -280,4 +286,16 @@ def query(
         with tempfile.TemporaryDirectory() as place:
             write(sweep, Path(place) / "table.parquet")
             names, rows = ask(Path(place) / "table.parquet", sql)
-    show(Table("", names, [["" if value is None else str(value) for value in row] for row in rows]))
+    cells = [["" if value is None else str(value) for value in row] for row in rows]
+    if file is not None:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([names, *cells])
+        write_atomic(file, text.getvalue())
+        say(f"{file}: {len(cells)} rows")
+        return
+    show(Table("", names, [[_shortened(cell) for cell in row] for row in cells]))
+
+
+def _shortened(cell: str) -> str:
+    """As much of a cell as a terminal has room for: a trial's whole configuration is thousands of characters."""
+    return cell if len(cell) <= WIDEST else f"{cell[: WIDEST - 1]}…"

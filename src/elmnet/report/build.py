@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from elmnet.errors import ConfigError, ElmnetError
+from elmnet.errors import ConfigError, ElmnetError, RunError, one_line
 from elmnet.report import figures, of_run, of_runs, of_sweep
 from elmnet.report.of_theory import theory
 from elmnet.report.page import Section, render
 from elmnet.sweep.store import Sweep
+from elmnet.tables import Table
 from elmnet.theory.rows import published
 from elmnet.train.run import replicas_in
 from elmnet.train.trained import Run
@@ -25,10 +26,11 @@ def report(sources: Sequence[str], *, inside: bool = True) -> list[Section]:
 
     Raises:
         ConfigError: a source is none of these.
-        RunError: a directory is damaged.
+        RunError: a run or a sweep that was named is damaged; of a directory of runs, those are left out and listed.
     """
     sections: list[Section] = []
     runs: list[Run] = []
+    unread: dict[str, str] = {}
     for source in sources:
         path = Path(source)
         if source.startswith("published:"):
@@ -43,11 +45,21 @@ def report(sources: Sequence[str], *, inside: bool = True) -> list[Section]:
             raise ConfigError(f"{source}: neither a run, nor a directory of some, nor a sweep, nor published:TASK")
         for place in found:
             if (place / "config.yaml").is_file():
-                runs.append(Run(place))
-                sections += of_run.sections(runs[-1], inside=inside)
+                try:
+                    run = Run(place)
+                except RunError as error:
+                    if place == path:
+                        raise
+                    unread[str(place)] = one_line(error)
+                    continue
+                runs.append(run)
+                sections += of_run.sections(run, inside=inside)
             else:
                 words = f"Not begun: elmnet train --resume {path} goes on with it."
                 sections.append(Section(f"Run {place.name}", [words]))
+    if unread:
+        table = Table("Runs that could not be read", ("run", "why"), list(unread.items()))
+        sections.append(Section("Left out", tables=[table]))
     compared = of_runs.side_by_side(runs)
     return sections if compared is None else [compared, *sections]
 

@@ -3,11 +3,12 @@
 import csv
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from elmnet import sql, tables
-from elmnet.errors import ConfigError, RunError
+from elmnet.errors import ConfigError, RunError, one_line
 from elmnet.files import ending
 from elmnet.scores import ALWAYS, leading
 from elmnet.sweep.store import Sweep, columns, row
@@ -49,8 +50,9 @@ def write(sweep: Sweep, target: Path) -> list[dict[str, Any]]:
                 connection.execute(f"COPY trials TO {sql.quoted(aside)} (FORMAT {forms[ending(target)]})")
         aside.replace(target)
     except (duckdb.Error, OSError) as error:
-        aside.unlink(missing_ok=True)
-        raise RunError(f"cannot write {target}: {' '.join(str(error).split())}") from error
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise RunError(f"cannot write {target} ({one_line(error)}); --out FILE.parquet writes it elsewhere") from error
     return rows
 
 
@@ -115,7 +117,7 @@ def ask(file: Path, question: str) -> tuple[list[str], list[tuple[Any, ...]]]:
             answer = connection.execute(question)
             return [column[0] for column in answer.description or []], answer.fetchall()
     except duckdb.Error as error:
-        raise ConfigError(f"query: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"query: {one_line(error)}") from error
 
 
 def _load(connection: Any, file: Path) -> None:
@@ -126,5 +128,5 @@ def _load(connection: Any, file: Path) -> None:
     try:
         connection.execute(f"CREATE TABLE trials AS FROM {reader}({sql.one_file(file)})")
     except sql.duckdb(NEED).Error as error:
-        words = " ".join(str(error).split())
+        words = one_line(error)
         raise RunError(f"{file}: damaged: {words}; `elmnet sweep collect` writes it anew") from error
