@@ -94,6 +94,7 @@ CASES = [
     ("numbers expected", "params enwik8 --memory a,b", "expected whole numbers separated by commas, got 'a,b'"),
     ("pickle that would run code", "train neuronio --data {dir}/evil", "refused: this pickle names posix.mkdir"),
     ("pickle that is no simulation", "train neuronio --data {dir}/other.p", "has no 'Params'"),
+    ("sequences for another task", "train neuronio --data {dir}/own.npz", "are for the task sequence"),
     ("folder without simulations", "train neuronio --data {spikes}", "no simulation files"),
     ("no recordings", "data encode-audio {spikes} --out {new}", "holds no .wav recordings"),
     ("WAV with a lying header", "data encode-audio {dir}/lying.wav --out {new}", "declares 4,294,967,295 bytes"),

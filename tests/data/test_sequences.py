@@ -255,6 +255,25 @@ def test_hdf5_files_that_are_no_sequences_are_refused_in_words(tmp_path):
             load_sequences(str(tmp_path / f"{name}.h5"))
 
 
+def test_values_of_steps_may_be_missing(tmp_path):
+    y = np.arange(24.0).reshape(4, 3, 2)
+    y[1, 2, 0] = np.nan
+    with pytest.raises(DataError, match=r"sequence 1, step 2 is not finite \(1 in all\); options\.missing=skip leaves"):
+        checked(X, y)
+    assert np.argwhere(np.isnan(checked(X, y, missing=True).y)).tolist() == [[1, 2, 0], [1, 2, 1]]  # both of the step
+    for wrong, words in (
+        (np.where(np.arange(4)[:, None, None] == 2, np.nan, y), "sequence 2 has no target at any step; leave it out"),
+        (np.where(y == 0, np.inf, y), "the target of sequence 0, step 0 is not finite"),
+        (np.array([1.5, np.nan, 1, 2]), r"the target of sequence 1 is not finite \(1 in all\)$"),
+    ):
+        with pytest.raises(DataError, match=words):
+            checked(X, wrong, missing=True)
+    path = parquet(tmp_path / "t.parquet", f"{ROWS}, nullif(step, 1) * 1.5 AS target {RANGES}")
+    assert np.isnan(load_sequences(path, missing=True).y[:, :, 0]).sum(1).tolist() == [3, 2, 1]
+    with pytest.raises(DataError, match=r"sequence 0, step 1 is not finite \(3 in all\); options\.missing=skip"):
+        load_sequences(path)
+
+
 def test_groups_are_no_channel(tmp_path):
     table = load_sequences(parquet(tmp_path / "t.parquet", f"{ROWS}, 'mouse' || sequence % 2 AS \"group\" {RANGES}"))
     assert table.channels == ("a", "b") and table.group.tolist() == ["mouse0", "mouse1", "mouse0"]

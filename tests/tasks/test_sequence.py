@@ -394,6 +394,35 @@ def test_smoothing_of_labels_is_refused_for_values(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def test_steps_without_a_target_count_nowhere():
+    """What stands at them changes nothing: neither what is learned of the data, nor loss and scores."""
+    data, options = waves(classes=False, per_step=True), SequenceOptions(missing="skip")
+    y = data["y"] + np.random.default_rng(0).normal(size=data["y"].shape)
+    gone = np.random.default_rng(1).random(y.shape) < 0.3
+    gone[:, 0] = False
+    one = SequenceTask(options, checked(**{**data, "y": np.where(gone, np.nan, y)}, missing=True))
+    inside = np.arange(16) < data["lengths"][:, None]
+    train = one.parts["train"]
+    assert one.target_mean == pytest.approx(y[train][(inside & ~gone)[train]].mean())
+    out, truth = torch.randn(90, 16, 1), torch.from_numpy(one._y)
+    counts = inside & ~gone
+    told = one.in_units(out.numpy())[counts][:, 0]
+    scores = one.summary(one.tally(out, truth))
+    assert scores["rmse"] == pytest.approx(np.sqrt(np.mean((told - y[counts]) ** 2)))
+    assert one.weight(truth) == counts.sum() and torch.isfinite(one.loss(out, truth))
+    lost = int((gone & inside).sum())
+    assert f"{lost:,} of {data['lengths'].sum():,} steps have no target and are left out" in one.notes()
+
+
+def test_the_name_of_a_run_without_missing_targets_stays():
+    from elmnet.train.identity import name_of
+
+    config = compose("sequence", preset="tiny", data="x.npz")
+    facts = {"sha256": {"x.npz": "x"}}
+    assert name_of(config, facts) == "45cd59b785a21ded"  # a literal: runs are found by it
+    assert name_of(config.replace(options=SequenceOptions(missing="skip")), facts) != name_of(config, facts)
+
+
 def test_options_of_classes_are_refused_for_values():
     with pytest.raises(DataError, match=r"options\.class_weights=balanced is of classes"):
         SequenceTask(SequenceOptions(class_weights="balanced"), checked(**waves(classes=False)), seed=0)

@@ -97,7 +97,9 @@ def _place(ids: Array, steps: Array | None, i: int, t: int | None = None) -> str
     return f"sequence {ids[i]}{where}"
 
 
-def load_sequences(source: str, per: Per = "auto", *, values: bool = False, targets: bool = True) -> Sequences:
+def load_sequences(
+    source: str, per: Per = "auto", *, values: bool = False, targets: bool = True, missing: bool = False
+) -> Sequences:
     """Read a file.
 
     Args:
@@ -105,6 +107,7 @@ def load_sequences(source: str, per: Per = "auto", *, values: bool = False, targ
         per: whether a target belongs to a step or to its sequence, where the shapes do not say it.
         values: take whole numbers for values, too.
         targets: whether to read them, if there are any.
+        missing: as for `checked`.
 
     Raises:
         DataError: the file is missing or damaged, or what it holds is not what the format promises.
@@ -115,7 +118,8 @@ def load_sequences(source: str, per: Per = "auto", *, values: bool = False, targ
     if not path.is_file():
         raise DataError(f"data {source}: no such file; name an .npz, .h5, .parquet or .csv file of sequences")
     read = SEQUENCE_FILES[ending(path)]
-    return checked(**read(path, targets), name=path.name, digest=sha256(path), per=per, values=values)
+    more: dict[str, Any] = {"per": per, "values": values, "missing": missing}
+    return checked(**read(path, targets), name=path.name, digest=sha256(path), **more)
 
 
 def _npz(path: Path, targets: bool) -> dict[str, Any]:
@@ -165,14 +169,19 @@ def _table(path: Path, targets: bool) -> dict[str, Any]:
             quoted_names = ['"{}"'.format(name.replace('"', '""')) for name in wanted]
             nulls = ", ".join(f"count(*) - count({name})" for name in quoted_names)
             for name, count in zip(wanted, connection.execute(f"SELECT {nulls} FROM rows").fetchall()[0], strict=True):
-                if count:
+                if count and not (_is_target(name) and columns[name].startswith(("DOUBLE", "FLOAT", "DECIMAL"))):
                     raise DataError(f"{path}: column {name!r} is empty in {count} rows")
             all_ = ", ".join(quoted_names)
             table = connection.execute(f"SELECT {all_} FROM rows ORDER BY sequence, {order}").fetchnumpy()
     except duckdb.Error as error:
         kind = "Parquet" if parquet else "CSV"
         raise DataError(f"{path}: damaged or not {kind}: {one_line(error)[:200]}") from error
-    return _from_table(path, {name: np.ma.getdata(column) for name, column in table.items()})
+    return _from_table(path, {name: _filled(column) for name, column in table.items()})
+
+
+def _filled(column: Array) -> Array:
+    """A column without a mask; values that are missing are NaN."""
+    return np.ma.filled(column, np.nan) if column.dtype.kind == "f" else np.ma.getdata(column)
 
 
 SEQUENCE_FILES: dict[str, Callable[[Path, bool], dict[str, Any]]] = {
@@ -317,12 +326,14 @@ def checked(
     steps: Array | None = None,
     constant: bool = False,
     values: bool = False,
+    missing: bool = False,
 ) -> Sequences:
     """Arrays as sequences, or a DataError that says what is wrong and where.
 
     Args:
         values: whole numbers in y are values, too.
         constant: y comes from a long table, (n, T) or (n, T, k): where it never changes, it is the sequence's.
+        missing: values of steps may be NaN, but not all of a sequence; where one of several is, all are.
     """
     x = _numbers(x, f"{name}: x")
     x = x[:, :, None] if x.ndim == 2 else x
@@ -345,7 +356,7 @@ def checked(
     if y is not None:
         y = _plain(np.asarray(y))
         y = y.astype(np.float64) if values and y.dtype.kind in "iub" else y
-        y, per_step, classes = _targets(y, inside, per, constant, name, lambda i, t: _place(ids, steps, i, t))
+        y, per_step, classes = _targets(y, inside, per, constant, missing, name, lambda i, t: _place(ids, steps, i, t))
         told = 0 if classes else y.shape[-1]
         if value_names and (len(set(value_names)) < len(value_names) or len(value_names) != told):
             raise DataError(f"{name}: values must name the {told} values of y, got {', '.join(value_names)}")
@@ -402,7 +413,13 @@ def _lengths(lengths: Array | None, n: int, steps: int, name: str) -> NDArray[np
 
 
 def _targets(
-    y: Array, inside: Array, per: Per, constant: bool, name: str, place: Callable[[int, int | None], str]
+    y: Array,
+    inside: Array,
+    per: Per,
+    constant: bool,
+    missing: bool,
+    name: str,
+    place: Callable[[int, int | None], str],
 ) -> tuple[Array, bool, bool]:
     """Targets, whether each step has its own, whether they are classes."""
     n, steps = inside.shape
@@ -430,10 +447,16 @@ def _targets(
         raise DataError(f"{name}: options.per=step needs a y of ({n}, {steps}), got {y.shape}")
     if not classes:
         y = y.astype(np.float64).reshape(*(y.shape[:2] if per_step else y.shape[:1]), -1)
-        bad = ~np.isfinite(y).all(-1) & (inside if per_step else True)
+        lost = np.isnan(y).any(-1) & inside if per_step else np.zeros(n, dtype=bool)
+        bad = ~np.isfinite(y).all(-1) & (inside if per_step else True) & ~(lost & missing)
         if bad.any():
             i, *t = np.argwhere(bad)[0]
             where = place(i, t[0] if per_step else None)
-            raise DataError(f"{name}: the target of {where} is not finite ({int(bad.sum())} in all)")
-        y = np.where(inside[:, :, None], y, np.nan) if per_step else y
+            words = f"the target of {where} is not finite ({int(bad.sum())} in all)"
+            raise DataError(f"{name}: {words}{'; options.missing=skip leaves such steps out' if lost.any() else ''}")
+        if per_step:
+            none = np.flatnonzero(~(inside & ~lost).any(1))
+            if len(none):
+                raise DataError(f"{name}: {place(none[0], None)} has no target at any step; leave it out")
+            y = np.where((inside & ~lost)[:, :, None], y, np.nan)
     return y, per_step, classes

@@ -31,6 +31,8 @@ class SequenceOptions(Config):
     """Whether a target belongs to a sequence or to each of its steps, where the file does not say it."""
     class_weights: Literal["none", "balanced"] = "none"
     """`balanced`: in training a class counts n / (classes · its number), so that rare ones are not ignored."""
+    missing: Literal["refuse", "skip"] = "refuse"
+    """`skip`: steps whose values are missing (NaN, or empty in a table) count neither in training nor in scores."""
     standardise: bool = True
     """Channels (and values to tell) to mean 0 and standard deviation 1 of the training part, stored with the run."""
     valid_fraction: float = 0.15
@@ -110,10 +112,11 @@ class SequenceTask(Task):
         facts: Mapping[str, Any] | None = None,
         targets: bool = True,
     ) -> Self:
+        skip = options.missing == "skip"
         kind: dict[str, Any] = {"per": options.per}
         if facts is not None:
             kind = {"per": "step" if facts["per_step"] else "sequence", "values": facts["classes"] is None}
-        return cls(options, load_sequences(source, targets=targets, **kind), seed=seed, facts=facts)
+        return cls(options, load_sequences(source, targets=targets, missing=skip, **kind), seed=seed, facts=facts)
 
     def _learn(self) -> dict[str, Any]:
         """What training needs of the data and predictions need again: classes, means and scales."""
@@ -136,6 +139,7 @@ class SequenceTask(Task):
             )
         else:
             y = data.y[train][inside] if data.per_step else data.y[train]
+            y = y[~np.isnan(y).any(-1)]
             target_mean, target_scale = _moments(y, self.options.standardise)
             if y.shape[1] > 1 and not self.options.standardise:
                 more["target_deviation"] = _moments(y, True)[1].tolist()
@@ -224,6 +228,9 @@ class SequenceTask(Task):
             counts += "; groups: " + ", ".join(f"{count} {part}" for part, count in facts["groups"].items())
         where = "at every step" if self.per_step else "at the end of each sequence"
         words = [f"{what} {where}; {self.inputs} channels; sequences: {counts}"]
+        if self.options.missing == "skip" and self.per_step and self.classes is None:
+            known, steps = int((~np.isnan(self._y).any(-1)).sum()), int(self.data.lengths.sum())
+            words.append(f"{steps - known:,} of {steps:,} steps have no target and are left out")
         if self.options.standardise:
             whose = "channels" if self.classes is not None else "channels and values"
             words.append(f"{whose} are standardised by the training part; the run keeps the numbers")

@@ -13,6 +13,8 @@ BOOKKEEPING = ("log_every", "checkpoint_minutes", "keep")
 """The same, of `training`."""
 LATER = {"weight_decay": 0.0, "schedule": "cosine", "train_only": "all", "patience": 0}
 """Settings of `training` that runs of elmnet 0.1 began without, at the values that change nothing: names stay."""
+LATER_OPTIONS = {"missing": "refuse"}
+"""The same, of a task's options."""
 
 
 def contents_of(facts: Mapping[str, Any]) -> str | list[str]:
@@ -58,6 +60,9 @@ def _deciding(config: RunConfig) -> dict[str, Any]:
     for key, without in LATER.items():
         if document["training"][key] == without:
             document["training"].pop(key)
+    for key, without in LATER_OPTIONS.items():
+        if document["options"].get(key) == without:
+            document["options"].pop(key)
     if document["init"] is None:
         document.pop("init")
     else:
