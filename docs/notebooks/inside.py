@@ -8,6 +8,7 @@
 import numpy as np
 import torch
 from matplotlib import pyplot as plt
+from scipy.special import softmax
 
 from elmnet import ELMNetwork, LayerConfig, NetworkConfig, NeuronConfig
 from elmnet.report import figures, inside
@@ -87,7 +88,7 @@ cells = [int(seen.activity[0].var(0).argmax())]
 figures.memory_traces(seen.memory[:, cells[0]], inside.timescales(network)[cells[0]], name=f"unit {cells[0]}")
 
 # %%
-figures.spikes_and_classes(x[0].numpy() > 0, inside.probabilities(seen.outputs[0]), int(y[0]))
+figures.spikes_and_classes(x[0].numpy() > 0, softmax(seen.outputs[0], axis=-1), int(y[0]))
 
 # %% [markdown]
 # The effective dimension of activity (participation ratio) says how many independent things the units do.

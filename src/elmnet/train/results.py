@@ -115,14 +115,16 @@ def as_runs(
         has = f"they have {', '.join(known)}" if known else f"the model is of {', '.join(KINDS)}, which none has"
         raise TheoryError(f"these runs have no score {score!r}; {has}")
     task, data = kinds[0]
+    several = len({one.contents for one in found}) > 1
+    contents = [f" {one.contents}" if several else "" for one in found]
     runs = table(
         [one.network for one in found],
         [score_of(_flat(one.scores), score) for one in found],
         names=[one.name for one in found],
-        configurations=[f"{configuration_of(one.config)} {one.contents}" for one in found],
+        configurations=[configuration_of(one.config) + of for one, of in zip(found, contents, strict=True)],
         task=task,
         steps=[one.config.training.steps for one in found],
-        settings=[f"{setting_of(one.config)} {one.contents}" for one in found],
+        settings=[setting_of(one.config) + of for one, of in zip(found, contents, strict=True)],
         source=str(where),
         score=score,
         H0=max(score_of(floor, score) for floor in floors),
