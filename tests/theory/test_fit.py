@@ -7,7 +7,7 @@ import pytest
 from conftest import TRUTH, simulated
 from scipy.optimize import least_squares
 
-from elmnet.config import NeuronConfig
+from elmnet.config import NetworkConfig, NeuronConfig
 from elmnet.errors import TheoryError
 from elmnet.theory import fit, fit_plain, fit_unit, memory_of, published
 from elmnet.theory.compare import judge, profile
@@ -152,6 +152,14 @@ def test_a_fit_that_explains_nothing_says_so():
     assert words.endswith("the law explains little of how these runs differ")
     y = np.where(np.arange(len(runs)) % 2 == 0, 4.9, runs.y)
     assert "runs are left out of the law" in " ".join(fit(runs.with_scores(y), draws=0).cautions)
+
+
+def test_outputs_that_fix_the_units_leave_nothing_to_fit():
+    runs = replace(simulated([1e6], [15]), network=NetworkConfig.preset("neuronio"))
+    with pytest.raises(
+        TheoryError, match="synthetic: these networks have no read-out, so that their outputs fix the nu"
+    ):
+        fit(runs)
 
 
 def test_what_a_design_cannot_tell_is_held_and_said():

@@ -48,7 +48,8 @@ def sections(sweep: Sweep) -> list[Section]:
     except TheoryError as error:
         section.words.append(f"No fit of the theory: {str(error).partition('; left out')[0]}.")
         collapsed = [(runs.names[i], why) for i, why in runs.collapsed().items()]
-        section.tables.append(Table("Runs that no smooth law describes", ("run", "why"), collapsed))
+        if collapsed:
+            section.tables.append(Table("Runs that no smooth law describes", ("run", "why"), collapsed))
         return [section]
     failed = {str(one["trial"]) for one in lost}
     others = {name: why for name, why in skipped.items() if not any(trial in name for trial in failed)}

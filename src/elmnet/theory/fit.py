@@ -163,10 +163,15 @@ def fit(
         keep_collapsed: also fit runs that look collapsed.
 
     Raises:
-        TheoryError: too few runs; a constant nobody knows; a d_m below 1.
+        TheoryError: too few runs; networks whose outputs fix N; a constant nobody knows; a d_m below 1.
     """
     if least_memory < 1:
         raise TheoryError(f"least_memory must be at least 1, got {least_memory}")
+    if runs.network.readout == "none":
+        raise TheoryError(
+            f"{runs.source}: these networks have no read-out, so that their outputs fix the number of units; the model "
+            "is of how a budget is split between units and their complexity"
+        )
     held = _held(fixed or {})
     collapsed = {} if keep_collapsed else runs.collapsed(least_memory)
     excluded = {runs.names[i]: why for i, why in collapsed.items()}
