@@ -310,11 +310,11 @@ class ELMRegressor(RegressorMixin, _ELM):  # type: ignore[misc]
 def _require_one_each(y: Any, *, classes: bool) -> None:
     """Refuse targets of every step; several values of a sequence are none."""
     try:
-        dimensions = np.ndim(y)
-        nested = dimensions == 1 and np.asarray(y).dtype.kind == "O" and any(np.ndim(one) for one in y)
+        array = np.asarray(y)
+        nested = array.ndim == 1 and array.dtype.kind == "O" and any(np.ndim(one) for one in array)
     except ValueError:  # of different lengths
         nested = True
-    if nested or dimensions > 2 or (classes and dimensions == 2 and np.shape(y)[1] > 1):
+    if nested or array.ndim > 2 or (classes and array.ndim == 2 and array.shape[1] > 1):
         raise ValueError(
             "y must hold one target a sequence (or, to ELMRegressor, several values: (n, k)); with a target at every "
             "step, use `elmnet train sequence` or elmnet.Run (docs/own-data.md)"
