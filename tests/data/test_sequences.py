@@ -5,7 +5,8 @@ import h5py
 import numpy as np
 import pytest
 
-from elmnet.data.sequences import checked, load_sequences
+from elmnet.data.sequence_files import load_sequences
+from elmnet.data.sequences import checked
 from elmnet.errors import DataError
 
 X = np.arange(24.0).reshape(4, 3, 2)

@@ -65,7 +65,7 @@ def info(
     source: Annotated[str | None, typer.Argument(help="data source; default: the task's own")] = None,
 ) -> None:
     """Read and check a source as a task would, and say what it holds."""
-    from elmnet.data.sequences import SEQUENCE_FILES
+    from elmnet.data.sequence_files import SEQUENCE_FILES
     from elmnet.files import ending
     from elmnet.tasks import TASKS, find_task, in_words, open_task
 

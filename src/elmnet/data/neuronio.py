@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from elmnet.data.sequences import SEQUENCE_FILES
+from elmnet.data.sequence_files import SEQUENCE_FILES
 from elmnet.data.unpickle import ArrayBox, load_plain
 from elmnet.errors import DataError
 from elmnet.files import ending

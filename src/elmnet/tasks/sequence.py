@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from elmnet.chance import Draw
 from elmnet.config import LayerConfig, NetworkConfig, NeuronConfig
-from elmnet.data.sequences import PARTS, Sequences, load_sequences
+from elmnet.data.sequence_files import load_sequences
+from elmnet.data.sequences import PARTS, Sequences
 from elmnet.errors import DataError
 from elmnet.models import ModelConfig
 from elmnet.strict import Config
@@ -51,7 +52,7 @@ class SequenceOptions(Config):
 
 
 class SequenceTask(Task):
-    """Classes or values of sequences from a file (`elmnet.data.sequences`)."""
+    """Classes or values of sequences from a file (`elmnet.data.sequence_files`)."""
 
     name = "sequence"
     default_data = "FILE.npz"
