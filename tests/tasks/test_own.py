@@ -56,6 +56,26 @@ def test_tasks_are_found_by_the_environment(registries, monkeypatch, tmp_path, a
     assert scores.larger_is_better("correlation")
 
 
+def test_tasks_are_found_in_installed_packages(registries, monkeypatch):
+    mine = type("Mine", (SHD,), {"name": "mine"})
+
+    class Entry:
+        name = "mine"
+
+        def load(self):
+            return mine
+
+    monkeypatch.setattr(tasks, "entry_points", lambda group: [Entry()] if group == "elmnet.tasks" else [])
+    assert find_task("mine") is mine
+    tasks.TASKS.pop("mine")
+    tasks._load_own.cache_clear()
+    mine.metric = "unheard of"
+    with pytest.raises(
+        ConfigError, match="the task of entry point mine cannot be used: ConfigError: no score 'unheard"
+    ):
+        find_task("mine")
+
+
 def test_what_cannot_be_imported_is_said(registries, monkeypatch, tmp_path):
     (tmp_path / "bad.py").write_text("import nothing_of_this_name")
     monkeypatch.setenv("ELMNET_TASKS", str(tmp_path / "bad.py"))

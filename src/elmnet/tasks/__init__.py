@@ -68,13 +68,16 @@ def find_task(name: str) -> type[Task]:
 
 @cache
 def _load_own(places: str) -> None:
-    """Import what registers tasks of one's own: installed entry points, and the modules and files of `ELMNET_TASKS`.
+    """Register tasks of one's own: those that installed packages name, and what `ELMNET_TASKS` imports.
 
     Raises:
         ConfigError: one cannot be imported.
     """
     for entry in entry_points(group="elmnet.tasks"):
-        entry.load()
+        try:
+            register(entry.load())
+        except Exception as error:
+            raise ConfigError(f"the task of entry point {entry.name} cannot be used: {in_a_line(error)}") from error
     for place in filter(None, places.split(os.pathsep)):
         try:
             if place.endswith(".py"):
