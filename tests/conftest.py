@@ -3,6 +3,8 @@
 import os
 import random
 import struct
+from copy import copy
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -10,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from torch.utils.checkpoint import checkpoint
 
-from elmnet import LayerConfig, NetworkConfig, NeuronConfig
+from elmnet import LayerConfig, NetworkConfig, NeuronConfig, scores, tasks
 from elmnet.cli import main
 from elmnet.theory import SNRR, table
 
@@ -55,6 +58,25 @@ def neuron(**changes) -> NeuronConfig:
         "input_scale": 2.0,
     }
     return NeuronConfig(**{**settings, **changes})
+
+
+def gradients_with_and_without_checkpoint(layer, x) -> list[list[torch.Tensor]]:
+    """Of all parameters that learn, as autograd keeps what it needs and as `torch.utils.checkpoint` makes it anew."""
+    gradients = []
+    for run in (layer, partial(checkpoint, layer, use_reentrant=False)):
+        layer.zero_grad()
+        run(x)[0].square().sum().backward()
+        gradients.append([p.grad for p in layer.parameters() if p.requires_grad])
+    return gradients
+
+
+@pytest.fixture
+def registries(monkeypatch):
+    """Tasks and scores that a test makes known are forgotten after it."""
+    monkeypatch.setattr(tasks, "TASKS", copy(tasks.TASKS))
+    for name in ("UNITS", "_LARGER", "_OWN"):
+        monkeypatch.setattr(scores, name, copy(getattr(scores, name)))
+    tasks._load_own.cache_clear()
 
 
 def network_config(*, inputs=6, outputs=3, units=5, token_scale=None, readout="elm", layers=1, layer=None, **changes):

@@ -3,15 +3,12 @@
 import re
 import subprocess
 import sys
-from copy import copy
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
-from elmnet import scores
 from elmnet.sweep.recipe import Recipe
-from elmnet.tasks import TASKS
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
@@ -19,10 +16,7 @@ NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.py"))
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if "```python" in p.read_text()], ids=lambda page: page.stem)
-def test_code_runs(page, monkeypatch):
-    monkeypatch.setattr("elmnet.tasks.TASKS", dict(TASKS))  # a page registers one of its own
-    for name in ("UNITS", "_LARGER", "_OWN"):
-        monkeypatch.setattr(scores, name, copy(getattr(scores, name)))
+def test_code_runs(page, registries):
     names = {}
     for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.S):
         exec(compile(block, page.name, "exec"), names)

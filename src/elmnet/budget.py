@@ -235,12 +235,13 @@ def largest(
     least = spent(1)
     if least > limit:
         raise BudgetError(f"a budget of {limit:,.10g} {in_words} is too small: {what} = 1 already takes {least:,.10g}")
-    if not (floor or price)(made(2)) > (floor or price)(made(1)):
+    grown = spent if floor is None else functools.cache(lambda value: floor(made(value)))
+    if not grown(2) > grown(1):
         raise ConfigError(f"{in_words} do not grow with {what}, so that any number of it fits")
     low, high = 1, 2
     if floor is not None:
         value = 2
-        while floor(made(value)) <= limit:
+        while grown(value) <= limit:
             low, value = value if spent(value) <= limit else low, 2 * value
         high = 2 * low
     elif spent(high) <= limit:

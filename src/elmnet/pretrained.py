@@ -20,7 +20,7 @@ from elmnet.strict import Config
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
-class Carried(Protocol):
+class StateLike(Protocol):
     """What a network carries from one call to the next."""
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
@@ -32,14 +32,14 @@ class Carried(Protocol):
         ...
 
 
-AnyState = TypeVar("AnyState", bound=Carried)
+AnyState = TypeVar("AnyState", bound=StateLike)
 
 
 class Pretrained(nn.Module, ABC, Generic[AnyState]):
     """A network that is built from a configuration, saved and found again."""
 
     Configuration: ClassVar[type[Config]]
-    State: ClassVar[type[Carried]]
+    State: ClassVar[type[StateLike]]
     TYPICAL: ClassVar[str]
     """The parameter whose type is that of the network; some, such as timescales, may be kept in another."""
     config: Any

@@ -5,14 +5,12 @@ import copy
 import os
 import subprocess
 import sys
-from functools import partial
 
 import pytest
 import torch
-from conftest import network_config, neuron
+from conftest import gradients_with_and_without_checkpoint, network_config, neuron
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch.utils.checkpoint import checkpoint
 
 from elmnet import ELMNetwork, LayerConfig, LayerState, Masks, ops
 from elmnet.errors import BackendError, ShapeError
@@ -290,13 +288,7 @@ def test_backward_twice_over_a_kept_graph():
 
 
 def test_a_checkpointed_layer_learns_the_same():
-    layer, x = small_layer(), torch.randn(3, 4, 5)
-    gradients = []
-    for run in (layer, partial(checkpoint, layer, use_reentrant=False)):
-        layer.zero_grad()
-        run(x)[0].square().sum().backward()
-        gradients.append([p.grad for p in layer.parameters() if p.requires_grad])
-    assert all(map(torch.equal, *gradients))
+    assert all(map(torch.equal, *gradients_with_and_without_checkpoint(small_layer(), torch.randn(3, 4, 5))))
 
 
 def test_memory_comes_back(monkeypatch):

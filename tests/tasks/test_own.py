@@ -14,14 +14,6 @@ register(type("Mine", (SHD,), {"name": "mine", "metric": "correlation"}))
 """
 
 
-@pytest.fixture
-def registries(monkeypatch):
-    monkeypatch.setattr(tasks, "TASKS", dict(tasks.TASKS))
-    for name, copy in (("UNITS", dict), ("_LARGER", set), ("_OWN", list)):
-        monkeypatch.setattr(scores, name, copy(getattr(scores, name)))
-    tasks._load_own.cache_clear()
-
-
 def test_a_metric_is_made_known_first(registries):
     mine = type("Mine", (SHD,), {"name": "mine", "metric": "correlation"})
     with pytest.raises(ConfigError, match="no score 'correlation': say whether more of it is better"):

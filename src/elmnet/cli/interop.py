@@ -66,7 +66,6 @@ def export(
 
     network, facts = _network(source)
     standard, note = Standard.of(facts), ""
-    path.parent.mkdir(parents=True, exist_ok=True)
     if format_ is Format.onnx:
         from elmnet.interop.graphs import check_onnx, export_onnx
 

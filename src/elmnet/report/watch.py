@@ -18,7 +18,7 @@ from typing import Any
 
 from elmnet import models
 from elmnet.config import NetworkConfig
-from elmnet.errors import ConfigError
+from elmnet.errors import ConfigError, one_line
 from elmnet.report import figures
 from elmnet.report.interactive import picture
 from elmnet.report.page import asset, digest, template
@@ -58,7 +58,7 @@ def look(directory: Path) -> list[Place]:
         try:
             (_sweep if (path / "sweep.json").exists() else _run)(place, path, f"f{number}")
         except Exception as error:  # a damaged directory must not hide the others
-            place.words = [f"cannot be read: {' '.join(str(error).split()) or type(error).__name__}"]
+            place.words = [f"cannot be read: {one_line(error)}"]
         places.append(place)
     return places
 

@@ -43,7 +43,6 @@ class Halving(Reporter):
         if file.exists():
             return optuna.trial.Trial(self._study, int(file.read_text(encoding="utf-8")))
         trial = self._study.ask()
-        file.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(file, str(trial._trial_id))
         return trial
 

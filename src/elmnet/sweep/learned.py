@@ -105,22 +105,20 @@ def learn(
         TheoryError: there is no finished run; runs of several tasks; a score they do not have.
     """
     several = [str(sources)] if isinstance(sources, str | Path) else list(sources)
-    path, source = Path(several[0]), several[0]
-    if len(several) > 1:
-        others = [one for one in several if not Path(one).is_dir()]
-        if others or network is not None or h0 is not None:
-            what = f"{others[0]} is none" if others else "they need no --network and no --h0"
-            raise ConfigError(f"runs from several places are of directories; {what}")
-    elif ending(path) in (".csv", ".parquet") and not path.is_dir():
-        return _of_table(path, score, network, h0)
-    elif network is not None or h0 is not None:
-        raise ConfigError(f"--network and --h0 are for a .csv or .parquet table; {source} is none and tells both")
-    elif source.startswith("published:"):
-        return Learned(published(source.removeprefix("published:"), score), {}, {}, data="official")
+    others = [one for one in several if not Path(one).is_dir()]
+    if len(several) > 1 and others:
+        raise ConfigError(f"runs from several places are of directories; {others[0]} is none")
+    if others and ending(Path(others[0])) in (".csv", ".parquet"):
+        return _of_table(Path(others[0]), score, network, h0)
+    where = ", ".join(several)
+    if network is not None or h0 is not None:
+        raise ConfigError(f"--network and --h0 are for a .csv or .parquet table; {where} is none and tells both")
+    if where.startswith("published:"):
+        return Learned(published(where.removeprefix("published:"), score), {}, {}, data="official")
     from elmnet.train.results import as_runs, finished
 
     found, skipped = finished(*map(Path, several))
-    return Learned(as_runs(found, ", ".join(several), score, skipped), skipped, {one.name: one.config for one in found})
+    return Learned(as_runs(found, where, score, skipped), skipped, {one.name: one.config for one in found})
 
 
 def _of_table(path: Path, score: str | None, name: str | None, h0: float | None) -> Learned:

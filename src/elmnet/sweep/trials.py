@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError
 
-from elmnet.errors import DivergedError, ElmnetError, RunError, RunTakenError
+from elmnet.errors import DivergedError, ElmnetError, RunError, RunTakenError, one_line
 from elmnet.files import write_atomic
 from elmnet.scores import larger_is_better
 from elmnet.sweep import halving
@@ -149,10 +149,9 @@ def _config(job: Job) -> RunConfig:
 
 def record_failure(directory: Path, error: BaseException) -> None:
     """Write down why a trial failed."""
-    words = " ".join(str(error).split()) or type(error).__name__
     trace = traceback.format_exception(error)
-    document = {"kind": type(error).__name__, "reason": words, "time": time.time(), "trace": "".join(trace)[-4000:]}
-    directory.mkdir(parents=True, exist_ok=True)
+    kind, reason = type(error).__name__, one_line(error)
+    document = {"kind": kind, "reason": reason, "time": time.time(), "trace": "".join(trace)[-4000:]}
     write_atomic(directory / FAILED, json.dumps(document, indent=2) + "\n")
 
 

@@ -6,7 +6,7 @@ resets - or part of a checkpoint: weights, optimiser, carried state, torch's ran
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -154,7 +154,7 @@ class Learner:
 
     def tensors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Weights, and all else that the next step depends on; everybody in the team calls this."""
-        state = self._each_tensor(self.state, self.team.join)
+        state = None if self.state is None else self.state.map(self.team.join)
         with self._drawing():
             return self.network.state_dict(), pack(self.network, self.optimizer, state)
 
@@ -167,14 +167,8 @@ class Learner:
         self.network.load_state_dict(weights)
         with self._drawing():
             state = unpack(others, self.network, self.optimizer)
-        self.state = self._each_tensor(state, self.team.part)
+        self.state = None if state is None else state.map(self.team.part)
         self.step = step
-
-    def _each_tensor(self, state: State | None, change: Callable[[Tensor], Tensor]) -> State | None:
-        """The state of more or fewer sequences."""
-        if state is None:
-            return None
-        return self.network.state_of({name: change(tensor) for name, tensor in state.tensors().items()})
 
 
 def _optimizer(network: Network, settings: TrainConfig) -> torch.optim.Optimizer:

@@ -114,7 +114,7 @@ def as_runs(
     if score not in known:
         has = f"they have {', '.join(known)}" if known else f"the model is of {', '.join(KINDS)}, which none has"
         raise TheoryError(f"these runs have no score {score!r}; {has}")
-    task, data = kinds[0]
+    (task, data), kind = kinds[0], kind_of(score)
     several = len({one.contents for one in found}) > 1
     contents = [f" {one.contents}" if several else "" for one in found]
     runs = table(
@@ -128,8 +128,8 @@ def as_runs(
         source=str(where),
         score=score,
         H0=max(score_of(floor, score) for floor in floors),
-        unit=kind_of(score).unit,
-        floor=kind_of(score).floor,
+        unit=kind.unit,
+        floor=kind.floor,
     )
     return replace(runs, source=f"{where} ({len(runs)} runs of {task} on {data}, {runs.trained})")
 
