@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from elmnet.cli import bench, data, inspect, interop, plan, report, runs, sweep, theory
+from elmnet.cli import bench, compare, data, inspect, interop, plan, report, runs, sweep, theory
 from elmnet.cli.output import say
 from elmnet.errors import ConfigError, ElmnetError
 
@@ -30,6 +30,7 @@ _COMMANDS: dict[str, Any] = {
     "predict": runs.predict,
     "generate": runs.generate,
     "params": inspect.params,
+    "compare": compare.compare,
     "fit": theory.fit,
     "plan": plan.plan,
     "report": report.report,

@@ -105,19 +105,21 @@ def learn(
         TheoryError: there is no finished run; runs of several tasks; a score they do not have.
     """
     several = [str(sources)] if isinstance(sources, str | Path) else list(sources)
-    others = [one for one in several if not Path(one).is_dir()]
-    if len(several) > 1 and others:
-        raise ConfigError(f"runs from several places are of directories; {others[0]} is none")
-    if others and ending(Path(others[0])) in (".csv", ".parquet"):
-        return _of_table(Path(others[0]), score, network, h0)
+    files = [one for one in several if not Path(one).is_dir()]
+    if len(several) > 1 and files:
+        raise ConfigError(f"runs from several places are of directories; {files[0]} is none")
+    if files and ending(Path(files[0])) in (".csv", ".parquet"):
+        return _of_table(Path(files[0]), score, network, h0)
     where = ", ".join(several)
     if network is not None or h0 is not None:
         raise ConfigError(f"--network and --h0 are for a .csv or .parquet table; {where} is none and tells both")
     if where.startswith("published:"):
         return Learned(published(where.removeprefix("published:"), score), {}, {}, data="official")
-    from elmnet.train.results import as_runs, finished
+    from elmnet.train.results import as_runs, described, finished
 
     found, skipped = finished(*map(Path, several))
+    found, others = described(found)
+    skipped |= others
     return Learned(as_runs(found, where, score, skipped), skipped, {one.name: one.config for one in found})
 
 

@@ -14,7 +14,7 @@ from elmnet.theory.kinds import given
 from elmnet.theory.rows import runs_of_rows
 from elmnet.theory.runs import Runs
 from elmnet.train.config import RunConfig
-from elmnet.train.results import Finished, as_runs, none_finished, unfit
+from elmnet.train.results import Finished, as_runs, described, none_finished
 
 Row = Mapping[str, Any]
 
@@ -41,31 +41,60 @@ def read_table(
     """
     file = Path(file)
     names, lines = _rows(file)
-    rows, skipped = _finished(lines, collected={"trial", "configuration"} <= set(names))
-    if not {"config", "baselines"} <= set(names):
-        if network is None or H0 is None:
+    if _whole(names):
+        if network is not None or H0 is not None:
             raise ConfigError(
-                f"{file} does not tell its networks whole, as tables of `elmnet sweep collect` do: name the one whose "
-                "hidden layer its rows vary (--network), and what a network that knows nothing scores (--h0)"
+                f"{file} tells its networks and what knowing nothing scores; leave out --network and --h0"
             )
-        if not rows:
-            raise none_finished(file, skipped)
-        source = f"{file} ({len(rows)} runs)"
-        named = [{**row, "name": row["name"] if _said(row, "name") else name} for name, row in rows.items()]
-        return runs_of_rows(named, network, H0=H0, source=source, score=score), skipped, []
-    if network is not None or H0 is not None:
-        raise ConfigError(f"{file} tells its networks and what knowing nothing scores; leave out --network and --h0")
+        found, skipped = _runs(file, lines)
+        found, others = described(found)
+        return as_runs(found, file, score, skipped | others), skipped | others, found
+    rows, skipped = _finished(lines)
+    if network is None or H0 is None:
+        raise ConfigError(
+            f"{file} does not tell its networks whole, as tables of `elmnet sweep collect` do: name the one whose "
+            "hidden layer its rows vary (--network), and what a network that knows nothing scores (--h0)"
+        )
+    for name in [name for name, row in rows.items() if _said(row, "model")]:
+        if (model := str(rows[name]["model"]).lower()) not in ("elm", "leaky"):
+            skipped[name] = f"a {model}; the model is of ELM networks"
+            del rows[name]
+    if not rows:
+        raise none_finished(file, skipped)
+    source = f"{file} ({len(rows)} runs)"
+    named = [{**row, "name": row["name"] if _said(row, "name") else name} for name, row in rows.items()]
+    return runs_of_rows(named, network, H0=H0, source=source, score=score), skipped, []
+
+
+def read_finished(file: str | Path) -> tuple[list[Finished], dict[str, str]]:
+    """The finished runs of a table of `elmnet sweep collect`, of whatever network, and why others were left out.
+
+    Raises:
+        RunError: the file is damaged.
+        ConfigError: it is of another origin, and does not tell its runs' settings.
+    """
+    file = Path(file)
+    names, lines = _rows(file)
+    if not _whole(names):
+        raise ConfigError(f"{file} does not tell its runs' settings, as tables of `elmnet sweep collect` do")
+    return _runs(file, lines)
+
+
+def _whole(names: Sequence[str]) -> bool:
+    """Whether a table with these columns tells its runs whole."""
+    return {"config", "baselines"} <= set(names)
+
+
+def _runs(file: Path, lines: Sequence[Row]) -> tuple[list[Finished], dict[str, str]]:
+    """The finished runs of a collected table's rows, and why others were left out."""
+    rows, skipped = _finished(lines)
     found = []
     for name, row in rows.items():
         try:
-            one = _run(name, row)
+            found.append(_run(name, row))
         except (ValueError, TypeError, LookupError, AttributeError) as error:  # ConfigError is a ValueError
             raise RunError(f"{file}: {name} is damaged: {error}; `elmnet sweep collect` writes it anew") from error
-        if (why := unfit(one.config)) is None:
-            found.append(one)
-        else:
-            skipped[name] = why
-    return as_runs(found, file, score, skipped), skipped, found
+    return found, skipped
 
 
 def _run(name: str, row: Row) -> Finished:
@@ -80,16 +109,14 @@ def _run(name: str, row: Row) -> Finished:
     return Finished(name, config, str(row["data"]), scores, floors)
 
 
-def _finished(rows: Sequence[Row], *, collected: bool) -> tuple[dict[str, Row], dict[str, str]]:
-    """Rows of finished runs of ELM networks by name, and why others were left out; each trial of a sweep once."""
+def _finished(rows: Sequence[Row]) -> tuple[dict[str, Row], dict[str, str]]:
+    """Rows of finished runs by name, and why others were left out; each trial of a sweep once."""
     found: dict[str, Row] = {}
     skipped: dict[str, str] = {}
     for number, row in enumerate(rows, 1):
-        name = str(row["trial"]) if collected else f"row {number}"
+        name = str(row["trial"]) if {"trial", "configuration"} <= row.keys() else f"row {number}"
         if _said(row, "state") and row["state"] != "done":
             skipped[name] = str(row["reason"] if _said(row, "reason") else row["state"])
-        elif _said(row, "model") and str(row["model"]).lower() not in ("elm", "leaky"):
-            skipped[name] = f"a {row['model']}; the model is of ELM networks"
         elif name in found:
             skipped[f"row {number}"] = f"the same run as {name}"
         else:

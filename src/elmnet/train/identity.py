@@ -30,18 +30,18 @@ def same_data(facts: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
 
 def name_of(config: RunConfig, facts: Mapping[str, Any]) -> str:
     """A run's name. The data count by their content, wherever they lie."""
-    return _hash({**_deciding(config), "data": contents_of(facts)})
+    return _hash({**deciding(config), "data": contents_of(facts)})
 
 
 def configuration_of(config: RunConfig) -> str:
     """The same for all seeds of a configuration, and for nothing else, whatever the data."""
-    return _hash({**_deciding(config), "seed": None})
+    return _hash({**deciding(config), "seed": None})
 
 
 def setting_of(config: RunConfig) -> str:
     """The same for configurations that differ in training steps and the hidden layers' N, d_m, d_mlp, d_tree, d_s
     alone, whatever the data."""
-    document = {**_deciding(config), "seed": None}
+    document = {**deciding(config), "seed": None}
     document["training"].pop("steps")
     for layer in document["model"].get("layers") or ():
         layer.pop("units")
@@ -50,7 +50,7 @@ def setting_of(config: RunConfig) -> str:
     return _hash(document)
 
 
-def _deciding(config: RunConfig) -> dict[str, Any]:
+def deciding(config: RunConfig) -> dict[str, Any]:
     """All settings that decide a result, besides the data."""
     document = config.to_dict()
     for key in IRRELEVANT:

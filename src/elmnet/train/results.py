@@ -18,7 +18,7 @@ Scores = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished run that a fit can learn from: an ELM network of one hidden layer."""
+    """A finished run."""
 
     name: str
     config: RunConfig
@@ -32,13 +32,19 @@ class Finished:
 
     @property
     def network(self) -> NetworkConfig:
-        """What was trained."""
-        assert isinstance(self.config.model, NetworkConfig)  # see `unfit`
+        """What was trained, where the information model describes it (`described`)."""
+        assert isinstance(self.config.model, NetworkConfig)
         return self.config.model
 
 
-def unfit(config: RunConfig) -> str | None:
-    """Why the information model does not describe a run's network; None where it does."""
+def described(found: Sequence[Finished]) -> tuple[list[Finished], dict[str, str]]:
+    """The runs whose network the information model describes, and why it does not describe the others'."""
+    reasons = {one.name: _unfit(one.config) for one in found}
+    left_out = {name: why for name, why in reasons.items() if why is not None}
+    return [one for one in found if one.name not in left_out], left_out
+
+
+def _unfit(config: RunConfig) -> str | None:
     if not isinstance(config.model, NetworkConfig):
         return f"a {config.model.kind}; the model is of ELM networks"
     layers = len(config.model.layers)
@@ -46,7 +52,7 @@ def unfit(config: RunConfig) -> str | None:
 
 
 def finished(*directories: Path) -> tuple[list[Finished], dict[str, str]]:
-    """Every finished run below directories, once, and why others were left out.
+    """Every finished run below directories, of whatever network, once, and why others were left out.
 
     Raises:
         TheoryError: there is no such directory.
@@ -64,8 +70,6 @@ def finished(*directories: Path) -> tuple[list[Finished], dict[str, str]]:
             continue
         if result is None:
             skipped[name] = "not finished"
-        elif (why := unfit(config)) is not None:
-            skipped[name] = why
         elif (twin := seen.setdefault(name_of(config, facts), name)) != name:
             skipped[name] = f"the same run as {twin}"
         else:
@@ -94,7 +98,7 @@ def as_runs(
     """Finished runs as a fit takes them.
 
     Args:
-        found: of one task and its data.
+        found: of one task and its data, whose networks the information model describes (`described`).
         where: they were found.
         score: `valid_bpc`, `test_bpc` (text), `valid_loss`, `test_loss` (nats), `valid_error`, `test_error` (classes);
             None: the validation's own.
@@ -147,7 +151,8 @@ def read_runs(directory: str | Path, score: str | None = None) -> tuple[Runs, di
         TheoryError: no finished run; runs of several tasks or data; a score they do not have.
     """
     found, skipped = finished(Path(directory))
-    return as_runs(found, Path(directory), score, skipped), skipped
+    found, others = described(found)
+    return as_runs(found, Path(directory), score, skipped | others), skipped | others
 
 
 def _flat(scores: Scores) -> dict[str, float]:

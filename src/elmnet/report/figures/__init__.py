@@ -7,6 +7,7 @@ them; axes with units. Needs matplotlib: pip install 'elmnet[report]'.
 from elmnet.report.figures.curves import (
     axis_curve,
     budget_curves,
+    differences,
     gradient_norm,
     learning_curve,
     learning_curves,
@@ -36,6 +37,7 @@ __all__ = [  # theory, runs and sweeps, inside a network, files
     "surface",
     "axis_curve",
     "budget_curves",
+    "differences",
     "gradient_norm",
     "learning_curve",
     "learning_curves",

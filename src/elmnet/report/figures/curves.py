@@ -2,12 +2,14 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from elmnet.report.figures.style import BLUE, COLOURS, GREY, MARKERS, ORANGE, axis, decades, few_numbers, plain
 from elmnet.scores import labelled, larger_is_better, leading
+from elmnet.sweep.compare import Comparison
 from elmnet.train.journal import validations
 
 if TYPE_CHECKING:
@@ -134,6 +136,26 @@ def seed_spread(rows: Sequence[dict[str, Any]], score: str, ax: "Axes | None" = 
     ax.set_ylabel(_label(score))
     ax.set_title("Spread over seeds")
     ax.legend()
+    return ax
+
+
+def differences(comparison: Comparison, ax: "Axes | None" = None) -> "Axes":
+    """How much every value of a setting is above the one it is compared with: a dot for each pair of runs, the mean
+    and its 95 % interval."""
+    ax = axis(ax)
+    values = [one for one in comparison.values[1:] if one.differences]
+    for place, one in enumerate(values):
+        ax.plot(one.differences, [place] * len(one.differences), "o", color=ORANGE, markersize=4, alpha=0.7)
+        middle, ends = fmean(one.differences), one.interval
+        if ends is not None:
+            ax.plot(ends, [place, place], color=BLUE)
+        ax.plot(middle, place, "D", color=BLUE, markersize=6)
+    ax.axvline(0, color=GREY, linewidth=1)
+    ax.set_yticks(range(len(values)), [plain(str(one.value)) for one in values])
+    ax.set_ylim(len(values) - 0.5, -0.5)
+    ax.set_ylabel(plain(comparison.by))
+    ax.set_xlabel(f"{_label(comparison.score)}, above that of {plain(str(comparison.against))}; {comparison.sense}")
+    ax.set_title("Differences within pairs of runs (dots), mean and 95 % interval")
     return ax
 
 
