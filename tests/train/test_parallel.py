@@ -20,6 +20,7 @@ from elmnet.train.parallel import Team, group
 
 SCRIPT = """
 import sys, torch
+from pathlib import Path
 from conftest import network_config
 from elmnet import ELMNetwork
 from elmnet.train import parallel
@@ -42,7 +43,10 @@ with parallel.group() as team:
         torch.nn.utils.clip_grad_norm_(network.parameters(), 0.5)
         optimizer.step()
         losses.append(team.mean(loss.detach()).item())
+    import torch.distributed.nn.functional  # as a library may, late
     torch.save((team.size, losses, network.state_dict()), f"{sys.argv[1]}/{team.rank}.pt")
+threads = [name.read_text().strip() for name in Path("/proc/self/task").glob("*/comm")]
+assert not [name for name in threads if "gloo" in name], threads  # the group is really gone
 """
 
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib import import_module
 
 import torch
 from torch import Tensor, distributed, nn
@@ -112,6 +113,9 @@ def group() -> Iterator[Team]:
     if "WORLD_SIZE" not in os.environ:
         yield Team()
         return
+    # torch imports this one when it is first needed; its functions then take the group as a default argument, and hold
+    # it, with gloo's threads, until the interpreter falls apart around them
+    import_module("torch.distributed.nn.functional")
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     gpus = torch.cuda.is_available() and torch.cuda.device_count() >= here  # one for each process of this host
     if gpus:
