@@ -34,13 +34,15 @@ from elmnet import budget, models
 from elmnet.config import NetworkConfig
 from elmnet.errors import BudgetError, ConfigError
 from elmnet.models import ModelConfig
-from elmnet.strict import Config, read_yaml
+from elmnet.strict import Config, instead, read_yaml
 from elmnet.tasks import OpenTasks, find_task
 from elmnet.theory import planner
 from elmnet.train.config import RunConfig, amend, compose
 from elmnet.train.identity import name_of
 
 SHAPE = ("units", "memory", "branches", "synapses")
+NAMES = (*SHAPE, "recipe", "model", "seed", "steps")
+"""Of a row; any other is the path of a setting."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +221,11 @@ def _refuse_twice(group: Group, row: Mapping[str, Any]) -> None:
 
 def _configure(base: RunConfig, group: Group, row: Mapping[str, Any], seed: Any, tasks: OpenTasks) -> RunConfig:
     """The run of a row: shape, budget, length, other settings."""
-    rest = {name: value for name, value in row.items() if name not in (*SHAPE, "model", "recipe", "seed", "steps")}
+    rest = {name: value for name, value in row.items() if name not in NAMES}
+    tree = base.to_dict()
+    for name in rest:
+        if name.split(".")[0] not in tree:
+            raise ConfigError(f"no setting {name!r}; {instead(name, (*NAMES, *tree), tree)}")
     config = base.with_model(row["model"]) if "model" in row else base
     config = _amended(config, rest, tasks, fit="model" in row, seed=seed)
     shape = {name: row[name] for name in (*SHAPE, "recipe") if name in row}
