@@ -243,7 +243,7 @@ def _configure(base: RunConfig, group: Group, row: Mapping[str, Any], seed: Any,
     config = config.replace(model=model)
     steps = row.get("steps", group.steps)
     if group.flops is not None:
-        steps = max(1, round(group.flops / training_flops(config, config.open_task(tasks=tasks).steps)))
+        steps = max(1, round(group.flops / _step_flops(config, config.open_task(tasks=tasks).steps)))
     return config if steps is None else amend(config, settings={"training.steps": steps})
 
 
@@ -262,10 +262,10 @@ def _shaped(model: NetworkConfig, group: Group, shape: Mapping[str, Any]) -> Net
     return budget.largest(lambda units: model.with_hidden(units=units), limit.value, "N", limit.price, limit.kind)
 
 
-def training_flops(config: RunConfig, time_steps: int) -> float:
-    """Of one training step: three times the forward pass of all sequences and time steps."""
+def _step_flops(config: RunConfig, time_steps: int) -> float:
+    """Of one training step."""
     sequences = find_task(config.task).sequences_of(config.options)
-    return float(3 * models.counts(config.model).flops * sequences * time_steps)
+    return budget.training_flops(models.counts(config.model).flops, sequences, time_steps)
 
 
 @dataclass(frozen=True)
@@ -293,4 +293,4 @@ class Trial:
         return self.flops or self._flops(1)
 
     def _flops(self, time_steps: int) -> float:
-        return training_flops(self.config, time_steps) * self.config.training.steps
+        return _step_flops(self.config, time_steps) * self.config.training.steps

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from elmnet.budget import LEAST_MEMORY
 from elmnet.errors import TheoryError
 from elmnet.theory.model import SNRR, Array, Optimum
-from elmnet.theory.runs import LEAST_MEMORY, Runs
+from elmnet.theory.runs import Runs
 from elmnet.theory.solve import BOUNDS, PRIOR, Problem
 
 POOR = 0.3
