@@ -24,7 +24,7 @@ Knob = Literal["units", "memory", "synapses"]
 TAPE_LIMIT = 2**31
 """Bytes of activations that the backend `cpu` keeps for the way back; longer sequences are run forward once more."""
 LEAST_MEMORY = 3
-"""d_m below which training may have a threshold that no smooth law describes, as SHD-Adding's has (docs/theory.md, §6)."""
+"""d_m below which training may have a threshold that no smooth law describes, as SHD-Adding's has (§6, §9)."""
 
 
 @dataclass(frozen=True)
