@@ -17,7 +17,7 @@ from elmnet import budget
 from elmnet.config import NetworkConfig
 from elmnet.errors import BudgetError, ConfigError, TheoryError
 from elmnet.theory.fit import Fit, fit
-from elmnet.theory.model import SNRR
+from elmnet.theory.model import SNRR, ends
 from elmnet.theory.rows import PUBLISHED
 from elmnet.theory.solve import PRIOR
 
@@ -323,7 +323,7 @@ def fitting(
 
 def _interval(values: NDArray[np.int64]) -> tuple[int, int]:
     """95 % of them."""
-    low, high = np.quantile(values, [0.025, 0.975], method="nearest")
+    low, high = ends(values, method="nearest")
     return int(low), int(high)
 
 
@@ -399,7 +399,7 @@ def _rivals(start: NetworkConfig, limit: Limit, wiring: Wiring, chosen: NetworkC
         regret, interval = float(np.subtract(*known.law.loss(*both))), None
         if known.worlds is not None:
             losses = known.worlds.loss(*both)
-            low, high = np.quantile(losses[:, 0] - losses[:, 1], [0.025, 0.975])
+            low, high = ends(losses[:, 0] - losses[:, 1])
             interval = (float(low), float(high))
         rivals.append(Rival(name, network, regret, interval))
     return rivals
