@@ -32,7 +32,7 @@ CASES = [
     ("unknown task", "train mnist", "no task 'mnist'"),
     ("nothing to do", "train", "name a TASK to train"),
     ("unknown preset", "train enwik8 --preset huge", "no preset 'huge'"),
-    ("misspelt setting", TRAIN + " --set training.learning_rat=1", "has no setting 'learning_rat'"),
+    ("misspelt setting", TRAIN + " --set training.learning_rat=1", "'learning_rat'; did you mean 'learning_rate'"),
     ("wrong type", TRAIN + " --set model.layers.0.neuron.memory=two", "memory must be a whole number, got 'two'"),
     ("out of range", TRAIN + " --set training.learning_rate=-1", "learning_rate must be positive, got -1.0"),
     ("budget too small", TRAIN + " --budget 100", "a budget of 100 parameters is too small"),

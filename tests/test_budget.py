@@ -37,6 +37,10 @@ def test_all_36_published_parameter_counts_are_exact(shared):
     assert [ours for ours, _ in counts] == [theirs for _, theirs in counts]
 
 
+def test_a_training_step_takes_three_times_the_forward_pass():
+    assert budgets.training_flops(7, sequences=2, time_steps=4) == 3 * 7 * 2 * 4
+
+
 def test_all_36_published_counts_equal_those_of_built_modules(shared):
     for network, row in published(shared):
         assert ELMNetwork(network, seed=0).count_parameters() == int(row["trainable_params"])

@@ -41,6 +41,12 @@ def test_own_readout_round_trips():
         (lambda: NetworkConfig.preset("imagenet"), "no preset 'imagenet'"),
         (lambda: NeuronConfig.from_dict({"memry": 3}), "did you mean 'memory'"),
         (lambda: NeuronConfig().replace(memry=3), "did you mean 'memory'"),
+        (lambda: NeuronConfig().replace(d_tree=3), "unknown setting 'd_tree'; write branches"),
+        (lambda: LayerConfig(units=3).replace(tau_max=3), "unknown setting 'tau_max'; write neuron.tau_max"),
+        (
+            lambda: NetworkConfig.from_dict({**network_config().to_dict(), "N": 3}),
+            "unknown setting 'N'; write layers.0.units",
+        ),
         (lambda: NeuronConfig(tau_min=10).replace(tau_max=1), "tau_min 10.0 exceeds tau_max 1.0"),
         (lambda: network_config().replace(readout="none"), "5 channels must equal outputs = 3"),
         (lambda: LayerConfig.from_dict({}), "missing setting units"),

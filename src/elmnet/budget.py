@@ -23,6 +23,8 @@ AnyConfig = TypeVar("AnyConfig", bound=Config)
 Knob = Literal["units", "memory", "synapses"]
 TAPE_LIMIT = 2**31
 """Bytes of activations that the backend `cpu` keeps for the way back; longer sequences are run forward once more."""
+LEAST_MEMORY = 3
+"""d_m below which training may have a threshold that no smooth law describes, as SHD-Adding's has (§6, §9)."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,17 @@ def cost(network: NetworkConfig) -> Cost:
         flops=sum(layer.units * neuron_flops(layer.neuron) for layer in network.stack)
         + (2 * last * network.outputs + network.outputs if network.has_affine else 0),
     )
+
+
+def training_flops(forward: int, sequences: int, time_steps: int) -> float:
+    """Of a training step: three times the forward pass.
+
+    Args:
+        forward: FLOPs per time step and sample, as in `Cost`.
+        sequences: of a batch.
+        time_steps: of a sequence.
+    """
+    return 3.0 * forward * sequences * time_steps
 
 
 def parameters(network: NetworkConfig) -> int:

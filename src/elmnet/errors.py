@@ -27,6 +27,10 @@ class ConfigError(ElmnetError, ValueError):
     """A configuration holds a value that cannot be built."""
 
 
+class TaskError(ConfigError):
+    """A task is not known to this installation, or cannot be imported."""
+
+
 class BudgetError(ElmnetError, ValueError):
     """No network of the asked shape fits the budget."""
 

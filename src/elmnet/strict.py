@@ -11,7 +11,7 @@ import numbers
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +57,7 @@ class Config:
         """Build from a nested dictionary; unknown and missing keys are refused by name."""
         if not isinstance(data, Mapping):
             raise ConfigError(f"{cls.__name__}: expected a mapping of settings, got {data!r}")
-        cls._refuse_unknown(data)
+        cls._refuse_unknown(data, data)
         known = {field.name: field for field in dataclasses.fields(cls)}
         required = [n for n, f in known.items() if f.default is f.default_factory is dataclasses.MISSING]
         missing = [name for name in required if name not in data]
@@ -66,23 +66,72 @@ class Config:
         return cls(**data)
 
     @classmethod
-    def _refuse_unknown(cls, names: Iterable[str]) -> None:
+    def _refuse_unknown(cls, names: Iterable[str], tree: "Mapping[str, Any] | Config") -> None:
         known = cls._hints()
         for name in names:
             if name not in known:
-                close = difflib.get_close_matches(str(name), known, n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
-                raise ConfigError(f"{cls.__name__}: unknown setting {name!r}{hint}")
+                within = {key: _plain(value) for key, value in _plain(tree).items() if key in known}
+                raise ConfigError(f"{cls.__name__}: unknown setting {name!r}; {instead(name, known, within)}")
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed, checked again. (Fields that stay are not parsed again: planners make
         copies by the ten thousand.)"""
-        self._refuse_unknown(changes)
+        self._refuse_unknown(changes, self)
         copy = object.__new__(type(self))
         for name in self._hints():
             object.__setattr__(copy, name, getattr(self, name))
         copy._take(changes)
         return copy
+
+
+_SYMBOLS = {
+    "N": "units",
+    "d_m": "memory",
+    "d_mlp": "hidden",
+    "d_tree": "branches",
+    "d_s": "synapses",
+    "k_c": "branches synapses",
+    "L": "hidden_layers",
+    "tau_b": "tau_branch",
+    "tau_r": "tau_highpass",
+    "lambda": "timescale_ratio",
+    "rho": "recurrent_connect",
+    "network": "model",
+    "lr": "learning_rate",
+    "batch_size": "batch streams",
+    "epochs": "steps",
+    "warmup_steps": "warmup",
+    "wd": "weight_decay",
+    "grad_clip": "clip",
+}
+"""What the paper and the field call settings: the settings that stand for it, of which a run may have only some."""
+
+
+def instead(name: object, known: Iterable[str], tree: Mapping[str, Any]) -> str:
+    """Words on what to write for an unknown name.
+
+    The setting it stands for, or has the name of, as its path where that lies elsewhere; else the known name closest
+    to it; else all of them.
+
+    Args:
+        name: the unknown one.
+        known: names that are allowed there.
+        tree: settings, nested, to look in; a list is looked into by its first item.
+    """
+    known, meant = tuple(known), _SYMBOLS.get(str(name), str(name)).split()
+    if found := [m for m in meant if m in known] or [path for path in _paths(tree) if path.split(".")[-1] in meant]:
+        return f"write {' or '.join(found)}"
+    close = difflib.get_close_matches(str(name), known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+
+
+def _paths(tree: Mapping[str, Any]) -> Iterator[str]:
+    """Dotted, of every setting."""
+    for key, value in tree.items():
+        yield str(key)
+        inner, value = (f"{key}.0", value[0]) if isinstance(value, list) and value else (key, value)
+        if isinstance(value, Mapping):
+            yield from (f"{inner}.{path}" for path in _paths(value))
 
 
 class _Loader(yaml.SafeLoader):

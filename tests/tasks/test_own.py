@@ -3,8 +3,10 @@
 import pytest
 
 from elmnet import scores, tasks
-from elmnet.errors import ConfigError
+from elmnet.errors import ConfigError, RunError
 from elmnet.tasks import SHD, find_task, register
+from elmnet.train.config import compose
+from elmnet.train.run import RunDirectory
 
 OWN = """
 from elmnet import scores
@@ -41,7 +43,7 @@ def test_tasks_are_found_by_the_environment(registries, monkeypatch, tmp_path, a
     if as_module:
         monkeypatch.syspath_prepend(tmp_path)
         place = "tasks_of_mine"
-    with pytest.raises(ConfigError, match=r"no task 'mine'; known: .*; ELMNET_TASKS names modules or files with your"):
+    with pytest.raises(ConfigError, match=r"no task 'mine'; known: .*; your own are found by ELMNET_TASKS"):
         find_task("mine")
     monkeypatch.setenv("ELMNET_TASKS", place)
     assert find_task("mine").metric == "correlation"
@@ -66,6 +68,16 @@ def test_tasks_are_found_in_installed_packages(registries, monkeypatch):
         ConfigError, match="the task of entry point mine cannot be used: ConfigError: no score 'unheard"
     ):
         find_task("mine")
+
+
+def test_a_run_of_a_task_that_is_unknown_here_is_not_damaged(registries, tmp_path):
+    register(type("Mine", (SHD,), {"name": "mine"}))
+    run = RunDirectory(tmp_path)
+    run.create(compose("mine"), {})
+    assert run.read_config()[0].task == "mine"
+    del tasks.TASKS["mine"]
+    with pytest.raises(RunError, match=r"config\.yaml: no task 'mine'; .* ELMNET_TASKS \(modules or files\) or entry"):
+        run.read_config()
 
 
 def test_what_cannot_be_imported_is_said(registries, monkeypatch, tmp_path):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from elmnet.config import NeuronConfig
 from elmnet.errors import TheoryError
 from elmnet.theory import SNRR, memory_of
-from elmnet.theory.model import NATS
+from elmnet.theory.model import NATS, ends
 
 UNIT = NeuronConfig(branches=50)
 THETA = SNRR(L_inf=1.63, D=0.2, kappa_e=250, N_r=65, H0=5.05)
@@ -227,3 +227,10 @@ def test_near_optimal_ends_lie_where_the_loss_has_risen(unit, a):
     at = [float(loss(budget / (k_e + k_c), k_e, k_c)) for k_e in law.near_optimal(budget, k_c, delta)]
     least = float(loss(best.units, best.complexity, k_c))
     assert at == pytest.approx([least + delta] * 2, abs=2e-6)
+
+
+def test_ends_leave_as_much_out_on_either_side():
+    draws = np.stack([np.arange(1001.0), np.arange(1001.0)[::-1] * 2], axis=1)
+    assert ends(draws) == pytest.approx(np.array([[25, 50], [975, 1950]]))
+    assert ends([0, 1, 2, 3], 0.5) == pytest.approx([0.75, 2.25])
+    assert list(ends([0, 1, 2, 3], 0.5, "nearest")) == [1, 2]

@@ -79,7 +79,15 @@ def test_settings_may_be_a_mapping_whose_values_are_taken_as_they_are():
     ("setting", "words"),
     [
         ("training.steps", "expected path.to.key=value"),
-        ("training.stepps=3", "training has no setting 'stepps'; it has: steps"),
+        ("training.stepps=3", "training has no setting 'stepps'; did you mean 'steps'"),
+        ("training.mood=3", "training has no setting 'mood'; known: steps, optimizer"),
+        ("d_m=5", "the run has no setting 'd_m'; write model.layers.0.neuron.memory"),
+        ("model.layers.0.neuron.d_m=5", "model.layers.0.neuron has no setting 'd_m'; write memory"),
+        ("network.layers.0.units=5", "the run has no setting 'network'; write model"),
+        ("k_c=5", "write model.layers.0.neuron.branches or model.layers.0.neuron.synapses"),
+        ("model.tau_max=5", "model has no setting 'tau_max'; write model.layers.0.neuron.tau_max"),
+        ("training.lr=1e-3", "training has no setting 'lr'; write learning_rate"),
+        ("training.batch_size=3", "training has no setting 'batch_size'; write options.streams"),
         ("trainin.steps=3", "the run has no setting 'trainin'"),
         ("model.layers.5.units=3", "model.layers is a list of 1, it has no '5'"),
         ("training.steps.x=3", "training.steps holds no settings of its own"),
@@ -154,6 +162,8 @@ def test_models_of_other_kinds_compose_and_round_trip(kind):
     assert RunConfig.from_dict(config.to_dict()) == config
     assert (config.training.mlp_penalty == 0) == (kind != "leaky")
     if kind != "leaky":
+        with pytest.raises(ConfigError, match="the run has no setting 'd_m'; known: task"):  # for it has no memory
+            amend(config, settings=["d_m=7"])
         assert amend(config, settings=["model.width=7"]).model.width == 7
         with pytest.raises(ConfigError, match="of signals of ELM neurons, which a baseline has not"):
             amend(config, settings=["training.activity_penalty=0.1"])

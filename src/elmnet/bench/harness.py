@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from elmnet import budget
 from elmnet.bench.cases import Case
 from elmnet.bench.contenders import TOLERANCE, Contender
 from elmnet.errors import in_a_line
@@ -141,11 +140,6 @@ def _hundred(function: Callable[[], Any]) -> Callable[[], Any]:
             function()
 
     return hundred
-
-
-def training_flops(case: Case) -> float:
-    """Floating-point operations of a training step: three times the forward pass."""
-    return 3.0 * budget.cost(case.network).flops * case.batch * case.steps
 
 
 def attainable() -> float:

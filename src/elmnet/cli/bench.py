@@ -40,6 +40,7 @@ def bench(
     from elmnet.bench import harness
     from elmnet.bench.cases import CASES
     from elmnet.bench.contenders import contenders
+    from elmnet.budget import cost, training_flops
 
     for name in cases or []:
         if name not in CASES:
@@ -71,7 +72,7 @@ def bench(
                 results = harness.run(
                     case, entrants, judged, streaming=stream, rounds=rounds, seconds=seconds, note=status.update
                 )
-                flops = None if stream else harness.training_flops(case)
+                flops = None if stream else training_flops(cost(case.network).flops, case.batch, case.steps)
                 timed = [result for result in results if result.seconds]
                 show(harness.table(f"{case.name}, {_what(case, stream)}, synthetic input", timed, flops, peak))
                 for result in results:

@@ -8,6 +8,7 @@ import typer
 
 from elmnet.cli.output import say, show
 from elmnet.errors import ConfigError
+from elmnet.machine import cores
 from elmnet.tables import Table
 
 
@@ -101,8 +102,6 @@ def encode_audio(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave out what cannot be used, with a warning")] = False,
 ) -> None:
     """Turn sound into spikes of 700 cochlear channels, as SHD was made (extra `audio`)."""
-    import os
-
     from elmnet.data.encode import encode_recordings
     from elmnet.data.sound import Recordings
     from elmnet.train.progress import Reporter
@@ -111,7 +110,7 @@ def encode_audio(
         raise ConfigError(f"--label-from must be name or folder, got {label_from!r}")
     if seed < 0:
         raise ConfigError(f"--seed must not be negative, got {seed}")
-    threads = (os.cpu_count() or 1) if threads is None else threads
+    threads = min(cores(), 256) if threads is None else threads
     if not 1 <= threads <= 256:
         raise ConfigError(f"--threads must lie in 1..256, got {threads}")
     reporter = Reporter()

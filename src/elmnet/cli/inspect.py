@@ -1,6 +1,5 @@
 """Looking at things: params, verify, doctor."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import chain, product
@@ -12,6 +11,7 @@ import typer
 from elmnet.cli.numbers import whole_numbers
 from elmnet.cli.output import out, say, show
 from elmnet.errors import BackendError, ConfigError
+from elmnet.machine import cores
 from elmnet.tables import Table
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ def doctor(
         return
     for name, value in environment().items():
         line(name, value)
-    line("cores", os.cpu_count())
+    line("cores", cores())
     line("CPU features", torch.backends.cpu.get_cpu_capability())
     line("GPU", torch.cuda.get_device_name() if torch.cuda.is_available() else "none")
     for place in (Path.cwd(), cache_directory()):

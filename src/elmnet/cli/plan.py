@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from elmnet.budget import LEAST_MEMORY
 from elmnet.cli.numbers import numbers
 from elmnet.cli.output import say, show
 from elmnet.cli.theory import (
-    LEAST_MEMORY,
     H0Option,
     announce,
     check_least_memory,

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from elmnet.cli.output import drawn, out, say, show
 from elmnet.errors import BackendError, ConfigError
 from elmnet.files import write_atomic
+from elmnet.machine import cores
 from elmnet.tables import Table, duration, whole
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def run(
         trial.config.require_device()
     err = SteadyConsole(stderr=True)
     say(f"{sweep.path}: {len(todo)} trials to run", console=err)
-    count = workers or max(1, min(execute.cores() // threads, len(execute.packs(todo, replicas))))
+    count = workers or max(1, min(cores() // threads, len(execute.packs(todo, replicas))))
     opened: AbstractContextManager[Any] | None = None
     if not todo:
         pass
@@ -159,7 +160,6 @@ def plan(
 ) -> None:
     """Every trial of a recipe with its exact P, FLOPs and how long it would take here. Trains nothing."""
     from elmnet import models
-    from elmnet.sweep import execute
     from elmnet.sweep.estimate import seconds_of
     from elmnet.sweep.recipe import Recipe
     from elmnet.sweep.table import SHAPE
@@ -193,7 +193,7 @@ def plan(
     flops = sum(trial.flops or 0.0 for trial in trials)
     words = f"{len(trials)} trials" + (f", {flops / 1e12:,.3g} TFLOP in all" if flops else "")
     if times:
-        count = workers or max(1, execute.cores() // threads)
+        count = workers or max(1, cores() // threads)
         took = duration(sum(times.values()) / count)
         words += f", about {took} of training on {count} workers here (evaluations come on top)"
     say(words)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from elmnet.budget import LEAST_MEMORY
 from elmnet.cli.output import say, show
 from elmnet.errors import ConfigError
 from elmnet.files import write_atomic
@@ -16,9 +17,6 @@ from elmnet.tables import between
 if TYPE_CHECKING:
     from elmnet.sweep.learned import Learned
     from elmnet.theory.fit import Fit
-
-LEAST_MEMORY = 3
-"""`elmnet.theory.runs.LEAST_MEMORY`, which takes NumPy to import."""
 
 NetworkOption = Annotated[
     str | None,

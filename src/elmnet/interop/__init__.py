@@ -11,6 +11,7 @@ from typing import Any
 
 from elmnet.errors import CheckpointError
 from elmnet.network import ELMNetwork
+from elmnet.strict import instead
 
 LARGEST_CONFIG = 2**20  # bytes
 
@@ -70,7 +71,7 @@ class Settings:
         self.where = where
         unknown = [name for name in values if name not in known]
         if unknown:
-            raise CheckpointError(f"{where}: unknown setting {unknown[0]!r}; known: {', '.join(known)}")
+            raise CheckpointError(f"{where}: unknown setting {unknown[0]!r}; {instead(unknown[0], known, {})}")
         self._values = {**known, **values}
         missing = [name for name, value in self._values.items() if value is ...]
         if missing:

@@ -8,7 +8,6 @@ several may share a directory.
 import inspect
 import json
 import logging
-import os
 import re
 import signal
 import time
@@ -309,8 +308,3 @@ def _configure() -> None:
             "distributed.scheduler.worker-ttl": "30 minutes",
         }
     )
-
-
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -34,13 +34,15 @@ from elmnet import budget, models
 from elmnet.config import NetworkConfig
 from elmnet.errors import BudgetError, ConfigError
 from elmnet.models import ModelConfig
-from elmnet.strict import Config, read_yaml
+from elmnet.strict import Config, instead, read_yaml
 from elmnet.tasks import OpenTasks, find_task
 from elmnet.theory import planner
 from elmnet.train.config import RunConfig, amend, compose
 from elmnet.train.identity import name_of
 
 SHAPE = ("units", "memory", "branches", "synapses")
+NAMES = (*SHAPE, "recipe", "model", "seed", "steps")
+"""Of a row; any other is the path of a setting."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +221,11 @@ def _refuse_twice(group: Group, row: Mapping[str, Any]) -> None:
 
 def _configure(base: RunConfig, group: Group, row: Mapping[str, Any], seed: Any, tasks: OpenTasks) -> RunConfig:
     """The run of a row: shape, budget, length, other settings."""
-    rest = {name: value for name, value in row.items() if name not in (*SHAPE, "model", "recipe", "seed", "steps")}
+    rest = {name: value for name, value in row.items() if name not in NAMES}
+    tree = base.to_dict()
+    for name in rest:
+        if name.split(".")[0] not in tree:
+            raise ConfigError(f"no setting {name!r}; {instead(name, (*NAMES, *tree), tree)}")
     config = base.with_model(row["model"]) if "model" in row else base
     config = _amended(config, rest, tasks, fit="model" in row, seed=seed)
     shape = {name: row[name] for name in (*SHAPE, "recipe") if name in row}
@@ -237,7 +243,7 @@ def _configure(base: RunConfig, group: Group, row: Mapping[str, Any], seed: Any,
     config = config.replace(model=model)
     steps = row.get("steps", group.steps)
     if group.flops is not None:
-        steps = max(1, round(group.flops / training_flops(config, config.open_task(tasks=tasks).steps)))
+        steps = max(1, round(group.flops / _step_flops(config, config.open_task(tasks=tasks).steps)))
     return config if steps is None else amend(config, settings={"training.steps": steps})
 
 
@@ -256,10 +262,10 @@ def _shaped(model: NetworkConfig, group: Group, shape: Mapping[str, Any]) -> Net
     return budget.largest(lambda units: model.with_hidden(units=units), limit.value, "N", limit.price, limit.kind)
 
 
-def training_flops(config: RunConfig, time_steps: int) -> float:
-    """Of one training step: three times the forward pass of all sequences and time steps."""
+def _step_flops(config: RunConfig, time_steps: int) -> float:
+    """Of one training step."""
     sequences = find_task(config.task).sequences_of(config.options)
-    return float(3 * models.counts(config.model).flops * sequences * time_steps)
+    return budget.training_flops(models.counts(config.model).flops, sequences, time_steps)
 
 
 @dataclass(frozen=True)
@@ -287,4 +293,4 @@ class Trial:
         return self.flops or self._flops(1)
 
     def _flops(self, time_steps: int) -> float:
-        return training_flops(self.config, time_steps) * self.config.training.steps
+        return _step_flops(self.config, time_steps) * self.config.training.steps

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from elmnet import scores
-from elmnet.errors import ConfigError, in_a_line
+from elmnet.errors import ConfigError, TaskError, in_a_line
 from elmnet.strict import Config
 from elmnet.tasks.base import PRESETS, Batch, Scores, Split, Task, in_words
 from elmnet.tasks.enwik8 import Enwik8
@@ -57,12 +57,13 @@ def find_task(name: str) -> type[Task]:
     """The task of this name.
 
     Raises:
-        ConfigError: there is none.
+        TaskError: there is none, or one's own cannot be imported.
     """
     if name not in TASKS:
         _load_own(os.environ.get(OWN, ""))
     if name not in TASKS:
-        raise ConfigError(f"no task {name!r}; known: {', '.join(TASKS)}; {OWN} names modules or files with your own")
+        own = f"your own are found by {OWN} (modules or files) or entry points of packages in elmnet.tasks"
+        raise TaskError(f"no task {name!r}; known: {', '.join(TASKS)}; {own}")
     return TASKS[name]
 
 
@@ -71,13 +72,13 @@ def _load_own(places: str) -> None:
     """Register tasks of one's own: those that installed packages name, and what `ELMNET_TASKS` imports.
 
     Raises:
-        ConfigError: one cannot be imported.
+        TaskError: one cannot be imported.
     """
     for entry in entry_points(group="elmnet.tasks"):
         try:
             register(entry.load())
         except Exception as error:
-            raise ConfigError(f"the task of entry point {entry.name} cannot be used: {in_a_line(error)}") from error
+            raise TaskError(f"the task of entry point {entry.name} cannot be used: {in_a_line(error)}") from error
     for place in filter(None, places.split(os.pathsep)):
         try:
             if place.endswith(".py"):
@@ -88,7 +89,7 @@ def _load_own(places: str) -> None:
             else:
                 importlib.import_module(place)
         except Exception as error:
-            raise ConfigError(f"{OWN}: cannot import {place}: {in_a_line(error)}") from error
+            raise TaskError(f"{OWN}: cannot import {place}: {in_a_line(error)}") from error
 
 
 class OpenTasks:

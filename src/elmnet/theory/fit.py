@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from elmnet.budget import LEAST_MEMORY
 from elmnet.errors import TheoryError
-from elmnet.theory.model import SNRR, Array, Optimum
-from elmnet.theory.runs import LEAST_MEMORY, Runs
+from elmnet.theory.model import SNRR, Array, Optimum, ends
+from elmnet.theory.runs import Runs
 from elmnet.theory.solve import BOUNDS, PRIOR, Problem
 
 POOR = 0.3
@@ -76,7 +77,7 @@ class Fit:
         """Percentile interval of anything computed from a model, e.g. `lambda law: law.D`."""
         if self.worlds is None:
             return None
-        low, high = np.quantile(np.asarray(value(self.worlds), float), [(1 - level) / 2, (1 + level) / 2])
+        low, high = ends(np.ravel(value(self.worlds)), level)
         return float(low), float(high)
 
     def predict(self, N: ArrayLike, k_e: ArrayLike, k_c: ArrayLike, level: float = 0.95) -> tuple[Array, Array, Array]:
@@ -85,7 +86,7 @@ class Fit:
         loss = self.law.loss(N, k_e, k_c)
         if self.worlds is None:
             return loss, np.full_like(loss, np.nan), np.full_like(loss, np.nan)
-        low, high = np.quantile(self.worlds.loss(N, k_e, k_c), [(1 - level) / 2, (1 + level) / 2], axis=0)
+        low, high = ends(self.worlds.loss(N, k_e, k_c), level)
         return loss, low, high
 
     def front(self, law: SNRR, hidden: ArrayLike) -> Optimum:

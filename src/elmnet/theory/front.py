@@ -14,8 +14,8 @@ from scipy.optimize import least_squares, linprog
 
 from elmnet.errors import TheoryError
 from elmnet.theory.fit import Fit
+from elmnet.theory.model import Array, ends
 
-Array = NDArray[np.float64]
 LEAST_POINTS = 8
 EXPONENTS = (0.1, 0.25, 0.5, 1.0)
 FINE, COARSE = (tuple(np.geomspace(0.05, 1.5, count)) for count in (40, 10))
@@ -125,7 +125,7 @@ def read_front(P: ArrayLike, y: ArrayLike, sd: float, *, draws: int = 300, seed:
     alphas = [world.alpha for world in power_law_worlds(P, y, sd, draws=draws, seed=seed)] if draws else []
     interval = None
     if len(alphas) >= max(20, draws / 2):
-        low, high = np.quantile(alphas, [0.025, 0.975])
+        low, high = ends(alphas)
         interval = (float(low), float(high))
     return Front(near, law, interval, len(alphas), pinball(P, y))
 
@@ -169,13 +169,12 @@ def gaps(known: Fit, *, draws: int = 100, seed: int = 0, budgets: int = 5) -> li
     rng = np.random.default_rng(seed)
     chosen = [rng.integers(0, len(P), len(P)) for _ in range(draws)]
     curves = np.array([pinball(P[index], y[index], exponents=COARSE).loss(at) for index in chosen])
-    ends = [0.025, 0.975]
     rows = zip(
         at,
         known.front(known.law, at).loss,
-        np.quantile(known.front(known.worlds, at).loss, ends, axis=0).T,
+        ends(known.front(known.worlds, at).loss).T,
         pinball(P, y).loss(at),
-        np.quantile(curves, ends, axis=0).T,
+        ends(curves).T,
         strict=True,
     )
     return [

@@ -14,7 +14,7 @@ from Spieler, Martius, Levina (arXiv:2605.12049). `docs/theory.md` derives what 
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,6 +27,13 @@ NATS = math.log(2)
 """The unit u of a loss in nats; 1 is that of one in bits."""
 MOST_BITS = 500.0
 """Signal-to-noise, in bits, of which nothing that one would call a loss is left to lose; its power of 2 is a float."""
+
+
+def ends(values: ArrayLike, level: float = 0.95, method: Literal["linear", "nearest"] = "linear") -> Array:
+    """Both ends of the central interval that holds this part of the values: (draws, ...) → (2, ...)."""
+    shares = [(1 - level) / 2, (1 + level) / 2]
+    both: Array = np.quantile(np.asarray(values, float), shares, axis=0, method=method)
+    return both
 
 
 class Optimum(NamedTuple):

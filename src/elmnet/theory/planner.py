@@ -17,9 +17,8 @@ from elmnet import budget
 from elmnet.config import NetworkConfig
 from elmnet.errors import BudgetError, ConfigError, TheoryError
 from elmnet.theory.fit import Fit, fit
-from elmnet.theory.model import SNRR
+from elmnet.theory.model import SNRR, ends
 from elmnet.theory.rows import PUBLISHED
-from elmnet.theory.runs import LEAST_MEMORY
 from elmnet.theory.solve import PRIOR
 
 Array = NDArray[np.float64]
@@ -184,7 +183,7 @@ def _told(one: Plan | Prediction) -> dict[str, Any]:
 
 
 def candidates(
-    start: NetworkConfig, limit: Limit, wiring: Wiring, least_memory: int = LEAST_MEMORY
+    start: NetworkConfig, limit: Limit, wiring: Wiring, least_memory: int = budget.LEAST_MEMORY
 ) -> list[NetworkConfig]:
     """For every d_m from the least on, the network of the largest N that fits.
 
@@ -274,7 +273,7 @@ def plan(
         raise ConfigError("without a read-out the outputs fix the number of units; there is nothing to plan")
     limit = Limit.of(limit)
     options = [wiring] if isinstance(wiring, Wiring) else list(wiring)
-    wired = fitting(start, limit, options, LEAST_MEMORY if known is None else known.least_memory)
+    wired = fitting(start, limit, options, budget.LEAST_MEMORY if known is None else known.least_memory)
     networks = [network for _, network in wired]
     law, worlds = _models(known)
     losses = law.loss(*sizes(networks))
@@ -303,7 +302,7 @@ def plan(
 
 
 def fitting(
-    start: NetworkConfig, limit: Limit, options: Sequence[Wiring], least_memory: int = LEAST_MEMORY
+    start: NetworkConfig, limit: Limit, options: Sequence[Wiring], least_memory: int = budget.LEAST_MEMORY
 ) -> list[tuple[Wiring, NetworkConfig]]:
     """The candidates of every wiring that fits.
 
@@ -324,7 +323,7 @@ def fitting(
 
 def _interval(values: NDArray[np.int64]) -> tuple[int, int]:
     """95 % of them."""
-    low, high = np.quantile(values, [0.025, 0.975], method="nearest")
+    low, high = ends(values, method="nearest")
     return int(low), int(high)
 
 
@@ -400,7 +399,7 @@ def _rivals(start: NetworkConfig, limit: Limit, wiring: Wiring, chosen: NetworkC
         regret, interval = float(np.subtract(*known.law.loss(*both))), None
         if known.worlds is not None:
             losses = known.worlds.loss(*both)
-            low, high = np.quantile(losses[:, 0] - losses[:, 1], [0.025, 0.975])
+            low, high = ends(losses[:, 0] - losses[:, 1])
             interval = (float(low), float(high))
         rivals.append(Rival(name, network, regret, interval))
     return rivals

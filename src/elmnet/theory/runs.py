@@ -13,9 +13,6 @@ from elmnet import budget
 from elmnet.config import NetworkConfig, NeuronConfig
 from elmnet.errors import TheoryError
 
-LEAST_MEMORY = 3
-"""d_m below which training may have a threshold that no smooth law describes, as SHD-Adding's has (§6, §9)."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Runs:
@@ -102,7 +99,7 @@ class Runs:
         """Name of the run whose P' is nearest, as a ratio."""
         return self.names[int(np.argmin(np.abs(np.log(self.hidden / hidden))))]
 
-    def collapsed(self, least_memory: int = LEAST_MEMORY) -> dict[int, str]:
+    def collapsed(self, least_memory: int = budget.LEAST_MEMORY) -> dict[int, str]:
         """Runs that no smooth law describes, by index, and why (§9).
 
         Args:

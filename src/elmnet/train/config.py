@@ -15,7 +15,7 @@ from elmnet import models
 from elmnet.baselines.config import BaselineConfig
 from elmnet.errors import ConfigError
 from elmnet.models import ModelConfig
-from elmnet.strict import Config, read_yaml
+from elmnet.strict import Config, instead, read_yaml
 from elmnet.tasks import PRESETS, OpenTasks, Task, find_task
 
 Settings = Sequence[str] | Mapping[str, Any]
@@ -294,7 +294,7 @@ def _set(tree: dict[str, Any], path: str, value: Any, words: str) -> None:
         elif not isinstance(here, dict):
             raise ConfigError(f"{words}: {where} holds no settings of its own")
         elif key not in here:
-            raise ConfigError(f"{words}: {where} has no setting {key!r}; it has: {', '.join(here)}")
+            raise ConfigError(f"{words}: {where} has no setting {key!r}; {instead(key, here, tree)}")
         if depth == len(parents):
             here[index] = value
         else:

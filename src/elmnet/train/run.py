@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from elmnet import models
 from elmnet.config import NetworkConfig
-from elmnet.errors import ConfigError, RunError, RunTakenError, in_a_line
+from elmnet.errors import ConfigError, RunError, RunTakenError, TaskError, in_a_line
 from elmnet.files import current_directory, write_atomic
 from elmnet.models import Network
 from elmnet.strict import read_yaml
@@ -82,11 +82,13 @@ class RunDirectory:
         """The configuration, and what identifies the data it was trained on.
 
         Raises:
-            RunError: the file is damaged or does not describe a run.
+            RunError: the file is damaged, does not describe a run, or its task is not known here.
         """
         try:
             document = read_yaml(self.config_file)
             return RunConfig.from_dict(document["config"]), dict(document["data"])
+        except TaskError as error:
+            raise RunError(f"{self.config_file}: {error}") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             words = str(error) if isinstance(error, ConfigError) else in_a_line(error)
             raise RunError(f"{self.config_file}: damaged or not a run's configuration: {words}") from error

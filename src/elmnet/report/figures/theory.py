@@ -14,6 +14,7 @@ from elmnet.report.figures.style import BLUE, GREEN, GREY, ORANGE, axis, decades
 from elmnet.theory.fit import Fit
 from elmnet.theory.front import near_front, pinball, power_law
 from elmnet.theory.kinds import KINDS
+from elmnet.theory.model import ends
 from elmnet.theory.planner import Plan
 from elmnet.theory.unit import complexity_of
 
@@ -184,8 +185,8 @@ def front(known: Fit, ax: "Axes | None" = None) -> "Axes":
     ax.plot(hidden[inside], best.loss[inside], color=BLUE, label=f"best {words} of each budget, SNRR")
     if known.worlds is not None and inside.any():
         shown = hidden[inside][::4]
-        ends = np.quantile(known.front(known.worlds, shown).loss, [0.025, 0.975], axis=0)
-        ax.fill_between(shown, *ends, color=BLUE, alpha=0.2, linewidth=0, label="95 % of the law")
+        low, high = ends(known.front(known.worlds, shown).loss)
+        ax.fill_between(shown, low, high, color=BLUE, alpha=0.2, linewidth=0, label="95 % of the law")
     _dots(ax, known, k_c, runs.hidden, runs.y)
     near = near_front(runs.hidden, runs.y, known.sd)
     with contextlib.suppress(TheoryError):  # too few runs, or too near each other
