@@ -5,7 +5,11 @@ import conftest
 import pytest
 
 from elmnet.errors import ConfigError
+from elmnet.report import of_sweep
+from elmnet.report.figures import svg
+from elmnet.report.page import Section
 from elmnet.sweep.compare import compare
+from elmnet.sweep.store import Sweep
 from elmnet.train.config import amend, compose
 from elmnet.train.results import Finished
 
@@ -147,3 +151,25 @@ def test_the_command_takes_a_table_and_draws(capsys, tmp_path):
     code, _, err = conftest.run(capsys, "compare", str(out), "--by", "model")
     assert code == 2
     assert "neither a directory of runs nor a .csv or .parquet table" in err
+
+
+def test_reports_of_sweeps_compare_kinds_of_network(monkeypatch, tmp_path):
+    kinds = [
+        run(f"{kind} {s}", bpc + s, seed=s, model=kind) for kind, bpc in (("elm", 4.0), ("gru", 3.0)) for s in (0, 1)
+    ]
+
+    def section_of(runs):
+        monkeypatch.setattr(of_sweep, "finished", lambda path: (runs, {}))
+        section = Section("a sweep")
+        of_sweep._kinds(section, Sweep(tmp_path))
+        return section
+
+    section = section_of(kinds)
+    assert [row[0] for row in section.tables[0].rows] == ["elm", "gru"]
+    assert section.tables[0].rows[1][4] == "-1.0000"
+    assert "pairs share seed" in section.figures[0].words
+    assert "gru" in svg(section.figures[0].draw)
+    assert not section_of(crossed()).tables  # of one kind
+    diverged = section_of([*kinds, run("bad", float("nan"), seed=2)])
+    assert not diverged.tables
+    assert "is no number" in diverged.words[0]

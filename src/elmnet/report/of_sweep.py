@@ -4,15 +4,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from elmnet.errors import RunError, TheoryError
+from elmnet import models
+from elmnet.errors import ConfigError, RunError, TheoryError
 from elmnet.report.figures import curves
 from elmnet.report.of_theory import theory
 from elmnet.report.page import Figure, Section, bound
 from elmnet.sweep import table as collected
+from elmnet.sweep.compare import compare
 from elmnet.sweep.store import LOST, Sweep, own_seconds
 from elmnet.tables import Table
 from elmnet.train.journal import read_metrics
-from elmnet.train.results import read_runs
+from elmnet.train.results import finished, read_runs
 
 
 def sections(sweep: Sweep) -> list[Section]:
@@ -34,6 +36,7 @@ def sections(sweep: Sweep) -> list[Section]:
     if done:
         section.words.append(_what(done))
         _scores(section, sweep, rows, means)
+        _kinds(section, sweep)
     lost = [one for one in rows if one["state"] in LOST]
     if lost:
         cells = [(str(one["trial"]), _shape(one), str(one["reason"])) for one in lost]
@@ -103,3 +106,18 @@ def _scores(section: Section, sweep: Sweep, rows: list[dict[str, Any]], means: l
         words = "Validation score of every run by training step, coloured by d_m; failed runs as far as they came."
         draw = bound(curves.learning_curves, learned, score.partition("_")[2])
         section.figures.append(Figure("learning", "Learning curves", words, draw))
+
+
+def _kinds(section: Section, sweep: Sweep) -> None:
+    """Kinds of network against the first, where there are several."""
+    found, _ = finished(sweep.path)
+    if len({models.kind_of(one.config.model) for one in found}) < 2:
+        return
+    try:
+        comparison = compare(found, "model")
+    except ConfigError as error:  # a score that is no number
+        section.words.append(f"Kinds of network are not compared: {error}.")
+        return
+    section.tables.append(comparison.table())
+    words = f"Each dot is the difference within a pair of runs; {'; '.join(comparison.remarks())}."
+    section.figures.append(Figure("kinds", "Kinds of network", words, bound(curves.differences, comparison)))
