@@ -17,6 +17,7 @@ from elmnet.cli import main
 from elmnet.config import NetworkConfig
 from elmnet.errors import TheoryError
 from elmnet.sweep.learned import learn
+from elmnet.sweep.recipe import Recipe
 from elmnet.train.config import load_config
 from elmnet.train.results import read_runs
 
@@ -359,6 +360,26 @@ def test_design(capsys):
     assert "runs that would tell most" in out
 
 
+def test_a_design_is_a_recipe(capsys, tmp_path):
+    file = tmp_path / "next.yaml"
+    code, out, _ = run(capsys, "plan", "enwik8", "--budget", "1e6", "--design", 2, "--design-out", file)
+    assert code == 0
+    assert f"train them on official data, preset paper, 300,000 steps: elmnet sweep run {file}" in out
+    recipe = Recipe.read(file)
+    assert (recipe.name, recipe.task, recipe.preset, recipe.data, recipe.set) == (
+        "enwik8-next",
+        "enwik8",
+        "paper",
+        "official",
+        None,
+    )
+    rows = recipe.trials[0].list
+    assert len(rows) == 2
+    for row in rows:
+        assert (row["branches"], row["synapses"]) == (50, 15)
+        assert f"{row['units']:,}" in out
+
+
 def test_predictions_of_given_networks(capsys, tmp_path):
     file = tmp_path / "networks.csv"
     file.write_text("\ufeffN,d_m,d_tree,d_s\n1024,15,50,15\n\n100000,30,50,15\n1024,15,50,1\n")
@@ -407,7 +428,11 @@ def test_predictions_of_given_networks(capsys, tmp_path):
             (["plan", "enwik8", "--configs", "x.csv", *more.split()], "--configs asks for the loss of given networks")
             for more in ("--budget 1e6", "--fixed synapses=3", "--recipe paper", "--choose-synapses", "--preset tiny")
         ),
-        (["plan", "enwik8", "--budget", "1e6", "--preset", "tiny"], "--preset is of the training that --out writes"),
+        (["plan", "enwik8", "--budget", "1e6", "--preset", "tiny"], "--preset is of the training that --out and --de"),
+        (
+            ["plan", "enwik8", "--budget", "1e6", "--design-out", "next.yaml"],
+            "--design-out writes the runs of --design N",
+        ),
         (["plan", "enwik8", "--budget", "1e6", "--batch", "3"], "--batch and --steps are for --memory"),
         (["plan", "enwik8", "--memory", "1e9", "--batch", "0"], "--batch must be at least 1, got 0"),
         (["plan", "shd", "--budget", "1e5", "--score", "valid_loss"], "--score is of runs to learn from"),

@@ -29,7 +29,7 @@ from elmnet.sweep.store import Sweep, _last_step, own_seconds
 from elmnet.sweep.trials import _TRAINING, Job, read_failure, record_failure, run, run_together
 from elmnet.tasks import open_task
 from elmnet.train import signals
-from elmnet.train.config import compose
+from elmnet.train.config import amend, compose
 from elmnet.train.identity import name_of
 from elmnet.train.results import read_runs
 from elmnet.train.run import RunDirectory
@@ -749,3 +749,14 @@ def test_models_of_several_kinds_share_a_budget_and_a_table(capsys, tmp_path, te
         trials(text_file, trials=[{"grid": {"model": "gru", "memory": 3}}])
     with pytest.raises(ConfigError, match="share a budget of `parameters` only"):
         trials(text_file, trials=[{"grid": {"model": "gru"}, "budget": 9000, "of": "hidden"}])
+
+
+def test_a_recipe_of_runs_like_another_one(text_file, tmp_path):
+    """Settings, read-out and data are that run's; its seed and where its weights began are not."""
+    config = compose("enwik8", preset="tiny", data=str(text_file), settings=SETTINGS, seed=3)
+    config = amend(config, settings={"training.clip": 0.25, "model.layers.0.recurrent_connect": 0.5})
+    config = config.replace(model=config.open_task().fit_model(config.model))
+    networks = [config.model.with_hidden(units=5, memory=4, branches=6, synapses=2), config.model.with_hidden(units=9)]
+    Recipe.like(config, networks, name="next", about="a try").write(tmp_path / "next.yaml")
+    found = Recipe.read(tmp_path / "next.yaml").expand()
+    assert [trial.config for trial in found] == [config.replace(model=network, seed=0) for network in networks]

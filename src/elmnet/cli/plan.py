@@ -71,6 +71,9 @@ def plan(
         Path | None, typer.Option(help="CSV with N,d_m[,d_tree,d_s]: their loss", metavar="FILE")
     ] = None,
     design: Annotated[int, typer.Option(help="the n next runs that would tell most about ten times the budget")] = 0,
+    design_file: Annotated[
+        Path | None, typer.Option("--design-out", help="write them as a recipe for `elmnet sweep run`", metavar="FILE")
+    ] = None,
     batch: Annotated[
         int | None, typer.Option(help="sequences, for --memory; default: the runs', else the preset's")
     ] = None,
@@ -98,14 +101,18 @@ def plan(
         if known is None:
             raise ConfigError(f"--configs needs runs to learn from; there are none published of {task}: use --from")
         others = (budgets, hidden, flops, file_bytes, memory, latency, fixed, recipe, choose, design, preset, path)
-        if any(others) or figures is not None or batch is not None or steps is not None:
+        if any(others) or figures is not None or design_file is not None or batch is not None or steps is not None:
             raise ConfigError("--configs asks for the loss of given networks: beside it only --from, --score, --json")
         from elmnet.theory.rows import read_networks
 
         _predict(known, read_networks(configs, start), file)
         return
-    if preset is not None and path is None and memory is None:
-        raise ConfigError("--preset is of the training that --out writes or --memory counts; there is neither")
+    if preset is not None and path is None and memory is None and design_file is None:
+        raise ConfigError(
+            "--preset is of the training that --out and --design-out write or --memory counts; there is none of them"
+        )
+    if design_file is not None and not design:
+        raise ConfigError("--design-out writes the runs of --design N; say how many")
     if memory is None and (batch is not None or steps is not None):
         raise ConfigError("--batch and --steps are for --memory")
     wiring = _wiring(start, fixed, recipe)
@@ -141,6 +148,8 @@ def plan(
     give_credit()
     if path is not None:
         _write_run(task, preset, learned, known, plans[0], path)
+    if design_file is not None and asked is not None:
+        _write_recipe(task, preset, learned, known, [choice.network for choice in asked[1]], design_file)
     if file is not None:
         cautions = [] if known is None else known.cautions
         write_atomic(file, json.dumps([{**one.to_dict(), "cautions": cautions} for one in plans], indent=2) + "\n")
@@ -333,3 +342,25 @@ def _write_run(
     if one.cost.parameters != P:
         like += f" (whose other settings make P {P:,})"
     say(f"train it {like}, {config.training.steps:,} steps: elmnet train --config {path}")
+
+
+def _write_recipe(
+    task: str,
+    preset: str | None,
+    learned: "Learned | None",
+    known: "Fit | None",
+    networks: "Sequence[NetworkConfig]",
+    path: Path,
+) -> None:
+    """A sweep of the designed runs, trained like the run nearest the largest, or as a preset says."""
+    from elmnet import budget
+    from elmnet.sweep.learned import run_like
+    from elmnet.sweep.recipe import Recipe
+
+    largest = max(budget.cost(network).hidden for network in networks)
+    config, name = run_like(learned, known, task=task, preset=preset, hidden=largest)
+    where = "" if known is None else f", learned from {known.runs.source}"
+    about = f"the {len(networks)} next runs of `elmnet plan --design`{where}"
+    Recipe.like(config, networks, name=f"{task}-next", about=about).write(path)
+    like = f"like {name}" if name else f"on {config.data} data, preset {config.preset}"
+    say(f"train them {like}, {config.training.steps:,} steps: elmnet sweep run {path}")

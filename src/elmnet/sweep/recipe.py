@@ -29,10 +29,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import yaml
 
 from elmnet import budget, models
 from elmnet.config import NetworkConfig
 from elmnet.errors import BudgetError, ConfigError
+from elmnet.files import write_atomic
 from elmnet.models import ModelConfig
 from elmnet.strict import Config, instead, read_yaml
 from elmnet.tasks import OpenTasks, find_task
@@ -144,6 +146,42 @@ class Recipe(Config):
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error
         return recipe if data is None else recipe.replace(data=data)
+
+    @classmethod
+    def like(cls, config: RunConfig, networks: Sequence[NetworkConfig], *, name: str, about: str = "") -> "Recipe":
+        """Runs like another one, with hidden layers of other shapes.
+
+        Args:
+            config: how they are trained, and on what.
+            networks: whose N, d_m, d_tree and d_s the runs' first hidden layers have.
+            name: of the sweep.
+            about: what it is for.
+        """
+        preset = compose(config.task, preset=config.preset, data=config.data).to_dict()
+        own = {key: value for key, value in config.to_dict().items() if value != preset[key]}
+        settings = {key: value for key, value in own.items() if key not in ("seed", "init")}
+        layers = [network.layers[0] for network in networks]
+        shapes = [
+            dict(
+                zip(
+                    SHAPE, (layer.units, layer.neuron.memory, layer.neuron.branches, layer.neuron.synapses), strict=True
+                )
+            )
+            for layer in layers
+        ]
+        group = Group(list=shapes)
+        start = {"task": config.task, "preset": config.preset, "data": config.data}
+        return cls(name=name, about=about, **start, set=settings or None, trials=(group,))
+
+    def write(self, path: Path) -> None:
+        """As a YAML file, without what it does not say."""
+
+        def said(settings: Mapping[str, Any]) -> dict[str, Any]:
+            return {key: value for key, value in settings.items() if value not in (None, "")}
+
+        document = self.to_dict()
+        document = said({**document, "trials": [said(group) for group in document["trials"]]})
+        write_atomic(path, yaml.safe_dump(document, sort_keys=False, width=120))
 
     def expand(self) -> "list[Trial]":
         """Every run, in order, each once.
