@@ -752,11 +752,12 @@ def test_models_of_several_kinds_share_a_budget_and_a_table(capsys, tmp_path, te
 
 
 def test_a_recipe_of_runs_like_another_one(text_file, tmp_path):
-    """Settings, read-out and data are that run's; its seed and where its weights began are not."""
+    """Settings, read-out and data are that run's, its seed is not; the same network twice has two seeds."""
     config = compose("enwik8", preset="tiny", data=str(text_file), settings=SETTINGS, seed=3)
     config = amend(config, settings={"training.clip": 0.25, "model.layers.0.recurrent_connect": 0.5})
     config = config.replace(model=config.open_task().fit_model(config.model))
     networks = [config.model.with_hidden(units=5, memory=4, branches=6, synapses=2), config.model.with_hidden(units=9)]
-    Recipe.like(config, networks, name="next", about="a try").write(tmp_path / "next.yaml")
-    found = Recipe.read(tmp_path / "next.yaml").expand()
-    assert [trial.config for trial in found] == [config.replace(model=network, seed=0) for network in networks]
+    networks.append(networks[0])
+    Recipe.like(config, networks, name="next", about="a try", seed=5).write(tmp_path / "next.yaml")
+    found = [trial.config for trial in Recipe.read(tmp_path / "next.yaml").expand()]
+    assert found == [config.replace(model=one, seed=seed) for one, seed in zip(networks, (5, 5, 6), strict=True)]

@@ -361,6 +361,7 @@ def _write_recipe(
     config, name = run_like(learned, known, task=task, preset=preset, hidden=largest)
     where = "" if known is None else f", learned from {known.runs.source}"
     about = f"the {len(networks)} next runs of `elmnet plan --design`{where}"
-    Recipe.like(config, networks, name=f"{task}-next", about=about).write(path)
+    seed = 1 + max((one.seed for one in learned.configs.values()), default=-1) if learned is not None else 0
+    Recipe.like(config, networks, name=f"{task}-next", about=about, seed=seed).write(path)
     like = f"like {name}" if name else f"on {config.data} data, preset {config.preset}"
     say(f"train them {like}, {config.training.steps:,} steps: elmnet sweep run {path}")

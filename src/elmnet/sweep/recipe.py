@@ -148,7 +148,9 @@ class Recipe(Config):
         return recipe if data is None else recipe.replace(data=data)
 
     @classmethod
-    def like(cls, config: RunConfig, networks: Sequence[NetworkConfig], *, name: str, about: str = "") -> "Recipe":
+    def like(
+        cls, config: RunConfig, networks: Sequence[NetworkConfig], *, name: str, about: str = "", seed: int = 0
+    ) -> "Recipe":
         """Runs like another one, with hidden layers of other shapes.
 
         Args:
@@ -156,22 +158,20 @@ class Recipe(Config):
             networks: whose N, d_m, d_tree and d_s the runs' first hidden layers have.
             name: of the sweep.
             about: what it is for.
+            seed: of every network; one that stands there again gets the next.
         """
         preset = compose(config.task, preset=config.preset, data=config.data).to_dict()
         own = {key: value for key, value in config.to_dict().items() if value != preset[key]}
         settings = {key: value for key, value in own.items() if key not in ("seed", "init")}
-        layers = [network.layers[0] for network in networks]
-        shapes = [
-            dict(
-                zip(
-                    SHAPE, (layer.units, layer.neuron.memory, layer.neuron.branches, layer.neuron.synapses), strict=True
-                )
-            )
-            for layer in layers
-        ]
-        group = Group(list=shapes)
+        rows: list[dict[str, Any]] = []
+        for layer in (network.layers[0] for network in networks):
+            sizes = (layer.units, layer.neuron.memory, layer.neuron.branches, layer.neuron.synapses)
+            row = {**dict(zip(SHAPE, sizes, strict=True)), "seed": seed}
+            while row in rows:
+                row["seed"] += 1
+            rows.append(row)
         start = {"task": config.task, "preset": config.preset, "data": config.data}
-        return cls(name=name, about=about, **start, set=settings or None, trials=(group,))
+        return cls(name=name, about=about, **start, set=settings or None, trials=(Group(list=rows),))
 
     def write(self, path: Path) -> None:
         """As a YAML file, without what it does not say."""
@@ -180,7 +180,8 @@ class Recipe(Config):
             return {key: value for key, value in settings.items() if value not in (None, "")}
 
         document = self.to_dict()
-        document = said({**document, "trials": [said(group) for group in document["trials"]]})
+        ordered = {key: document[key] for key in ("name", "about", "task", "data", "preset", "set")}
+        document = {**said(ordered), "trials": [said(group) for group in document["trials"]]}
         write_atomic(path, yaml.safe_dump(document, sort_keys=False, width=120))
 
     def expand(self) -> "list[Trial]":
