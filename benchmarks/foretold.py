@@ -23,7 +23,6 @@ from elmnet.theory.front import read_front
 from elmnet.theory.kinds import score_of
 from elmnet.theory.planner import Prediction, predict
 from elmnet.theory.rows import network_of, runs_of_rows
-from elmnet.theory.runs import LEAST_MEMORY
 from elmnet.train.config import compose
 
 
@@ -53,7 +52,7 @@ def main() -> None:
     parser.add_argument("--new", type=Path, required=True, help="the other networks")
     parser.add_argument("--data", required=True, help="the text they were trained on")
     parser.add_argument("--steps", type=int, default=4000, help="training steps of the runs that count")
-    parser.add_argument("--least-memory", type=int, default=LEAST_MEMORY, help="smallest d_m to learn from")
+    parser.add_argument("--least-memory", type=int, default=budget.LEAST_MEMORY, help="smallest d_m to learn from")
     parser.add_argument("--figure", type=Path, help="an .svg file")
     arguments = parser.parse_args()
     config = compose("enwik8", preset="small", data=arguments.data)
