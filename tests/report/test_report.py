@@ -6,6 +6,7 @@ import shutil
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
+import conftest
 import pytest
 import yaml
 from conftest import simulated
@@ -48,6 +49,16 @@ def sweep(tmp_path_factory, text_file):
     with pytest.raises(SystemExit, match="1"):
         main(["sweep", "run", str(place / "recipe.yaml"), "--out", str(place / "sweep"), "--workers", "1"])
     return place / "sweep"
+
+
+def test_what_d_m_is_worth_in_a_sweep(sweep, capsys):
+    code, out, _ = conftest.run(capsys, "compare", str(sweep), "--by", "d_m", "--against", "3")
+    assert code == 0
+    words = out.replace("\n", " ")
+    assert re.search(r"\b3 +5 ", words), "3: two seeds of 8 units, and three other sizes"
+    assert all(re.search(rf"\b{d_m} +2 +\d\.\d{{4}} +2 ", words) for d_m in (2, 4, 5)), "two runs each, in two pairs"
+    assert "pairs share seed, model.layers.0.units" in out
+    assert "1 left out: trials/" in out
 
 
 class Outline(HTMLParser):
