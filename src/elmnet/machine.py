@@ -4,5 +4,5 @@ import os
 
 
 def cores() -> int:
-    """Fewer than the machine has where a batch system, a cpuset or `taskset` says so."""
+    """Of its processor: fewer than there are where a batch system, a cpuset or `taskset` says so."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -44,6 +44,19 @@ class Counts:
         """P, all trainable parameters."""
         return self.hidden + self.readout
 
+    @property
+    def by_symbol(self) -> dict[str, int | None]:
+        """Sizes by the paper's symbols."""
+        return {
+            "N": self.units,
+            "d_m": self.memory,
+            "d_tree": self.branches,
+            "d_s": self.synapses,
+            "k_e": self.complexity,
+            "k_c": self.connectivity,
+            "P": self.parameters,
+        }
+
 
 def counts(model: ModelConfig) -> Counts:
     """Exact parameters and FLOPs of a model of any kind."""

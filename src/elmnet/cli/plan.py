@@ -337,7 +337,7 @@ def _write_run(
     else:
         config = config.replace(model=one.network)
     write_atomic(path, yaml.safe_dump(config.to_dict(), sort_keys=False, width=120))
-    like = f"like {name}" if name else f"on {config.data} data, preset {config.preset}"
+    like = _like(config, name)
     P = counts(config.model).parameters
     if one.cost.parameters != P:
         like += f" (whose other settings make P {P:,})"
@@ -363,5 +363,9 @@ def _write_recipe(
     about = f"the {len(networks)} next runs of `elmnet plan --design`{where}"
     seed = 1 + max((one.seed for one in learned.configs.values()), default=-1) if learned is not None else 0
     Recipe.like(config, networks, name=f"{task}-next", about=about, seed=seed).write(path)
-    like = f"like {name}" if name else f"on {config.data} data, preset {config.preset}"
-    say(f"train them {like}, {config.training.steps:,} steps: elmnet sweep run {path}")
+    say(f"train them {_like(config, name)}, {config.training.steps:,} steps: elmnet sweep run {path}")
+
+
+def _like(config: "RunConfig", name: str) -> str:
+    """What planned runs are trained like: the run of this name, or a preset."""
+    return f"like {name}" if name else f"on {config.data} data, preset {config.preset}"

@@ -21,7 +21,7 @@ from elmnet.train.identity import deciding
 from elmnet.train.results import Finished
 
 SYMBOLS = ("model", "N", "d_m", "d_tree", "d_s", "k_e", "k_c", "P")
-"""What a run may be told by besides its settings."""
+"""What a run may be told by besides its settings (`elmnet.models.Counts.by_symbol`)."""
 FEW = 4
 """Settings of a network that are named one by one."""
 
@@ -218,9 +218,7 @@ def _scores(runs: Sequence[Finished], score: str | None) -> tuple[str, list[floa
 def _facts(run: Finished) -> dict[str, Any]:
     """Everything that tells a run from others: its sizes by symbol, its settings by path."""
     model = run.config.model
-    cost = models.counts(model)
-    sizes = (cost.units, cost.memory, cost.branches, cost.synapses, cost.complexity, cost.connectivity, cost.parameters)
-    symbols = dict(zip(SYMBOLS, (models.kind_of(model), *sizes), strict=True))
+    symbols = {"model": models.kind_of(model), **models.counts(model).by_symbol}
     return defaultdict(lambda: None, {**symbols, "data": run.contents or run.data, **dict(_flat(deciding(run.config)))})
 
 

@@ -158,7 +158,7 @@ def _last_step(file: Path) -> int:
 
 def columns(scores: Sequence[str] = ALWAYS) -> dict[str, str]:
     """Names and SQL types of what `row` gives, in order."""
-    sizes = ("N", "d_m", "d_tree", "d_s", "k_e", "k_c", "hidden", "readout", "P", "flops_per_step")
+    sizes = ("N", "d_m", "d_tree", "d_s", "k_e", "k_c", "P", "hidden", "readout", "flops_per_step")
     reached = (f"{part}_{kind}" for part in ("valid", "test") for kind in scores)
     return {
         **dict.fromkeys(("trial", "configuration", "setting", "state", "reason", "task", "data"), "VARCHAR"),
@@ -191,15 +191,9 @@ def row(sweep: Sweep, seen: Seen, scores: Sequence[str] = ALWAYS) -> dict[str, A
         "data": result.get("data", Path(config.data).name),
         "seed": config.seed,
         "model": models.kind_of(network),
-        "N": cost.units,
-        "d_m": cost.memory,
-        "d_tree": cost.branches,
-        "d_s": cost.synapses,
-        "k_e": cost.complexity,
-        "k_c": cost.connectivity,
+        **cost.by_symbol,
         "hidden": cost.hidden,
         "readout": cost.readout,
-        "P": cost.parameters,
         "flops_per_step": cost.flops,
         "training_flops": seen.trial.flops,
         "steps": config.training.steps,
