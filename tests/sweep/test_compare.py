@@ -9,7 +9,6 @@ from elmnet.report import of_sweep
 from elmnet.report.figures import svg
 from elmnet.report.page import Section
 from elmnet.sweep.compare import compare
-from elmnet.sweep.store import Sweep
 from elmnet.train.config import amend, compose
 from elmnet.train.results import Finished
 
@@ -153,15 +152,14 @@ def test_the_command_takes_a_table_and_draws(capsys, tmp_path):
     assert "neither a directory of runs nor a .csv or .parquet table" in err
 
 
-def test_reports_of_sweeps_compare_kinds_of_network(monkeypatch, tmp_path):
+def test_reports_of_sweeps_compare_kinds_of_network():
     kinds = [
         run(f"{kind} {s}", bpc + s, seed=s, model=kind) for kind, bpc in (("elm", 4.0), ("gru", 3.0)) for s in (0, 1)
     ]
 
     def section_of(runs):
-        monkeypatch.setattr(of_sweep, "finished", lambda path: (runs, {}))
         section = Section("a sweep")
-        of_sweep._kinds(section, Sweep(tmp_path))
+        of_sweep._kinds(section, runs)
         return section
 
     section = section_of(kinds)

@@ -1,6 +1,7 @@
 """What a sweep's trials say, and what the information model makes of them."""
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from elmnet.sweep.compare import compare
 from elmnet.sweep.store import LOST, Sweep, own_seconds
 from elmnet.tables import Table
 from elmnet.train.journal import read_metrics
-from elmnet.train.results import finished, read_runs
+from elmnet.train.results import Finished, as_runs, described, finished
 
 
 def sections(sweep: Sweep) -> list[Section]:
@@ -33,16 +34,18 @@ def sections(sweep: Sweep) -> list[Section]:
     }
     section.words.append(f"{len(rows)} trials: " + ", ".join(f"{n} {state}" for state, n in counts.items()) + ".")
     done = [one for one in rows if one["state"] == "done"]
+    whole = finished(sweep.path)
     if done:
         section.words.append(_what(done))
         _scores(section, sweep, rows, means)
-        _kinds(section, sweep)
+        _kinds(section, whole[0])
     lost = [one for one in rows if one["state"] in LOST]
     if lost:
         cells = [(str(one["trial"]), _shape(one), str(one["reason"])) for one in lost]
         section.tables.append(Table("Failed, damaged or stopped early", ("trial", "shape", "why"), cells))
     try:
-        runs, skipped = read_runs(sweep.path)
+        learned, skipped = described(*whole)
+        runs = as_runs(learned, sweep.path, skipped=skipped)
     except (TheoryError, RunError) as error:
         section.words.append(f"No fit of the theory: {error}.")
         return [section]
@@ -108,13 +111,12 @@ def _scores(section: Section, sweep: Sweep, rows: list[dict[str, Any]], means: l
         section.figures.append(Figure("learning", "Learning curves", words, draw))
 
 
-def _kinds(section: Section, sweep: Sweep) -> None:
+def _kinds(section: Section, runs: Sequence[Finished]) -> None:
     """Kinds of network against the first, where there are several."""
-    found, _ = finished(sweep.path)
-    if len({models.kind_of(one.config.model) for one in found}) < 2:
+    if len({models.kind_of(run.config.model) for run in runs}) < 2:
         return
     try:
-        comparison = compare(found, "model")
+        comparison = compare(runs, "model")
     except ConfigError as error:  # a score that is no number
         section.words.append(f"Kinds of network are not compared: {error}.")
         return

@@ -166,8 +166,8 @@ def compare(
     name = _named(by, told)
     groups: dict[Any, list[int]] = defaultdict(list)
     for i, facts in enumerate(told):
-        if facts[name] is not None or name not in SYMBOLS:
-            groups[facts[name]].append(i)
+        if facts.get(name) is not None or name not in SYMBOLS:
+            groups[facts.get(name)].append(i)
     if len(groups) < 2:
         raise ConfigError(
             f"{by!r} is {next(iter(groups))} in all runs that have it; there is nothing to compare it with"
@@ -183,7 +183,7 @@ def compare(
             continue
         common, others = _shared(groups[first], groups[value], told, name)
         common = common if fixed is None else fixed
-        keys = [tuple(facts[one] for one in common) for facts in told]
+        keys = [tuple(facts.get(one) for one in common) for facts in told]
         found.append(_against(value, groups[first], groups[value], keys, reached))
         shared |= dict.fromkeys(common)
         along |= dict.fromkeys(one for one in others if one not in common)
@@ -219,7 +219,7 @@ def _facts(run: Finished) -> dict[str, Any]:
     """Everything that tells a run from others: its sizes by symbol, its settings by path."""
     model = run.config.model
     symbols = {"model": models.kind_of(model), **models.counts(model).by_symbol}
-    return defaultdict(lambda: None, {**symbols, "data": run.contents or run.data, **dict(_flat(deciding(run.config)))})
+    return {**symbols, "data": run.contents or run.data, **dict(_flat(deciding(run.config)))}
 
 
 def _flat(settings: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -237,7 +237,7 @@ def _flat(settings: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def _named(name: str, told: Sequence[Mapping[str, Any]]) -> str:
     """The symbol or path that a user means."""
     known = list(dict.fromkeys(fact for facts in told for fact in facts))
-    varied = [fact for fact in known if len({facts[fact] for facts in told}) > 1]
+    varied = [fact for fact in known if len({facts.get(fact) for facts in told}) > 1]
     meant = [fact for fact in known if fact == name] or [fact for fact in known if fact.endswith(f".{name}")]
     several = [fact for fact in meant if fact in varied]
     if len(several) == 1:
@@ -272,7 +272,7 @@ def _shared(
     """What varies among two groups of runs: settings with values that both have, and what goes along with `name`."""
     shared, along = [], []
     for fact in dict.fromkeys(fact for i in (*ours, *theirs) for fact in told[i]):
-        here, there = ({told[i][fact] for i in group} for group in (ours, theirs))
+        here, there = ({told[i].get(fact) for i in group} for group in (ours, theirs))
         if fact == name or len(here | there) == 1:
             continue
         if fact in SYMBOLS:

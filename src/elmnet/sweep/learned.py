@@ -117,9 +117,7 @@ def learn(
         return Learned(published(where.removeprefix("published:"), score), {}, {}, data="official")
     from elmnet.train.results import as_runs, described, finished
 
-    found, skipped = finished(*map(Path, several))
-    found, others = described(found)
-    skipped |= others
+    found, skipped = described(*finished(*map(Path, several)))
     return Learned(as_runs(found, where, score, skipped), skipped, {one.name: one.config for one in found})
 
 

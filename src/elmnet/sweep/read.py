@@ -46,9 +46,8 @@ def read_table(
             raise ConfigError(
                 f"{file} tells its networks and what knowing nothing scores; leave out --network and --h0"
             )
-        found, skipped = _runs(file, lines)
-        found, others = described(found)
-        return as_runs(found, file, score, skipped | others), skipped | others, found
+        found, skipped = described(*_runs(file, lines))
+        return as_runs(found, file, score, skipped), skipped, found
     rows, skipped = _finished(lines)
     if network is None or H0 is None:
         raise ConfigError(

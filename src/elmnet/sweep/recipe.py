@@ -165,8 +165,8 @@ class Recipe(Config):
         settings = {key: value for key, value in own.items() if key not in ("seed", "init")}
         rows: list[dict[str, Any]] = []
         for layer in (network.layers[0] for network in networks):
-            sizes = (layer.units, layer.neuron.memory, layer.neuron.branches, layer.neuron.synapses)
-            row = {**dict(zip(SHAPE, sizes, strict=True)), "seed": seed}
+            sizes = {"units": layer.units, **layer.neuron.sizes}
+            row: dict[str, Any] = {**{name: sizes[name] for name in SHAPE}, "seed": seed}
             while row in rows:
                 row["seed"] += 1
             rows.append(row)

@@ -37,11 +37,15 @@ class Finished:
         return self.config.model
 
 
-def described(found: Sequence[Finished]) -> tuple[list[Finished], dict[str, str]]:
-    """The runs whose network the information model describes, and why it does not describe the others'."""
-    reasons = {one.name: _unfit(one.config) for one in found}
-    left_out = {name: why for name, why in reasons.items() if why is not None}
-    return [one for one in found if one.name not in left_out], left_out
+def described(found: Sequence[Finished], skipped: Mapping[str, str]) -> tuple[list[Finished], dict[str, str]]:
+    """The runs whose network the information model describes, and why all others were left out.
+
+    Args:
+        found: finished runs.
+        skipped: why others were left out before.
+    """
+    reasons = {one.name: why for one in found if (why := _unfit(one.config)) is not None}
+    return [one for one in found if one.name not in reasons], {**skipped, **reasons}
 
 
 def _unfit(config: RunConfig) -> str | None:
@@ -150,9 +154,8 @@ def read_runs(directory: str | Path, score: str | None = None) -> tuple[Runs, di
     Raises:
         TheoryError: no finished run; runs of several tasks or data; a score they do not have.
     """
-    found, skipped = finished(Path(directory))
-    found, others = described(found)
-    return as_runs(found, Path(directory), score, skipped | others), skipped | others
+    found, skipped = described(*finished(Path(directory)))
+    return as_runs(found, Path(directory), score, skipped), skipped
 
 
 def _flat(scores: Scores) -> dict[str, float]:
