@@ -148,9 +148,8 @@ class Replicas(nn.Module):
         own = [layer.connectome for layer in layers]
         if torch.compiler.is_compiling() or any(connectome.is_inference() for connectome in own):
             return _side_by_side(layers)  # nobody counts their changes
-        now = Remembered.of(own)
-        if place not in self._connectomes or not now.equals(self._connectomes[place][0]):
-            self._connectomes[place] = now, _side_by_side(layers)
+        if place not in self._connectomes or not self._connectomes[place][0].unchanged(own):
+            self._connectomes[place] = Remembered.of(own), _side_by_side(layers)
         return self._connectomes[place][1]
 
     @staticmethod

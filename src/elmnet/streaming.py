@@ -7,7 +7,7 @@ in the dictionaries of the network's modules, the version counters of tensors, a
 import itertools
 from collections.abc import Callable
 from functools import cache
-from operator import is_
+from operator import attrgetter, is_
 from typing import Any, NamedTuple, Self
 from weakref import WeakKeyDictionary, finalize
 
@@ -18,6 +18,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from elmnet.ops import Stream
 from elmnet.ops.operands import PLAIN
+
+_version = attrgetter("_version")
 
 
 class _Parts(NamedTuple):
@@ -55,11 +57,16 @@ class Remembered(NamedTuple):
     @classmethod
     def of(cls, tensors: list[Tensor]) -> "Remembered":
         """These, now."""
-        return cls(tensors, [(tensor.data_ptr(), tensor._version) for tensor in tensors])
+        return cls(tensors, _versions(tensors))
 
-    def equals(self, now: "Remembered") -> bool:
-        """Whether they are the same tensors, unchanged."""
-        return self.versions == now.versions and all(map(is_, self.tensors, now.tensors))
+    def unchanged(self, tensors: list[Tensor]) -> bool:
+        """Whether these are the same tensors, as they were."""
+        same = len(tensors) == len(self.tensors) and all(map(is_, tensors, self.tensors))
+        return same and _versions(tensors) == self.versions
+
+
+def _versions(tensors: list[Tensor]) -> list[tuple[int, int]]:
+    return list(zip(map(Tensor.data_ptr, tensors), map(_version, tensors), strict=True))
 
 
 class _Prepared(NamedTuple):
@@ -125,12 +132,12 @@ def stream_of(network: nn.Module, prepare: Callable[[], Stream | None]) -> Strea
     tensors = [tensor for table in prepared.parts.tensors for tensor in table.values() if tensor is not None]
     if any(prepared.parts.hooks) or prepared.parts.parametrized:
         return None  # hooks and parametrisations want to be called
+    key = (_last_update(tensors), network.training, torch.get_num_threads())
+    if key == prepared.key and prepared.made_of.unchanged(tensors):
+        return prepared.stream
     if any(tensor.is_inference() or type(tensor) not in PLAIN for tensor in tensors):
         return None  # nobody counts changes of inference tensors, others may lie elsewhere
-    made_of, key = Remembered.of(tensors), (_last_update(tensors), network.training, torch.get_num_threads())
-    if key == prepared.key and made_of.equals(prepared.made_of):
-        return prepared.stream
     _watch_optimizers()
-    stream = prepare()
+    made_of, stream = Remembered.of(tensors), prepare()
     _STREAMS[network] = prepared._replace(made_of=made_of, key=key, stream=stream)
     return stream

@@ -37,7 +37,7 @@ class Stream:
         self._dtype = layers[0][1].synapse.dtype
         self._calls = (Call * len(layers))()
         self._packed: list[Tensor] = []  # what the calls point to
-        self._shapes: list[tuple[int, ...]] = []
+        self._blank: list[Tensor] = []  # of the shapes of all layers' states
         for call, layer in zip(self._calls, layers, strict=True):
             inputs = self._prepare(call, inputs, *layer)
 
@@ -46,12 +46,13 @@ class Stream:
         units, branches, synapses = weights.synapse.shape
         memory, outputs = weights.decay.shape[1], weights.readout.shape[1]
         shapes = [
+            (1, 1, inputs),
             (1, units, memory),
             (1, units, 0 if dynamics.branch_decay is None else branches),
             (1, units, 0 if dynamics.highpass_decay is None else outputs),
             (1, units * outputs),
         ]
-        silence = [torch.zeros(shape, dtype=self._dtype, device="cpu") for shape in ((1, 1, inputs), *shapes)]
+        silence = [torch.zeros(shape, dtype=self._dtype, device="cpu") for shape in shapes]
         i, n = operands(
             silence[0], LayerState(*silence[1:]), connectome, weights, dynamics, NO_MASKS, None, (), self._dtype
         )
@@ -73,21 +74,21 @@ class Stream:
             **equations(dynamics),
         )
         self._packed.append(self._library.pack(call, self._dtype))
-        self._shapes += shapes
+        self._blank += silence[1:]
         return units * outputs
 
     def step(self, x: Tensor, states: Sequence[LayerState]) -> tuple[Tensor, tuple[LayerState, ...]]:
         """x (1, n_in) and the state of every layer → the last layer's activity (1, N·n_y) and the new states."""
         given = [tensor for state in states for tensor in state]
-        for i, (tensor, shape) in enumerate(zip(given, self._shapes, strict=True)):
-            if tensor.shape != shape or not tensor.is_cpu:
+        for i, (tensor, blank) in enumerate(zip(given, self._blank, strict=True)):
+            if tensor.shape != blank.shape or not tensor.is_cpu:
                 name, elsewhere = f"layer {i // len(_STATE)}: state.{_STATE[i % len(_STATE)]}", _elsewhere(tensor)
-                raise ShapeError(f"{name} must be {shape}, got {tuple(tensor.shape)}{elsewhere}")
+                raise ShapeError(f"{name} must be {tuple(blank.shape)}, got {tuple(tensor.shape)}{elsewhere}")
             given[i] = in_place(tensor, self._dtype)
         if x.shape != (1, self._inputs) or not x.is_cpu:
             raise ShapeError(f"input must be (1, {self._inputs}), got {tuple(x.shape)}{_elsewhere(x)}")
         x = in_place(x, self._dtype)
-        new = [torch.empty(shape, dtype=self._dtype, device="cpu") for shape in self._shapes]
+        new = list(map(torch.empty_like, self._blank))  # in half the time of torch.empty
         calls = type(self._calls).from_buffer_copy(self._calls)
         source = x
         for i, call in enumerate(calls):
