@@ -35,7 +35,7 @@ def list_() -> None:
         ("neuronio", "synthetic-cell (default)", cell, "generated on first use"),
         ("neuronio", "PATH", "a folder of published simulation files, or one file", ""),
         ("shd, shd-adding", "PATH", "a directory with *train*.h5 and *test*.h5 in SHD's layout", ""),
-        ("sequence", "PATH", "an .npz, .h5, .parquet or .csv file of your own sequences (docs/own-data.md)", ""),
+        ("sequence", "PATH", "a file of your own sequences, or a folder with a file for each (docs/own-data.md)", ""),
     ]
     show(Table(f"cache: {cache}", ("task", "--data", "what", "here"), rows))
 

@@ -273,7 +273,7 @@ def predict(
         list[Path],
         typer.Argument(help="run directories, or that of replicas; of several the mean is told", metavar="RUN..."),
     ],
-    data: Annotated[str, typer.Option(help=".npz, .h5, .parquet or .csv file of sequences; targets are not needed")],
+    data: Annotated[str, typer.Option(help="file or folder of sequences, as for `train`; targets are not needed")],
     path: Annotated[
         Path, typer.Option("--out", help="a .csv, .npz or .parquet file, replaced if it exists", metavar="FILE")
     ],
