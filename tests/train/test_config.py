@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import yaml
 
-from elmnet.errors import ConfigError
+from elmnet import models
+from elmnet.errors import BudgetError, ConfigError
 from elmnet.train.config import RunConfig, TrainConfig, amend, compose, load_config
 
 
@@ -181,3 +182,16 @@ def test_unknown_names_are_refused():
         compose("enwik8", preset="huge")
     with pytest.raises(ConfigError, match="missing setting steps"):
         TrainConfig.from_dict({})
+
+
+def test_a_run_may_be_composed_of_a_kind_and_a_budget():
+    config = compose("enwik8", model="lstm", budget=20_000, settings=["training.steps=7"])
+    assert config.model.kind == "lstm" and config.training.steps == 7
+    assert config.model.inputs == config.model.outputs == len(config.open_task().facts()["symbols"])
+    fits, more = config.model, config.model.replace(width=config.model.width + 1)
+    assert models.counts(fits).parameters <= 20_000 < models.counts(more).parameters
+    assert compose("enwik8", model=fits).model == fits
+    with pytest.raises(ConfigError, match="no model 'lstn'; known: elm, leaky"):
+        compose("enwik8", model="lstn")
+    with pytest.raises(BudgetError):
+        compose("enwik8", budget=100)

@@ -159,14 +159,15 @@ class RunConfig(Config):
         model = {"model": models.read(data["model"])} if "model" in data else {}
         return super().from_dict({**data, **model, "options": options})
 
-    def with_model(self, kind: str) -> Self:
-        """The run with a model of another kind (`elmnet.models.choose`); a baseline without the penalties on signals of
-        ELM neurons.
+    def with_model(self, model: str | ModelConfig) -> Self:
+        """The run with another model, or one of another kind (`elmnet.models.choose`); a baseline without the penalties
+        on signals of ELM neurons.
 
         Raises:
             ConfigError: there is no such kind.
         """
-        model, training = models.choose(kind, self.model), self.training
+        model = models.choose(model, self.model) if isinstance(model, str) else model
+        training = self.training
         if isinstance(model, BaselineConfig):
             training = training.replace(mlp_penalty=0.0, activity_penalty=0.0)
         return self.replace(model=model, training=training)
@@ -177,6 +178,8 @@ def compose(
     *,
     preset: str = "tiny",
     data: str | None = None,
+    model: str | ModelConfig | None = None,
+    budget: int | None = None,
     settings: Settings = (),
     **changes: Any,
 ) -> RunConfig:
@@ -186,6 +189,8 @@ def compose(
         task: name of the task.
         preset: `tiny`, `small` or `paper`.
         data: source; None: the task's embedded default.
+        model: its kind (`elmnet.models.KINDS`), or all of it; None: the preset's.
+        budget: P, for which as many units are taken as fit. The data are opened, for inputs and outputs cost, too.
         settings: `path.to.key=value`, for example `training.steps=100`, `model.layers.0.neuron.memory=8`; or a mapping
             from paths to values, which are taken as they are.
         changes: top-level fields of `RunConfig`.
@@ -194,6 +199,8 @@ def compose(
 
     Raises:
         ConfigError: a name or value is wrong.
+        BudgetError: one unit exceeds the budget.
+        DataError: there is a budget, and the data are missing or damaged.
     """
     kind = find_task(task)
     if preset not in PRESETS:
@@ -207,7 +214,11 @@ def compose(
         options=kind.Options.from_dict(start["options"]),
         training=TrainConfig.from_dict(start["training"]),
     )
-    return amend(whole, data=data, settings=settings, **changes)
+    whole = whole if model is None else whole.with_model(model)
+    config = amend(whole, data=data, settings=settings, **changes)
+    if budget is None:
+        return config
+    return config.replace(model=models.spend(config.open_task().fit_model(config.model), budget))
 
 
 def devices() -> list[str]:
