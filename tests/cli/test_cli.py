@@ -77,7 +77,7 @@ def test_a_run_repeats_from_its_own_configuration(capsys, trained, tmp_path):
 
 
 def test_eval_repeats_the_final_score(capsys, trained):
-    code, out, _ = run(capsys, "eval", trained, "--json")
+    code, out, _ = run(capsys, "eval", trained, "--json", "-")
     assert code == 0
     got, result = json.loads(out), json.loads((trained / "result.json").read_text())
     assert got["bpc"] == result["test"]["bpc"]
@@ -120,9 +120,9 @@ def test_params_of_several(capsys):
     assert code == 0
     assert "3,516,748" in out
     assert len(re.findall(r"^ +1,024 ", out, re.M)) == 1
-    code, out, _ = run(capsys, "params", "shd-adding", "--budget", "77_310", "--memory", "5,9", "--json")
+    code, out, _ = run(capsys, "params", "shd-adding", "--budget", "77_310", "--memory", "5,9", "--json", "-")
     assert [(row["N"], row["P"]) for row in json.loads(out)] == [(96, 77_310), (57, 76_551)]
-    code, out, _ = run(capsys, "params", "enwik8", "--model", "lstm", "--budget", "60000,100_000", "--json")
+    code, out, _ = run(capsys, "params", "enwik8", "--model", "lstm", "--budget", "60000,100_000", "--json", "-")
     assert [(row["width"], row["P"]) for row in json.loads(out)] == [(64, 59_596), (88, 98_764)]
 
 
@@ -144,6 +144,13 @@ def test_options_that_do_not_apply_are_refused(capsys, tmp_path, text_file):
     assert (code, "--budget of a run is one number" in err) == (2, True)
     assert run(capsys, *start, "--budget", "1e4", "--quiet")[0] == 0
     assert 9_000 < json.loads((tmp_path / "run" / "result.json").read_text())["parameters"] <= 10_000
+
+
+def test_json_has_the_standard_output_for_itself(capsys, tmp_path):
+    code, out, err = run(capsys, "params", "enwik8", "--json", "-")
+    assert code == 0 and json.loads(out)[0]["N"] == 1024 and "starting from the published network" in err
+    code, same, _ = run(capsys, "params", "enwik8", "--json", tmp_path / "p.json")
+    assert "starting from the published network" in same and (tmp_path / "p.json").read_text() == out
 
 
 @pytest.mark.parametrize(

@@ -59,8 +59,8 @@ def test_the_ending_says_the_format(capsys, tmp_path, saved):
     ("arguments", "words"),
     [
         (["--format", "nir"], "NIR's primitives hold no"),
-        (["--format", "torch-export", "--sequence"], "give --steps"),
-        (["--format", "onnx", "--sequence", "--steps", "3"], "--steps goes with"),
+        (["--format", "torch-export", "--sequence"], "give --length"),
+        (["--format", "onnx", "--sequence", "--length", "3"], "--length goes with"),
         (["--format", "eqx", "--sequence"], "leave out --sequence"),
     ],
 )

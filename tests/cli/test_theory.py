@@ -168,7 +168,7 @@ def test_plans_for_several_budgets(capsys):
 
 
 def test_the_recipe_changes_the_wiring_and_says_what_that_means(capsys):
-    code, out, _ = run(capsys, "plan", "enwik8", "--budget", "3516748", "--recipe", "paper")
+    code, out, _ = run(capsys, "plan", "enwik8", "--budget", "3516748", "--recipe")
     assert code == 0
     assert "is not that of the fitted runs (750, and what synapses are worth they cannot tell)" in out
 
@@ -304,8 +304,8 @@ def planned(document, preset):
     [
         ("--flops", 3e6, "FLOPs per step", lambda n: budget.cost(n).flops),
         ("--hidden", 1e6, "hidden-layer parameters", lambda n: budget.cost(n).hidden),
-        ("--bytes", 2e7, "bytes", budget.saved_bytes),
-        ("--memory", 1e9, "bytes while training (batch 8, T 100)", lambda n: budget.training_bytes(n, 8, 100)),
+        ("--file-bytes", 2e7, "bytes", budget.saved_bytes),
+        ("--training-bytes", 1e9, "bytes while training (batch 8, T 100)", lambda n: budget.training_bytes(n, 8, 100)),
     ],
 )
 def test_other_budgets(capsys, tmp_path, option, value, kind, price):
@@ -320,21 +320,21 @@ def test_other_budgets(capsys, tmp_path, option, value, kind, price):
 @pytest.mark.parametrize(
     ("arguments", "batch"),
     [
-        (["enwik8", "--batch", 4, "--steps", 50], "batch 4, T 50"),
+        (["enwik8", "--batch", 4, "--length", 50], "batch 4, T 50"),
         (["shd-adding"], "batch 8, T 1000"),
-        (["shd", "--preset", "tiny", "--steps", 30], "batch 16, T 30"),
+        (["shd", "--preset", "tiny", "--length", 30], "batch 16, T 30"),
     ],
 )
 def test_memory_is_that_of_a_batch(capsys, arguments, batch):
     """Of the task's published training unless something else is asked for."""
-    code, out, err = run(capsys, "plan", *arguments, "--memory", 1e9)
+    code, out, err = run(capsys, "plan", *arguments, "--training-bytes", 1e9)
     assert code == 0, err
     assert f"bytes while training ({batch})" in out
 
 
 def test_memory_is_that_of_a_batch_of_the_runs(capsys, taught, tmp_path):
     rest = ["--fixed", "branches=4,synapses=3", "--json", tmp_path / "p.json"]
-    code, _, err = run(capsys, "plan", "--from", taught, "--memory", 4e5, *rest)
+    code, _, err = run(capsys, "plan", "--from", taught, "--training-bytes", 4e5, *rest)
     assert code == 0, err
     assert json.loads((tmp_path / "p.json").read_text())[0]["kind"] == "bytes while training (batch 4, T 10)"
 
@@ -406,8 +406,7 @@ def test_predictions_of_given_networks(capsys, tmp_path):
         ),
         (["plan", "enwik8", "--flops", "-1"], "--flops must be positive, got -1"),
         (["plan", "enwik8", "--budget", "1e6", "--fixed", "d_m=3"], "--fixed: expected branches=NUMBER"),
-        (["plan", "enwik8", "--budget", "1e6", "--recipe", "mine"], "--recipe knows only 'paper'"),
-        (["plan", "enwik8", "--budget", "1e6", "--recipe", "paper", "--fixed", "branches=3"], "leave branches out"),
+        (["plan", "enwik8", "--budget", "1e6", "--recipe", "--fixed", "branches=3"], "leave branches out"),
         (["plan", "enwik8", "--budget", "1e6,2e6", "--design", "2"], "--out and --design take one budget"),
         (["plan", "enwik8", "--budget", "1e6", "--from", "published:mnist"], "no published runs of 'mnist'"),
         (["plan", "enwik8", "--budget", "1e6", "--from", "nowhere"], "nowhere is neither a directory of runs, nor"),
@@ -426,15 +425,15 @@ def test_predictions_of_given_networks(capsys, tmp_path):
         (["plan", "shd", "--budget", "1e5", "--from", "published:enwik8"], "runs are of enwik8, the plan is for shd"),
         *(
             (["plan", "enwik8", "--configs", "x.csv", *more.split()], "--configs asks for the loss of given networks")
-            for more in ("--budget 1e6", "--fixed synapses=3", "--recipe paper", "--choose-synapses", "--preset tiny")
+            for more in ("--budget 1e6", "--fixed synapses=3", "--recipe", "--choose-synapses", "--preset tiny")
         ),
         (["plan", "enwik8", "--budget", "1e6", "--preset", "tiny"], "--preset is of the training that --out and --de"),
         (
             ["plan", "enwik8", "--budget", "1e6", "--design-out", "next.yaml"],
             "--design-out writes the runs of --design N",
         ),
-        (["plan", "enwik8", "--budget", "1e6", "--batch", "3"], "--batch and --steps are for --memory"),
-        (["plan", "enwik8", "--memory", "1e9", "--batch", "0"], "--batch must be at least 1, got 0"),
+        (["plan", "enwik8", "--budget", "1e6", "--batch", "3"], "--batch and --length are for --training-bytes"),
+        (["plan", "enwik8", "--training-bytes", "1e9", "--batch", "0"], "--batch must be at least 1, got 0"),
         (["plan", "shd", "--budget", "1e5", "--score", "valid_loss"], "--score is of runs to learn from"),
         (["plan", "shd", "--budget", "1e5", "--figures", "x"], "--figures needs runs to learn from"),
         (["plan", "enwik8", "--budget", "1e6", "--choose-synapses"], "what synapses are worth these runs cannot tell"),

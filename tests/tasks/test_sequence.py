@@ -294,7 +294,7 @@ def test_new_data_need_not_look_like_the_training_part(trained, capsys):
     assert out.startswith("all of up[v2].npz: nats")
     whole = waves(count=20, seed=8, classes=False)
     np.savez(trained / "whole.npz", **{**whole, "y": whole["y"].round().astype(int)})
-    code, out, err = run(capsys, "eval", trained / "values", "--data", trained / "whole.npz", "--json")
+    code, out, err = run(capsys, "eval", trained / "values", "--data", trained / "whole.npz", "--json", "-")
     assert code == 0, err
     assert json.loads(out)["rmse"] < 1
     np.savez(trained / "bad.npz", **{**whole, "y": np.full(20, np.nan)})
@@ -480,7 +480,7 @@ def test_values_are_told_in_the_data_s_unit(trained, capsys):
 def test_other_data_are_scored_with_the_run_s_own_standardisation(trained, capsys):
     np.savez(trained / "other.npz", **waves(count=12, seed=9))
     code, out, err = run(
-        capsys, "eval", trained / "classes", "--data", trained / "other.npz", "--split", "all", "--json"
+        capsys, "eval", trained / "classes", "--data", trained / "other.npz", "--split", "all", "--json", "-"
     )
     assert code == 0, err
     assert json.loads(out)["accuracy"] > 0.9
@@ -528,7 +528,7 @@ def test_every_step_can_have_its_own_target(tmp_path, capsys, classes):
     truth = [value for row, length in zip(data["y"], data["lengths"], strict=True) for value in row[:length]]
     assert [row["step"] for row in rows[: data["lengths"][0]]] == [str(t) for t in range(data["lengths"][0])]
     assert len(rows) == len(truth)
-    own = ["eval", tmp_path / "run", "--data", tmp_path / "d.npz", "--split", "all", "--json"]
+    own = ["eval", tmp_path / "run", "--data", tmp_path / "d.npz", "--split", "all", "--json", "-"]
     code, out, err = run(capsys, *own)  # the same network, scored by the task
     assert code == 0, err
     scores = json.loads(out)
@@ -544,7 +544,7 @@ def test_every_step_can_have_its_own_target(tmp_path, capsys, classes):
 def test_what_became_of_every_class(trained, capsys):
     np.savez(trained / "counted.npz", **waves(count=15, seed=4))
     data = ["--data", trained / "counted.npz"]
-    code, out, err = run(capsys, "eval", trained / "classes", *data, "--per-class", "--json")
+    code, out, err = run(capsys, "eval", trained / "classes", *data, "--per-class", "--json", "-")
     assert code == 0, err
     told = json.loads(out)
     told_by_hand = Run(trained / "classes").predict(str(trained / "counted.npz")).answer
@@ -558,7 +558,7 @@ def test_what_became_of_every_class(trained, capsys):
 def test_scores_by_value(trained, capsys):
     np.savez(trained / "one.npz", **waves(count=15, seed=4, classes=False))
     data = ["--data", trained / "one.npz"]
-    code, out, err = run(capsys, "eval", trained / "values", *data, "--per-value", "--json")
+    code, out, err = run(capsys, "eval", trained / "values", *data, "--per-value", "--json", "-")
     assert code == 0, err
     told = json.loads(out)
     assert told["values"] == {"value 0": {"rmse": pytest.approx(told["rmse"]), "r2": pytest.approx(told["r2"])}}

@@ -1,16 +1,13 @@
 """Speed: bench."""
 
-import json
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from elmnet.cli.output import say, show
+from elmnet.cli.output import STDOUT, JsonOption, say, show, write_json
 from elmnet.errors import ConfigError
-from elmnet.files import write_atomic
 
 if TYPE_CHECKING:
     from elmnet.bench.cases import Case
@@ -29,7 +26,7 @@ def bench(
         typer.Option(help="a contender slower than this in all stops after 3 steps; default: 60, 5 with --quick"),
     ] = None,
     streaming: Annotated[bool, typer.Option("--streaming/--no-streaming", help="also single steps at batch 1")] = True,
-    file: Annotated[Path | None, typer.Option("--json", help="write every measured time here", metavar="FILE")] = None,
+    file: JsonOption = None,
 ) -> None:
     """Time a full training step and a streaming step of every backend, side by side with JAX and nn.LSTM.
 
@@ -79,8 +76,10 @@ def bench(
                     if result.refused is not None:
                         say(f"not timed: {result.contender}: {result.refused}", "yellow")
                 everything[f"{case.name} {'streaming' if stream else 'training'}"] = [vars(r) for r in results]
-                if file is not None:
-                    write_atomic(file, json.dumps(everything, indent=2) + "\n")
+                if file not in (None, STDOUT):
+                    write_json(file, everything)  # what is measured so far, should somebody stop it
+    if file == STDOUT:
+        write_json(file, everything)
 
 
 def _what(case: "Case", stream: bool) -> str:

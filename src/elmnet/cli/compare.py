@@ -1,15 +1,14 @@
 """What one setting is worth: compare."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from elmnet.cli.output import say, show
+from elmnet.cli.output import JsonOption, say, show, write_json
 from elmnet.cli.theory import announce
 from elmnet.errors import ConfigError
-from elmnet.files import ending, write_atomic
+from elmnet.files import ending
 
 
 def compare(
@@ -31,7 +30,7 @@ def compare(
         ),
     ] = None,
     figures: Annotated[Path | None, typer.Option(help="draw the differences here, PNG and SVG", metavar="DIR")] = None,
-    file: Annotated[Path | None, typer.Option("--json", help="write the comparison here", metavar="FILE")] = None,
+    file: JsonOption = None,
 ) -> None:
     """What one setting is worth: differences within pairs of runs that share all else, with intervals."""
     from elmnet.sweep import compare as pairs
@@ -55,7 +54,7 @@ def compare(
     if skipped:
         say(f"{len(skipped)} left out: " + "; ".join(f"{name}: {why}" for name, why in list(skipped.items())[:3]))
     if file is not None:
-        write_atomic(file, json.dumps({**comparison.to_dict(), "left_out": skipped}, indent=2) + "\n")
+        write_json(file, {**comparison.to_dict(), "left_out": skipped})
     if figures is not None:
         from elmnet.report.figures import differences, save
 

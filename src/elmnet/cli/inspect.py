@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from elmnet.cli.numbers import whole_numbers
-from elmnet.cli.output import out, say, show
+from elmnet.cli.output import JsonOption, say, show, write_json
 from elmnet.errors import BackendError, ConfigError
 from elmnet.machine import cores
 from elmnet.tables import Table
@@ -30,15 +30,15 @@ def params(
     model: Annotated[str, typer.Option(help="elm, leaky, lstm, gru, rnn, transformer, mingru, s5-like")] = "elm",
     recipe: Annotated[bool, typer.Option("--recipe", help="spend each budget by the paper's recipe")] = False,
     batch: Annotated[int | None, typer.Option(help="sequences, for the memory estimate; default: 8")] = None,
-    steps: Annotated[int | None, typer.Option(help="time steps, for the memory estimate; default: 100")] = None,
-    json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    length: Annotated[int | None, typer.Option(help="time steps, for the memory estimate; default: 100")] = None,
+    file: JsonOption = None,
 ) -> None:
     """Exact parameters and FLOPs, and an estimate of training memory, of networks that vary the published one."""
     if model not in ("elm", "leaky"):
         given: dict[str, Any] = {"--memory": memory, "--branches": branches, "--synapses": synapses}
         given |= {"--recipe": recipe or None, "--vary": None if vary == "units" else vary}
-        given |= {"--batch": batch, "--steps": steps}
-        _baselines(task, model, neurons, budget, [name for name, value in given.items() if value is not None], json)
+        given |= {"--batch": batch, "--length": length}
+        _baselines(task, model, neurons, budget, [name for name, value in given.items() if value is not None], file)
         return
     from elmnet import models
     from elmnet.budget import cost, paper_recipe, spend, training_bytes
@@ -49,9 +49,9 @@ def params(
         start = _leaky(start)
     if not budget and (recipe or vary != "units"):
         raise ConfigError("--recipe and --vary say how a budget is spent; name one with --budget")
-    batch, steps = 8 if batch is None else batch, 100 if steps is None else steps
-    if batch < 1 or steps < 1:
-        raise ConfigError(f"--batch and --steps must be at least 1, got {batch} and {steps}")
+    batch, length = 8 if batch is None else batch, 100 if length is None else length
+    if batch < 1 or length < 1:
+        raise ConfigError(f"--batch and --length must be at least 1, got {batch} and {length}")
     knobs = {"units": neurons, "memory": memory, "branches": branches, "synapses": synapses}
     options = {"units": "neurons"} | {name: name for name in ("memory", "branches", "synapses")}
     chosen = {name: whole_numbers(f"--{options[name]}", text) for name, text in knobs.items() if text is not None}
@@ -82,13 +82,10 @@ def params(
                 "read-out": price.readout,
                 "P": price.parameters,
                 "FLOPs/step": price.flops,
-                "train MiB": round(training_bytes(network, batch, steps) / 2**20),
+                "train MiB": round(training_bytes(network, batch, length) / 2**20),
             }
         )
-    if json:
-        out.print_json(data=rows)
-    else:
-        show(_numbers(f"{task}, starting from the published network", rows))
+    _tell(f"{task}, starting from the published network", rows, file)
 
 
 def _leaky(start: "NetworkConfig") -> "NetworkConfig":
@@ -101,7 +98,9 @@ def _leaky(start: "NetworkConfig") -> "NetworkConfig":
     return leaky
 
 
-def _baselines(task: str, kind: str, widths: str | None, budget: str | None, given: list[str], json: bool) -> None:
+def _baselines(
+    task: str, kind: str, widths: str | None, budget: str | None, given: list[str], file: Path | None
+) -> None:
     """The same of other networks: their width is what a budget decides."""
     from elmnet import models
     from elmnet.baselines.config import BaselineConfig, spend
@@ -119,14 +118,14 @@ def _baselines(task: str, kind: str, widths: str | None, budget: str | None, giv
         {"width": one.width, "layers": one.depth, "read-out": one.readout, "P": one.parameters, "FLOPs/step": one.flops}
         for one in many
     ]
-    if json:
-        out.print_json(data=rows)
-    else:
-        show(_numbers(f"{kind} for {task}", rows))
+    _tell(f"{kind} for {task}", rows, file)
 
 
-def _numbers(title: str, rows: Sequence[Mapping[str, int]]) -> Table:
-    return Table(title, list(rows[0]), [[f"{number:,}" for number in row.values()] for row in rows])
+def _tell(title: str, rows: Sequence[Mapping[str, int]], file: Path | None) -> None:
+    """Print numbers, and perhaps write them."""
+    show(Table(title, list(rows[0]), [[f"{number:,}" for number in row.values()] for row in rows]))
+    if file is not None:
+        write_json(file, rows)
 
 
 def verify(

@@ -48,16 +48,16 @@ def export(
     path: Annotated[Path, typer.Option("--out", help="the file", metavar="FILE")],
     format_: Annotated[Format | None, typer.Option("--format", help="of the file; default: by its ending")] = None,
     sequence: Annotated[bool, typer.Option("--sequence", help="whole sequences instead of single steps")] = False,
-    steps: Annotated[int | None, typer.Option(help="torch-export: length of the sequences")] = None,
+    length: Annotated[int | None, typer.Option(help="torch-export: time steps of the sequences")] = None,
 ) -> None:
     """A network for other runtimes: ONNX and C (each run and compared), torch.export, the authors' Equinox file."""
     format_ = _format(path, format_)
     if format_ is Format.nir:
         raise ConfigError("NIR's primitives hold no ReLU² and no tanh to build the neuron from: see docs/interop.md")
-    if sequence and format_ is Format.torch_export and steps is None:
-        raise ConfigError("torch-export unrolls sequences of one length: give --steps")
-    if steps is not None and not (sequence and format_ is Format.torch_export):
-        raise ConfigError("--steps goes with --format torch-export --sequence")
+    if sequence and format_ is Format.torch_export and length is None:
+        raise ConfigError("torch-export unrolls sequences of one length: give --length")
+    if length is not None and not (sequence and format_ is Format.torch_export):
+        raise ConfigError("--length goes with --format torch-export --sequence")
     if sequence and format_ is Format.c:
         raise ConfigError("a C header holds one step, to be called again and again: leave out --sequence")
     if sequence and format_ is Format.eqx:
@@ -82,7 +82,7 @@ def export(
     elif format_ is Format.torch_export:
         from elmnet.interop.graphs import export_torch
 
-        export_torch(network, path, steps=steps, standard=standard)
+        export_torch(network, path, steps=length, standard=standard)
     elif format_ is Format.c:
         from elmnet.interop.c import check_c, export_c
 

@@ -1,7 +1,11 @@
 """Where commands print, and how."""
 
+import json
 import sys
+from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
 from rich.console import Console
@@ -9,9 +13,37 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table as Drawn
 
+from elmnet.files import write_atomic
 from elmnet.tables import Table
 
+STDOUT = Path("-")
 out = Console(width=None if sys.stdout is not None and sys.stdout.isatty() else 160)
+
+
+def _make_way(file: Path | None) -> Path | None:
+    """Before a command begins: who gets JSON from the standard output wants nothing else there."""
+    out.stderr = file == STDOUT
+    return file
+
+
+JsonOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--json",
+        help="write the numbers here; -: to the standard output, and the rest to standard error",
+        metavar="FILE",
+        callback=_make_way,
+    ),
+]
+
+
+def write_json(file: Path, numbers: object) -> None:
+    """What `JsonOption` asks for."""
+    text = json.dumps(numbers, indent=2) + "\n"
+    if file == STDOUT:
+        sys.stdout.write(text)
+    else:
+        write_atomic(file, text)
 
 
 def say(words: object, style: str | None = None, *, console: Console = out) -> None:
@@ -38,4 +70,4 @@ def show(table: Table, bad: str | None = None) -> None:
     """Print a table (`drawn`). On a narrow terminal its lines wrap before a number does."""
     shown = drawn(table, bad)
     least = Measurement.get(out, out.options.update(max_width=10_000), shown).minimum
-    Console(width=max(out.width, least)).print(shown)
+    Console(width=max(out.width, least), stderr=out.stderr).print(shown)

@@ -1,6 +1,5 @@
 """The planner: plan."""
 
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ from rich.console import Console
 
 from elmnet.budget import LEAST_MEMORY
 from elmnet.cli.numbers import numbers
-from elmnet.cli.output import say, show
+from elmnet.cli.output import JsonOption, say, show, write_json
 from elmnet.cli.theory import (
     H0Option,
     announce,
@@ -55,15 +54,15 @@ def plan(
     budgets: Annotated[list[str] | None, typer.Option("--budget", help="P, trainable parameters; repeatable")] = None,
     hidden: Annotated[list[str] | None, typer.Option(help="instead: P', of the hidden layer alone; repeatable")] = None,
     flops: Annotated[float | None, typer.Option(help="instead: forward FLOPs per time step")] = None,
-    file_bytes: Annotated[float | None, typer.Option("--bytes", help="instead: bytes of the saved network")] = None,
-    memory: Annotated[
-        float | None, typer.Option(help="instead: bytes while training, estimated (not d_m; see --batch, --steps)")
+    file_bytes: Annotated[float | None, typer.Option(help="instead: bytes of the saved network")] = None,
+    training_bytes: Annotated[
+        float | None, typer.Option(help="instead: bytes while training, estimated (see --batch, --length)")
     ] = None,
     latency: Annotated[
         float | None, typer.Option("--latency-us", help="instead: microseconds per streamed step, measured here")
     ] = None,
     fixed: Annotated[str | None, typer.Option(help="wiring, e.g. branches=50,synapses=15; default: the task's")] = None,
-    recipe: Annotated[str | None, typer.Option(help="paper: d_tree = 4 d_m instead of a fixed one")] = None,
+    recipe: Annotated[bool, typer.Option("--recipe", help="the paper's: d_tree = 4 d_m, not a fixed one")] = False,
     choose: Annotated[
         bool, typer.Option("--choose-synapses", help="choose d_s, too; needs runs whose k_c differ by 2 or more")
     ] = False,
@@ -75,16 +74,18 @@ def plan(
         Path | None, typer.Option("--design-out", help="write them as a recipe for `elmnet sweep run`", metavar="FILE")
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(help="sequences, for --memory; default: the runs', else the preset's")
+        int | None, typer.Option(help="sequences, for --training-bytes; default: the runs', else the preset's")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="time steps, for --memory; default: likewise")] = None,
+    length: Annotated[int | None, typer.Option(help="time steps, for --training-bytes; default: likewise")] = None,
     preset: Annotated[
         str | None,
-        typer.Option(help="training, for --out and --memory: tiny, small, paper; default: the runs', else paper"),
+        typer.Option(
+            help="tiny, small or paper, for --out and --training-bytes; default: the runs' training, else paper"
+        ),
     ] = None,
     path: Annotated[Path | None, typer.Option("--out", help="write YAML for `elmnet train --config`")] = None,
     figures: Annotated[Path | None, typer.Option(help="write figures here, PNG and SVG", metavar="DIR")] = None,
-    file: Annotated[Path | None, typer.Option("--json", help="write the plans here", metavar="FILE")] = None,
+    file: JsonOption = None,
 ) -> None:
     """Spend a budget best: the N and d_m of least expected regret for a wiring, and how sure that is.
 
@@ -100,29 +101,31 @@ def plan(
     if configs is not None:
         if known is None:
             raise ConfigError(f"--configs needs runs to learn from; there are none published of {task}: use --from")
-        others = (budgets, hidden, flops, file_bytes, memory, latency, fixed, recipe, choose, design, preset, path)
-        if any(others) or figures is not None or design_file is not None or batch is not None or steps is not None:
+        others = (budgets, hidden, flops, file_bytes, training_bytes, latency, fixed, recipe, choose, design)
+        if any(others) or any(one is not None for one in (batch, length, preset, path, design_file, figures)):
             raise ConfigError("--configs asks for the loss of given networks: beside it only --from, --score, --json")
         from elmnet.theory.rows import read_networks
 
         _predict(known, read_networks(configs, start), file)
         return
-    if preset is not None and path is None and memory is None and design_file is None:
+    if preset is not None and path is None and training_bytes is None and design_file is None:
         raise ConfigError(
-            "--preset is of the training that --out and --design-out write or --memory counts; there is none of them"
+            "--preset is of the training that --out and --design-out write, or --training-bytes counts; there is none"
         )
     if design_file is not None and not design:
         raise ConfigError("--design-out writes the runs of --design N; say how many")
-    if memory is None and (batch is not None or steps is not None):
-        raise ConfigError("--batch and --steps are for --memory")
+    if training_bytes is None and (batch is not None or length is not None):
+        raise ConfigError("--batch and --length are for --training-bytes")
     wiring = _wiring(start, fixed, recipe)
 
     def whole_batch() -> tuple[int, int]:
-        return _batch(batch, steps, run_like(learned, known, task=task, preset=preset)[0])
+        return _batch(batch, length, run_like(learned, known, task=task, preset=preset)[0])
 
-    limits = _limits(start, budgets, hidden, flops, file_bytes, memory, latency, whole_batch)
+    limits = _limits(start, budgets, hidden, flops, file_bytes, training_bytes, latency, whole_batch)
     if not limits:
-        raise ConfigError("name a budget: --budget P, --hidden, --flops, --bytes, --memory or --latency-us")
+        raise ConfigError(
+            "name a budget: --budget P, --hidden, --flops, --file-bytes, --training-bytes or --latency-us"
+        )
     if len(limits) > 1 and (path is not None or design):
         raise ConfigError("--out and --design take one budget")
     if known is None and (figures is not None or design):
@@ -152,7 +155,7 @@ def plan(
         _write_recipe(task, preset, learned, known, [choice.network for choice in asked[1]], design_file)
     if file is not None:
         cautions = [] if known is None else known.cautions
-        write_atomic(file, json.dumps([{**one.to_dict(), "cautions": cautions} for one in plans], indent=2) + "\n")
+        write_json(file, [{**one.to_dict(), "cautions": cautions} for one in plans])
     if figures is not None and known is not None:
         from elmnet.report.figures import of_fit, plan_curve, save
 
@@ -191,13 +194,11 @@ def _start(task: str | None, learned: "Learned | None", known: "Fit | None") -> 
     return NetworkConfig.preset(task), task
 
 
-def _wiring(start: "NetworkConfig", fixed: str | None, recipe: str | None) -> "Wiring":
+def _wiring(start: "NetworkConfig", fixed: str | None, recipe: bool) -> "Wiring":
     from elmnet.theory.planner import Wiring
 
     neuron = start.layers[0].neuron
     values = {"branches": neuron.branches, "synapses": neuron.synapses}
-    if recipe not in (None, "paper"):
-        raise ConfigError(f"--recipe knows only 'paper', got {recipe!r}")
     for item in (fixed or "").split(","):
         name, _, text = item.partition("=")
         if not item:
@@ -205,12 +206,12 @@ def _wiring(start: "NetworkConfig", fixed: str | None, recipe: str | None) -> "W
         if name not in values or not text.isdecimal() or int(text) < 1:
             raise ConfigError(f"--fixed: expected branches=NUMBER,synapses=NUMBER, got {item!r}")
         if recipe and name == "branches":
-            raise ConfigError("--recipe paper sets branches to 4 d_m; leave branches out of --fixed")
+            raise ConfigError("--recipe sets branches to 4 d_m; leave branches out of --fixed")
         values[name] = int(text)
     return Wiring(None if recipe else values["branches"], values["synapses"])
 
 
-def _choice(wiring: "Wiring", fixed: str | None, recipe: str | None, known: "Fit | None") -> "list[Wiring]":
+def _choice(wiring: "Wiring", fixed: str | None, recipe: bool, known: "Fit | None") -> "list[Wiring]":
     """The wirings of --choose-synapses."""
     from elmnet.theory.planner import wirings
 
@@ -227,13 +228,18 @@ def _limits(
     hidden: list[str] | None,
     flops: float | None,
     file_bytes: float | None,
-    memory: float | None,
+    training_bytes: float | None,
     latency: float | None,
     batch: Callable[[], tuple[int, int]],
 ) -> "list[Limit]":
     from elmnet.theory import planner
 
-    given = {"--flops": flops, "--bytes": file_bytes, "--memory": memory, "--latency-us": latency}
+    given = {
+        "--flops": flops,
+        "--file-bytes": file_bytes,
+        "--training-bytes": training_bytes,
+        "--latency-us": latency,
+    }
     others = {name: value for name, value in given.items() if value is not None}
     kinds = [name for name, texts in (("--budget", budgets), ("--hidden", hidden)) if texts] + list(others)
     if len(kinds) > 1:
@@ -245,8 +251,8 @@ def _limits(
         return [planner.Limit.flops(flops)]
     if file_bytes is not None:
         return [planner.Limit.file_bytes(file_bytes)]
-    if memory is not None:
-        return [planner.Limit.memory(memory, *batch())]
+    if training_bytes is not None:
+        return [planner.Limit.memory(training_bytes, *batch())]
     if latency is not None:
         from elmnet.bench.latency import calibrate
 
@@ -296,22 +302,22 @@ def _predict(known: "Fit", networks: "Sequence[NetworkConfig]", file: Path | Non
     for reason in dict.fromkeys(one.extrapolated for one in predictions if one.extrapolated):
         say(f"extrapolated: {reason}")
     if file is not None:
-        write_atomic(file, json.dumps([one.to_dict() for one in predictions], indent=2) + "\n")
+        write_json(file, [one.to_dict() for one in predictions])
 
 
-def _batch(batch: int | None, steps: int | None, like: "RunConfig") -> tuple[int, int]:
+def _batch(batch: int | None, length: int | None, like: "RunConfig") -> tuple[int, int]:
     """Sequences and time steps of a training batch: those asked for, or else of a run."""
     from elmnet.tasks import find_task
 
     kind = find_task(like.task)
     batch = kind.sequences_of(like.options) if batch is None else batch
-    steps = kind.steps_of(like.options) if steps is None else steps
-    if steps is None:
-        raise ConfigError(f"how long sequences of {like.task} are only their data say: add --steps")
-    for name, value in (("--batch", batch), ("--steps", steps)):
+    length = kind.steps_of(like.options) if length is None else length
+    if length is None:
+        raise ConfigError(f"how long sequences of {like.task} are only their data say: add --length")
+    for name, value in (("--batch", batch), ("--length", length)):
         if value < 1:
             raise ConfigError(f"{name} must be at least 1, got {value}")
-    return batch, steps
+    return batch, length
 
 
 def _write_run(

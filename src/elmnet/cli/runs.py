@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from elmnet.cli.numbers import whole_numbers
-from elmnet.cli.output import out, say, show
+from elmnet.cli.output import JsonOption, say, show, write_json
 from elmnet.errors import ConfigError, RunError
 from elmnet.scores import by_class, by_value, final_scores
 
@@ -240,7 +240,7 @@ def evaluate_(
     per_class: Annotated[
         bool, typer.Option("--per-class", "--per-value", help="also what became of every class, or scores by value")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    file: JsonOption = None,
 ) -> None:
     """Score a run's best network on a split, of its own data or another source."""
     from elmnet.tasks import in_words
@@ -255,12 +255,11 @@ def evaluate_(
     with Reporter().phase(f"scoring {part}", task.count_batches(part, whole=True)) as advance:
         scores = known.score(task, part, advance=advance, confusion=confusion, tallies=tallies)
     values = task.by_value(sum(tallies)) if tallies else {}
-    if json:
+    if file is not None:
         more: dict[str, Any] = {"values": values} if values else {}
         if confusion is not None:
             more = {"labels": task.labels, "confusion": confusion.tolist()}
-        out.print_json(data={"run": str(run), "data": task.data_name, "split": part, **scores, **more})
-        return
+        write_json(file, {"run": str(run), "data": task.data_name, "split": part, **scores, **more})
     say(f"{part} of {task.data_name}: {in_words(scores)}")
     if confusion is not None:
         show(by_class(task.labels, confusion, f"{part} of {task.data_name}, by class"))

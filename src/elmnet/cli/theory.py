@@ -1,6 +1,5 @@
 """The theory: fit."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,9 +8,8 @@ import typer
 from rich.console import Console
 
 from elmnet.budget import LEAST_MEMORY
-from elmnet.cli.output import say, show
+from elmnet.cli.output import JsonOption, say, show, write_json
 from elmnet.errors import ConfigError
-from elmnet.files import write_atomic
 from elmnet.tables import between
 
 if TYPE_CHECKING:
@@ -47,7 +45,7 @@ def fit(
     ] = False,
     seed: Annotated[int, typer.Option(help="of the bootstrap")] = 0,
     figures: Annotated[Path | None, typer.Option(help="write figures here, PNG and SVG", metavar="DIR")] = None,
-    file: Annotated[Path | None, typer.Option("--json", help="write the fit here", metavar="FILE")] = None,
+    file: JsonOption = None,
 ) -> None:
     """Fit the information model to runs: constants with intervals, what the runs cannot tell, who was left out."""
     if source == "published:neuronio":
@@ -76,7 +74,7 @@ def fit(
         _front(known, draws, seed)
     give_credit()
     if file is not None:
-        write_atomic(file, json.dumps({**known.to_dict(), "left_out": {**known.excluded, **skipped}}, indent=2) + "\n")
+        write_json(file, {**known.to_dict(), "left_out": {**known.excluded, **skipped}})
     if figures is not None:
         from elmnet.report.figures import of_fit, save
 
@@ -132,7 +130,7 @@ def _unit_fit(file: Path | None) -> None:
     say("η = EV/(1 - EV), EV the explained variance of the soma on the test data")
     give_credit()
     if file is not None:
-        write_atomic(file, json.dumps([one._asdict() for one in fits.values()], indent=2) + "\n")
+        write_json(file, [one._asdict() for one in fits.values()])
 
 
 def _front(known: "Fit", draws: int, seed: int) -> None:
