@@ -13,7 +13,17 @@ from torch import Tensor, nn
 
 from elmnet import ops
 from elmnet.errors import ShapeError
-from elmnet.layer import Call, ELMLayer, Lengths, Signals, check_input, check_lengths, check_monitor, without_padding
+from elmnet.layer import (
+    Call,
+    ELMLayer,
+    Lengths,
+    Signals,
+    check_input,
+    check_lengths,
+    check_monitor,
+    check_tensor,
+    without_padding,
+)
 from elmnet.network import ELMNetwork, NetworkState
 from elmnet.ops import LayerState, Masks, Signal, Weights
 from elmnet.streaming import Remembered
@@ -81,6 +91,7 @@ class Replicas(nn.Module):
         """
         networks = cast(list[ELMNetwork], list(self.networks))
         k = len(networks)
+        check_tensor(x)
         if x.dim() == 0 or len(x) != k:
             raise ShapeError(f"input must hold one batch for each of {k} networks, got {tuple(x.shape)}")
         dense = [network.dense_input(own) for network, own in zip(networks, x, strict=True)]
@@ -138,7 +149,7 @@ class Replicas(nn.Module):
             self._connectome(place, layers),
             weights,
             first.dynamics,
-            Masks(*(None if parts[0] is None else torch.cat(parts, 1) for parts in zip(*masks, strict=True))),
+            Masks(*map(_beside, zip(*masks, strict=True))),
             lengths,
             tuple(monitor),
         )
@@ -178,6 +189,12 @@ def _side_by_side(layers: Sequence[ELMLayer]) -> Tensor:
         here = torch.where(source < inputs, source + i * inputs, from_layer)
         moved.append(torch.where(source < 0, -1, here))
     return torch.cat(moved)
+
+
+def _beside(masks: Sequence[Tensor | None]) -> Tensor | None:
+    """All networks' masks of one kind as one; where only some have one, the others keep everything."""
+    given = [mask for mask in masks if mask is not None]
+    return torch.cat([torch.ones_like(given[0]) if mask is None else mask for mask in masks], 1) if given else None
 
 
 def _together(weights: Sequence[Weights]) -> Weights:
