@@ -14,7 +14,7 @@ from elmnet.errors import CheckpointError, ShapeError
 from elmnet.layer import Call, ELMLayer, Lengths, Seed, Signals, check_tensor, generator_of, without_padding
 from elmnet.neuron import uniform
 from elmnet.ops import LayerState, Masks, Signal, Stream
-from elmnet.ops.operands import PLAIN, has_values, refuse_sources
+from elmnet.ops.operands import PLAIN, has_values, in_forward_mode, refuse_sources
 from elmnet.ops.types import readable
 from elmnet.pretrained import Pretrained
 from elmnet.streaming import forget, stream_of
@@ -179,7 +179,8 @@ class ELMNetwork(Pretrained[NetworkState]):
         if x_t.dim() == 0:
             raise ShapeError("a step takes (B, n_in) or (B,) tokens, got a single number")
         plain = type(x_t) in PLAIN and not x_t.is_complex()
-        alone = plain and has_values(x_t) and not torch.is_grad_enabled() and len(x_t) == 1
+        differentiated = torch.is_grad_enabled() or in_forward_mode()
+        alone = plain and has_values(x_t) and not differentiated and len(x_t) == 1
         if alone and (stream := stream_of(self, self._stream)) is not None:
             state = self.initial_state(1) if state is None else state
             self.check_state(state)
