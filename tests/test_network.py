@@ -11,6 +11,7 @@ from torch.nn.utils import prune
 
 from elmnet import ELMNetwork, NetworkConfig, network
 from elmnet.errors import BackendError, CheckpointError, ShapeError
+from elmnet.replicas import Replicas
 from elmnet.verify import plain_network
 
 
@@ -182,6 +183,17 @@ def test_detached_state_cuts_the_gradient():
 def test_monitor_gives_one_dictionary_per_layer():
     _, _, seen = build()(torch.randn(1, 4, 6, dtype=torch.float64), monitor=("activity",))
     assert [tuple(s["activity"].shape) for s in seen] == [(1, 4, 5), (1, 4, 3)]
+
+
+def test_monitored_names_may_come_from_a_generator():
+    net, x = build(), torch.randn(1, 4, 6, dtype=torch.float64)
+
+    def names():
+        yield from ("memory", "mlp")
+
+    for_layer, for_network = net.layers[0](x, monitor=names())[2], net(x, monitor=names())[2]
+    (for_replica,) = Replicas([net])(x[None], monitor=names())[2]
+    assert all(tuple(seen) == ("memory", "mlp") for seen in (for_layer, *for_network, *for_replica))
 
 
 @pytest.mark.parametrize("readout", ["elm", "linear"])

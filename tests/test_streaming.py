@@ -252,6 +252,13 @@ def test_lengths_of_any_integer_type_count(dtype, backend):
     assert not out[0, 100:].any() and out[0, :100].any()
 
 
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64])
+def test_unsigned_lengths_count_in_networks_too(dtype):
+    net, x = network(), torch.randn(2, 9, 6, generator=torch.Generator().manual_seed(0))
+    want = net(x, lengths=[9, 4])[0]
+    assert torch.equal(net(x, lengths=torch.tensor([9, 4], dtype=dtype))[0], want)
+
+
 def test_an_exported_program_without_gradients_says_so():
     net = ELMNetwork(network_config(), seed=0, backend="cpu")
     with torch.no_grad():

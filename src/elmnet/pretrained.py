@@ -81,7 +81,7 @@ class Pretrained(nn.Module, ABC, Generic[AnyState]):
         Raises:
             ShapeError: it is of another kind.
         """
-        check_kind(state, self.State)
+        check_kind("state", state, self.State)
 
     @staticmethod
     @abstractmethod

@@ -99,7 +99,7 @@ class Replicas(nn.Module):
         h = torch.cat(dense, 2)
         batch, valid = len(h), check_lengths(lengths, h)
         h = h if valid is None else without_padding(h, valid)
-        check_monitor(monitor)
+        wanted = check_monitor(monitor)
         for name, given in (("states", states), ("masks", masks)):
             if given is not None and len(given) != k:
                 raise ShapeError(f"{name} must be one for each of {k} networks, got {len(given)}")
@@ -121,7 +121,7 @@ class Replicas(nn.Module):
                 layer.draw_masks(batch) if masks is None else layer.check_masks(masks[i][place], batch)
                 for i, layer in enumerate(layers)
             ]
-            h, state, signals = self._run(place, layers, h, before, drawn, valid, monitor or ())
+            h, state, signals = self._run(place, layers, h, before, drawn, valid, wanted)
             for i, own in enumerate(zip(*(tensor.chunk(k, 1) for tensor in state), strict=True)):
                 after[i].append(LayerState(*own))
                 seen[i].append({name: signal.chunk(k, 2)[i] for name, signal in signals.items()})
@@ -137,7 +137,7 @@ class Replicas(nn.Module):
         before: Sequence[LayerState],
         masks: Sequence[Masks],
         lengths: Tensor | None,
-        monitor: Sequence[Signal],
+        monitor: tuple[Signal, ...],
     ) -> tuple[Tensor, LayerState, Mapping[Signal, Tensor]]:
         """All networks' layers at a place as one layer."""
         first, weights = layers[0], _together([layer.neurons() for layer in layers])
@@ -151,7 +151,7 @@ class Replicas(nn.Module):
             first.dynamics,
             Masks(*map(_beside, zip(*masks, strict=True))),
             lengths,
-            tuple(monitor),
+            monitor,
         )
 
     def _connectome(self, place: int, layers: Sequence[ELMLayer]) -> Tensor:
