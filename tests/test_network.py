@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from conftest import network_config
+from conftest import as_data_parallel_runs, network_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -394,6 +394,17 @@ def test_unfreezing_everything_leaves_fixed_timescales():
     net(torch.randn(2, 3, 6))[0].square().sum().backward()
     optimizer.step()
     assert all(torch.equal(layer.neurons.timescales(), tau) for layer, tau in zip(net.layers, before, strict=True))
+
+
+@pytest.mark.parametrize("token_scale", [None, 2.0])
+def test_runs_in_data_parallel(token_scale):
+    net = ELMNetwork(network_config(token_scale=token_scale), seed=0)
+    x = torch.randn(2, 4, 6) if token_scale is None else torch.randint(6, (2, 4))
+    copied = as_data_parallel_runs(net)
+    assert not list(copied.parameters())
+    torch.testing.assert_close(copied(x)[0], net(x)[0])
+    copied(x)[0].sum().backward()
+    assert net.layers[0].neurons.w_s.grad.any()
 
 
 def test_an_optimiser_of_others_leaves_the_fast_path_alone(monkeypatch):
