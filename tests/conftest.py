@@ -70,6 +70,16 @@ def gradients_with_and_without_checkpoint(layer, x) -> list[list[torch.Tensor]]:
     return gradients
 
 
+def as_data_parallel_runs(module: torch.nn.Module) -> torch.nn.Module:
+    """A copy as `nn.DataParallel` makes it on GPUs: weights are plain attributes, `parameters()` is empty."""
+    copied = module._replicate_for_data_parallel()
+    for name, child in module.named_children():
+        copied._modules[name] = as_data_parallel_runs(child)
+    for name, parameter in module._parameters.items():
+        setattr(copied, name, None if parameter is None else parameter.clone())
+    return copied
+
+
 @pytest.fixture
 def registries(monkeypatch):
     """Tasks and scores that a test makes known are forgotten after it."""

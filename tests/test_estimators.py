@@ -252,3 +252,12 @@ def test_torch_is_left_as_it_was():
     before = torch.get_rng_state()
     ELMClassifier(units=4, steps=2).fit(X, y).predict(X)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_they_learn_where_gradients_are_off(off):
+    X, y, *_ = waves(count=20)
+    model, with_gradients = ELMClassifier(steps=2, **SMALL), ELMClassifier(steps=2, **SMALL).fit(X, y)
+    with off():
+        told = model.fit(X, y).predict_proba(X)
+    assert np.array_equal(told, with_gradients.predict_proba(X))

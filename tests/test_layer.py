@@ -214,6 +214,8 @@ def test_bool_input_equals_float_input():
         (lambda m, x: m(x.long()), "floating point or bool, got torch.int64"),
         (lambda m, x: m(x, m.initial_state(3)), r"state.memory must be \(2, 4, 3\), got \(3, 4, 3\)"),
         (lambda m, x: m(x, tuple(m.initial_state(2))), "state must be a LayerState, as a call returns it, got tuple"),
+        (lambda m, x: m(x, m.initial_state(2)._replace(memory=None)), "state.memory must be a tensor, got NoneType"),
+        (lambda m, x: m(x, masks=(None,) * 4), "masks must be a Masks, as `draw_masks` returns it, got tuple"),
         (lambda m, x: m(x, lengths=torch.tensor([6])), "lengths must be 2 integers"),
         (lambda m, x: m(x, lengths=torch.tensor([0, 6])), r"lengths must lie in 1..6, got \[0, 6\]"),
         (lambda m, x: m(x, lengths=torch.tensor([1.0, 2.0])), "lengths must be 2 integers"),

@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from conftest import network_config
+from conftest import as_data_parallel_runs, network_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -11,6 +11,7 @@ from torch.nn.utils import prune
 
 from elmnet import ELMNetwork, NetworkConfig, network
 from elmnet.errors import BackendError, CheckpointError, ShapeError
+from elmnet.replicas import Replicas
 from elmnet.verify import plain_network
 
 
@@ -182,6 +183,17 @@ def test_detached_state_cuts_the_gradient():
 def test_monitor_gives_one_dictionary_per_layer():
     _, _, seen = build()(torch.randn(1, 4, 6, dtype=torch.float64), monitor=("activity",))
     assert [tuple(s["activity"].shape) for s in seen] == [(1, 4, 5), (1, 4, 3)]
+
+
+def test_monitored_names_may_come_from_a_generator():
+    net, x = build(), torch.randn(1, 4, 6, dtype=torch.float64)
+
+    def names():
+        yield from ("memory", "mlp")
+
+    for_layer, for_network = net.layers[0](x, monitor=names())[2], net(x, monitor=names())[2]
+    (for_replica,) = Replicas([net])(x[None], monitor=names())[2]
+    assert all(tuple(seen) == ("memory", "mlp") for seen in (for_layer, *for_network, *for_replica))
 
 
 @pytest.mark.parametrize("readout", ["elm", "linear"])
@@ -382,6 +394,17 @@ def test_unfreezing_everything_leaves_fixed_timescales():
     net(torch.randn(2, 3, 6))[0].square().sum().backward()
     optimizer.step()
     assert all(torch.equal(layer.neurons.timescales(), tau) for layer, tau in zip(net.layers, before, strict=True))
+
+
+@pytest.mark.parametrize("token_scale", [None, 2.0])
+def test_runs_in_data_parallel(token_scale):
+    net = ELMNetwork(network_config(token_scale=token_scale), seed=0)
+    x = torch.randn(2, 4, 6) if token_scale is None else torch.randint(6, (2, 4))
+    copied = as_data_parallel_runs(net)
+    assert not list(copied.parameters())
+    torch.testing.assert_close(copied(x)[0], net(x)[0])
+    copied(x)[0].sum().backward()
+    assert net.layers[0].neurons.w_s.grad.any()
 
 
 def test_an_optimiser_of_others_leaves_the_fast_path_alone(monkeypatch):

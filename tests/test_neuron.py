@@ -55,6 +55,14 @@ def test_half_precision_leaves_timescales_exact():
     assert (neurons().decay < 1).all()
 
 
+def test_a_gradient_goes_with_its_timescales():
+    neurons = Neurons(neuron(learn_timescales=True), 2)
+    neurons().decay.sum().backward()
+    neurons.to(torch.bfloat16)
+    assert neurons.tau_logit.grad.dtype == torch.float32
+    torch.optim.Adam([neurons.tau_logit]).step()
+
+
 def test_learnable_timescales_get_gradients():
     neurons = Neurons(neuron(learn_timescales=True), 2)
     neurons().decay.sum().backward()

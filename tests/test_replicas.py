@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import network_config
 
-from elmnet import ELMNetwork, ops
+from elmnet import ELMNetwork, Masks, ops
 from elmnet.errors import ShapeError
 from elmnet.replicas import Replicas
 
@@ -43,6 +43,15 @@ def test_equals_each_network_alone(backend, token_scale):
         want.square().sum().backward()
         for g, parameter in zip(got[i], (p for p in network.parameters() if p.requires_grad), strict=True):
             torch.testing.assert_close(g, parameter.grad, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("masked", [(True, False), (False, True)])
+def test_masks_of_one_network_leave_the_other_alone(masked):
+    alone, x = networks(2, **DROPOUT), torch.randn(2, 4, 5, 6)
+    masks = [n.draw_masks(4) if here else [Masks()] * len(n.layers) for n, here in zip(alone, masked, strict=True)]
+    out, _ = Replicas(alone)(x, masks=masks)
+    for i, network in enumerate(alone):
+        torch.testing.assert_close(out[i], network(x[i], masks=masks[i])[0])
 
 
 def train(run, trained, steps=8):
@@ -138,6 +147,7 @@ def test_networks_that_differ_are_refused():
         ({"monitor": ("thought",)}, "no signal 'thought'"),
         ({"x": torch.zeros(4, 5, 6)}, "one batch for each of 2 networks"),
         ({"x": torch.zeros(2, 0, 5, 6)}, "at least one sequence"),
+        ({"x": [torch.zeros(4, 5, 6)] * 2}, "input must be a tensor, got list"),
         ({"x": torch.zeros(2, 4, 5, 7)}, r"input must be \(B, T, 6\)"),
     ],
 )

@@ -9,7 +9,9 @@ import pytest
 import torch
 from conftest import network_config
 from torch._subclasses import FakeTensorMode
+from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils import parametrize
 
 from elmnet import ELMLayer, ELMNetwork, LayerConfig, NeuronConfig, streaming
@@ -117,6 +119,69 @@ def test_a_wrapped_layer_runs():
     same(net)
 
 
+def doubled(output):
+    return output[0] * 2, *output[1:]
+
+
+@pytest.mark.parametrize("whose", ["network", "layer", "all modules"])
+def test_hooks_are_called_in_every_step(whose):
+    net = network()
+    same(net)
+    if whose == "all modules":
+        layers = tuple(net.layers)
+        handle = register_module_forward_hook(lambda module, _, output: doubled(output) if module in layers else None)
+    else:
+        handle = (net if whose == "network" else net.layers[0]).register_forward_hook(lambda *given: doubled(given[2]))
+    try:
+        same(net)
+    finally:
+        handle.remove()
+    same(net)
+
+
+@pytest.mark.parametrize("whose", ["layer", "neurons"])
+def test_a_replaced_forward_is_called_in_every_step(whose):
+    """As of libraries that move or wrap modules in place."""
+    net = network()
+    same(net)
+    before, layer = net.step(X)[0], net.layers[0]
+    forward = layer.forward if whose == "layer" else layer.neurons.forward
+    if whose == "layer":
+        layer.forward = lambda *given, **named: doubled(forward(*given, **named))
+    else:
+        layer.neurons.forward = lambda: forward()._replace(synapse=2 * forward().synapse)
+    same(net)
+    assert not torch.equal(net.step(X)[0], before)
+
+
+@torch.no_grad()
+def test_a_backend_demanded_later_is_obeyed_or_refused():
+    net = network()
+    same(net)
+    net.layers[0].backend = "reference"
+    same(net)
+    net.layers[0].backend = "no such"
+    for call in (lambda: net.step(X), lambda: net(X[None])):
+        with pytest.raises(BackendError, match="no backend 'no such'"):
+            call()
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own forward mode uses it
+@pytest.mark.parametrize("of", ["input", "state"])
+@torch.no_grad()
+def test_tangents_are_refused_not_lost(of):
+    net = network()
+    _, state = net.step(X)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(state.layers[0].memory, torch.ones_like(state.layers[0].memory))
+        hidden, *others = state.layers
+        state = state._replace(layers=(hidden._replace(memory=dual), *others)) if of == "state" else state
+        x = forward_ad.make_dual(X, torch.ones_like(X)) if of == "input" else X
+        with pytest.raises(BackendError, match="no forward-mode derivatives"):
+            net.step(x, state)
+    same(net)
+
+
 def test_streaming_keeps_to_its_device():
     net = network()
     before = net.step(X)[0].detach()
@@ -185,6 +250,13 @@ def test_lengths_of_any_integer_type_count(dtype, backend):
     out, state = layer(x, lengths=torch.tensor([100, 20], dtype=dtype))
     torch.testing.assert_close(state.memory[1], layer(x[1:, :20])[1].memory[0])
     assert not out[0, 100:].any() and out[0, :100].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64])
+def test_unsigned_lengths_count_in_networks_too(dtype):
+    net, x = network(), torch.randn(2, 9, 6, generator=torch.Generator().manual_seed(0))
+    want = net(x, lengths=[9, 4])[0]
+    assert torch.equal(net(x, lengths=torch.tensor([9, 4], dtype=dtype))[0], want)
 
 
 def test_an_exported_program_without_gradients_says_so():

@@ -131,7 +131,8 @@ class _ELM(BaseEstimator):  # type: ignore[misc]
         model = task.fit_model(config.model)
         model = model if self.budget is None else models.spend(model, self.budget)
         self.config_ = config.replace(model=model)
-        with tempfile.TemporaryDirectory() as place:
+        # whatever the caller has switched off for torch
+        with tempfile.TemporaryDirectory() as place, torch.inference_mode(False), torch.enable_grad():
             try:
                 loop.start(self.config_, Path(place) / "run", task, reporter=Reporter(quiet=True))
             except loop.Interrupted as stop:  # what it saved goes with the temporary directory

@@ -164,11 +164,9 @@ class ELMLayer(nn.Module):
         batch = x.shape[0]  # `len` would fix a size that is to stay free
         state = self.initial_state(batch) if state is None else self.check_state(state, batch)
         masks = self.draw_masks(batch) if masks is None else self.check_masks(masks, batch)
-        check_monitor(monitor)
+        wanted = check_monitor(monitor)
         backend = ops.select(self.backend, device, dtype, self.dynamics)
-        out, state, signals = backend.run(
-            x, state, self.connectome, weights, self.dynamics, masks, valid, tuple(monitor or ())
-        )
+        out, state, signals = backend.run(x, state, self.connectome, weights, self.dynamics, masks, valid, wanted)
         out = out.to(dtype)  # of a half type, too, whose state is float32
         return (out, state) if monitor is None else (out, state, signals)
 
@@ -183,7 +181,7 @@ class ELMLayer(nn.Module):
         Raises:
             ShapeError: it is not.
         """
-        check_kind(state, LayerState)
+        check_kind("state", state, LayerState)
         wanted = self.initial_state(batch)
         check_carried(state._asdict(), wanted._asdict())
         pairs = zip(state, wanted, strict=True)  # in a narrower type, sums would be rounded
@@ -195,6 +193,7 @@ class ELMLayer(nn.Module):
         Raises:
             ShapeError: one cannot be broadcast to what it masks.
         """
+        check_kind("masks", masks, Masks, "`draw_masks`")
         n, neuron = self.config.units, self.config.neuron
         shapes = {
             "input": (batch, self.inputs),
@@ -285,10 +284,10 @@ def check_input(x: Tensor, inputs: int, device: torch.device) -> None:
         raise ShapeError(f"input is on {x.device}, the weights are on {device}")
 
 
-def check_kind(state: Any, kind: type) -> None:
-    """Refuse a state that is no named tuple of this kind."""
-    if not isinstance(state, kind):
-        raise ShapeError(f"state must be a {kind.__name__}, as a call returns it, got {type(state).__name__}")
+def check_kind(name: str, given: Any, kind: type, origin: str = "a call") -> None:
+    """Refuse an argument that is no named tuple of this kind, as its origin returns it."""
+    if not isinstance(given, kind):
+        raise ShapeError(f"{name} must be a {kind.__name__}, as {origin} returns it, got {type(given).__name__}")
 
 
 def check_carried(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
@@ -297,17 +296,21 @@ def check_carried(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -
         raise ShapeError(f"state must hold {', '.join(wanted)}, got {', '.join(tensors)}")
     for name, want in wanted.items():
         got = tensors[name]
+        if not isinstance(got, Tensor):
+            raise ShapeError(f"state.{name} must be a tensor, got {type(got).__name__}")
         if got.shape != want.shape:
             raise ShapeError(f"state.{name} must be {tuple(want.shape)}, got {tuple(got.shape)}")
         if got.device != want.device:
             raise ShapeError(f"state.{name} is on {got.device}, the weights are on {want.device}")
 
 
-def check_monitor(monitor: Sequence[Signal] | None) -> None:
-    """Refuse names of signals that there are not."""
-    for name in monitor or ():
+def check_monitor(monitor: Sequence[Signal] | None) -> tuple[Signal, ...]:
+    """The names of the signals, refused where there is none of that name."""
+    names = tuple(monitor or ())  # once: a generator gives them no second time
+    for name in names:
         if name not in ops.SIGNALS:
             raise ShapeError(f"monitor: no signal {name!r}; known: {', '.join(ops.SIGNALS)}")
+    return names
 
 
 def check_lengths(lengths: Lengths | None, x: Tensor) -> Tensor | None:

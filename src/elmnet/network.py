@@ -11,10 +11,20 @@ from elmnet import ops
 from elmnet.budget import cost
 from elmnet.config import NetworkConfig
 from elmnet.errors import CheckpointError, ShapeError
-from elmnet.layer import Call, ELMLayer, Lengths, Seed, Signals, check_tensor, generator_of, without_padding
+from elmnet.layer import (
+    Call,
+    ELMLayer,
+    Lengths,
+    Seed,
+    Signals,
+    check_monitor,
+    check_tensor,
+    generator_of,
+    without_padding,
+)
 from elmnet.neuron import uniform
 from elmnet.ops import LayerState, Masks, Signal, Stream
-from elmnet.ops.operands import PLAIN, has_values, refuse_sources
+from elmnet.ops.operands import PLAIN, has_values, in_forward_mode, refuse_sources
 from elmnet.ops.types import readable
 from elmnet.pretrained import Pretrained
 from elmnet.streaming import forget, stream_of
@@ -125,7 +135,7 @@ class ELMNetwork(Pretrained[NetworkState]):
             BackendError: the demanded backend refuses.
         """
         h = self.dense_input(x)
-        layers = self.elm_layers
+        layers, wanted = self.elm_layers, check_monitor(monitor)
         if state is not None:
             self.check_state(state)
         if masks is not None:
@@ -138,14 +148,14 @@ class ELMNetwork(Pretrained[NetworkState]):
                 None if state is None else state.layers[i],
                 lengths,
                 masks=None if masks is None else masks[i],
-                monitor=monitor or (),
+                monitor=wanted,
             )
             states.append(new)
             signals.append(seen)
         if self.affine is not None:
             h = self.affine(h.to(self.dtype))
             if lengths is not None:
-                h = without_padding(h, torch.as_tensor(lengths, device=h.device))
+                h = without_padding(h, torch.as_tensor(lengths, device=h.device).long())
         result = NetworkState(tuple(states))
         return (h, result) if monitor is None else (h, result, tuple(signals))
 
@@ -179,7 +189,8 @@ class ELMNetwork(Pretrained[NetworkState]):
         if x_t.dim() == 0:
             raise ShapeError("a step takes (B, n_in) or (B,) tokens, got a single number")
         plain = type(x_t) in PLAIN and not x_t.is_complex()
-        alone = plain and has_values(x_t) and not torch.is_grad_enabled() and len(x_t) == 1
+        differentiated = torch.is_grad_enabled() or in_forward_mode()
+        alone = plain and has_values(x_t) and not differentiated and len(x_t) == 1
         if alone and (stream := stream_of(self, self._stream)) is not None:
             state = self.initial_state(1) if state is None else state
             self.check_state(state)

@@ -88,6 +88,8 @@ class Neurons(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.tau_logit.dtype.itemsize < 4:
             self.tau_logit.data = exact.to(self.tau_logit.device)
+            if self.tau_logit.grad is not None:
+                self.tau_logit.grad = self.tau_logit.grad.float()
         return self
 
     def extra_repr(self) -> str:

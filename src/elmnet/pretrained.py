@@ -3,8 +3,9 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError
@@ -47,12 +48,17 @@ class Pretrained(nn.Module, ABC, Generic[AnyState]):
     @property
     def dtype(self) -> torch.dtype:
         """The weights' type."""
-        return next(self.parameters()).dtype
+        return self._typical.dtype
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self.parameters()).device
+        return self._typical.device
+
+    @property
+    def _typical(self) -> Tensor:
+        """By its name, for the copies that `nn.DataParallel` makes have no `parameters()`."""
+        return cast(Tensor, attrgetter(self.TYPICAL)(self))
 
     def count_parameters(self) -> int:
         """P: trainable parameters, counted one by one."""
@@ -81,7 +87,7 @@ class Pretrained(nn.Module, ABC, Generic[AnyState]):
         Raises:
             ShapeError: it is of another kind.
         """
-        check_kind(state, self.State)
+        check_kind("state", state, self.State)
 
     @staticmethod
     @abstractmethod

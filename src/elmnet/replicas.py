@@ -13,7 +13,17 @@ from torch import Tensor, nn
 
 from elmnet import ops
 from elmnet.errors import ShapeError
-from elmnet.layer import Call, ELMLayer, Lengths, Signals, check_input, check_lengths, check_monitor, without_padding
+from elmnet.layer import (
+    Call,
+    ELMLayer,
+    Lengths,
+    Signals,
+    check_input,
+    check_lengths,
+    check_monitor,
+    check_tensor,
+    without_padding,
+)
 from elmnet.network import ELMNetwork, NetworkState
 from elmnet.ops import LayerState, Masks, Signal, Weights
 from elmnet.streaming import Remembered
@@ -81,6 +91,7 @@ class Replicas(nn.Module):
         """
         networks = cast(list[ELMNetwork], list(self.networks))
         k = len(networks)
+        check_tensor(x)
         if x.dim() == 0 or len(x) != k:
             raise ShapeError(f"input must hold one batch for each of {k} networks, got {tuple(x.shape)}")
         dense = [network.dense_input(own) for network, own in zip(networks, x, strict=True)]
@@ -88,7 +99,7 @@ class Replicas(nn.Module):
         h = torch.cat(dense, 2)
         batch, valid = len(h), check_lengths(lengths, h)
         h = h if valid is None else without_padding(h, valid)
-        check_monitor(monitor)
+        wanted = check_monitor(monitor)
         for name, given in (("states", states), ("masks", masks)):
             if given is not None and len(given) != k:
                 raise ShapeError(f"{name} must be one for each of {k} networks, got {len(given)}")
@@ -110,7 +121,7 @@ class Replicas(nn.Module):
                 layer.draw_masks(batch) if masks is None else layer.check_masks(masks[i][place], batch)
                 for i, layer in enumerate(layers)
             ]
-            h, state, signals = self._run(place, layers, h, before, drawn, valid, monitor or ())
+            h, state, signals = self._run(place, layers, h, before, drawn, valid, wanted)
             for i, own in enumerate(zip(*(tensor.chunk(k, 1) for tensor in state), strict=True)):
                 after[i].append(LayerState(*own))
                 seen[i].append({name: signal.chunk(k, 2)[i] for name, signal in signals.items()})
@@ -126,7 +137,7 @@ class Replicas(nn.Module):
         before: Sequence[LayerState],
         masks: Sequence[Masks],
         lengths: Tensor | None,
-        monitor: Sequence[Signal],
+        monitor: tuple[Signal, ...],
     ) -> tuple[Tensor, LayerState, Mapping[Signal, Tensor]]:
         """All networks' layers at a place as one layer."""
         first, weights = layers[0], _together([layer.neurons() for layer in layers])
@@ -138,9 +149,9 @@ class Replicas(nn.Module):
             self._connectome(place, layers),
             weights,
             first.dynamics,
-            Masks(*(None if parts[0] is None else torch.cat(parts, 1) for parts in zip(*masks, strict=True))),
+            Masks(*map(_beside, zip(*masks, strict=True))),
             lengths,
-            tuple(monitor),
+            monitor,
         )
 
     def _connectome(self, place: int, layers: Sequence[ELMLayer]) -> Tensor:
@@ -177,6 +188,12 @@ def _side_by_side(layers: Sequence[ELMLayer]) -> Tensor:
         here = torch.where(source < inputs, source + i * inputs, from_layer)
         moved.append(torch.where(source < 0, -1, here))
     return torch.cat(moved)
+
+
+def _beside(masks: Sequence[Tensor | None]) -> Tensor | None:
+    """All networks' masks of one kind as one; where only some have one, the others keep everything."""
+    given = [mask for mask in masks if mask is not None]
+    return torch.cat([torch.ones_like(given[0]) if mask is None else mask for mask in masks], 1) if given else None
 
 
 def _together(weights: Sequence[Weights]) -> Weights:

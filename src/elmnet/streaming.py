@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary, finalize
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 from torch.nn.utils.parametrize import is_parametrized
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -28,23 +29,33 @@ class _Parts(NamedTuple):
     modules: list[Any]
     tensors: list[Any]
     hooks: list[Any]
+    own: list[Any]
     parametrized: bool
 
     @classmethod
     def of(cls, network: nn.Module) -> Self:
         """Of all its modules."""
         found = list(network.modules())
-        inner = [module for module in found if module is not network]
+        of_each = (table for module in found for table in (module._forward_hooks, module._forward_pre_hooks))
         return cls(
             [module._modules for module in found],
             [table for module in found for table in (module._parameters, module._buffers)],
-            [table for module in inner for table in (module._forward_hooks, module._forward_pre_hooks)],
+            [*of_each, _global_forward_hooks, _global_forward_pre_hooks],
+            [vars(module) for module in found],
             any(is_parametrized(module) for module in found),
         )
 
     def children(self) -> list[nn.Module]:
         """The modules below the network."""
         return [module for table in self.modules for module in table.values()]
+
+    def want_calls(self) -> bool:
+        """Whether a module must be called as it is: hooks, parametrisations and replaced `forward`s ask for it."""
+        return self.parametrized or any(self.hooks) or any("forward" in table for table in self.own)
+
+    def settings(self) -> list[Any]:
+        """What else decides how layers run, by their attributes."""
+        return [table.get(name) for table in self.own for name in ("backend", "dynamics")]
 
 
 class Remembered(NamedTuple):
@@ -130,9 +141,9 @@ def stream_of(network: nn.Module, prepare: Callable[[], Stream | None]) -> Strea
         parts = _Parts.of(network)
         prepared = _Prepared(parts, parts.children(), Remembered([], []), None, None)
     tensors = [tensor for table in prepared.parts.tensors for tensor in table.values() if tensor is not None]
-    if any(prepared.parts.hooks) or prepared.parts.parametrized:
-        return None  # hooks and parametrisations want to be called
-    key = (_last_update(tensors), network.training, torch.get_num_threads())
+    if prepared.parts.want_calls():
+        return None
+    key = (_last_update(tensors), network.training, torch.get_num_threads(), prepared.parts.settings())
     if key == prepared.key and prepared.made_of.unchanged(tensors):
         return prepared.stream
     if any(tensor.is_inference() or type(tensor) not in PLAIN for tensor in tensors):

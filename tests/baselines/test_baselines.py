@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import as_data_parallel_runs
 
 from elmnet import NetworkConfig, models
 from elmnet.baselines.config import KINDS, BaselineConfig, spend
@@ -47,6 +48,27 @@ def test_streaming_and_pieces_equal_the_whole(kind):
     for name, tensor in end.tensors().items():
         torch.testing.assert_close(state.tensors()[name], tensor)
         torch.testing.assert_close(state_.tensors()[name], tensor)
+
+
+@every_kind
+def test_runs_in_data_parallel(kind):
+    net, x = network(kind), torch.randn(2, 4, 5).double()
+    copied = as_data_parallel_runs(net)
+    assert not list(copied.parameters())
+    torch.testing.assert_close(copied(x)[0], net(x)[0])
+
+
+@every_kind
+def test_a_state_goes_on_in_another_type(kind):
+    """That of mixed precision in float32, and the other way round."""
+    net, x = network(kind).float(), torch.randn(2, 6, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, mixed = net(x[:, :3])
+    want, _ = net(x[:, 3:], net(x[:, :3])[1])
+    for state in (mixed, mixed.to(torch.float64), mixed.to(torch.bfloat16)):
+        out, end = net(x[:, 3:], state)
+        torch.testing.assert_close(out, want, rtol=0, atol=0.05)
+        assert all(tensor.dtype == torch.float32 for tensor in end.tensors().values())
 
 
 @every_kind

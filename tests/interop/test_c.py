@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from elmnet import ELMNetwork
 from elmnet.errors import CheckpointError
+from elmnet.interop import c
 from elmnet.interop.c import COMPILERS, check_c, export_c, name_of
 from elmnet.tasks.standard import Standard
 
@@ -46,6 +47,27 @@ def test_spikes_and_unconnected_synapses(tmp_path):
     export_c(network, tmp_path / "1 net-2.h")
     assert name_of(tmp_path / "1 net-2.h") == "elm_1_net_2"
     assert check_c(network, tmp_path / "1 net-2.h") < 1e-5
+
+
+def test_nan_stays_nan(tmp_path, monkeypatch):
+    """A broken sensor is heard to be broken, as by the network itself."""
+    monkeypatch.setattr(c, "difference", lambda got, *_: got)
+    monkeypatch.setattr(c, "trial", lambda network, *_: (x, network(x)[0].detach()))
+    x = torch.ones(1, 4, 6)
+    x[:, 2] = torch.nan
+    for activation in ("relu2", "relu", "silu"):
+        network = ELMNetwork(network_config(mlp_activation=activation), seed=0).eval()
+        export_c(network, tmp_path / "net.h")
+        got = check_c(network, tmp_path / "net.h")
+        assert torch.equal(got.isnan(), network(x)[0].isnan()), activation
+        assert got.isnan().any() and not got[:, :2].isnan().any()
+
+
+def test_tables_of_any_size_compile_without_a_warning(tmp_path):
+    """Four times as many places as inputs: GCC takes the bytes of the inputs for a number of places."""
+    network = ELMNetwork(network_config(inputs=2, units=5, token_scale=1.0, readout="linear"), seed=0).eval()
+    export_c(network, tmp_path / "net.h")
+    assert check_c(network, tmp_path / "net.h") < 1e-5
 
 
 def test_a_header_speaks_the_data_s_units(tmp_path):

@@ -46,7 +46,7 @@ class Baseline(Pretrained[BaselineState]):
 
     Configuration = BaselineConfig
     State = BaselineState
-    TYPICAL = "head.weight"
+    TYPICAL = "stem.weight"
     config: BaselineConfig
     if TYPE_CHECKING:
         __call__: Call[BaselineState, BaselineState, Never, tuple[Signals, ...]]
@@ -102,8 +102,10 @@ class Baseline(Pretrained[BaselineState]):
         start = self.initial_state(h.shape[0])
         if state is not None:
             self.check_state(state)
-            check_carried(state.tensors(), start.tensors())
-            start = state
+            wanted = start.tensors()
+            check_carried(state.tensors(), wanted)
+            like = iter(wanted.values())
+            start = state.map(lambda tensor: tensor.to(next(like)))  # what ran in another type may go on in this one
         ends = []
         for block, carried in zip(self.core, start.layers, strict=True):
             h, end = block(h, carried, valid)

@@ -21,13 +21,13 @@ class Recurrent(nn.Module):
 
     def initial_state(self, batch: int) -> Carried:
         """Zeros."""
-        weight = next(self.parameters())
+        weight = self.rnn.weight_ih_l0
         return tuple(weight.new_zeros(batch, self.width) for _ in range(self.kinds * self.depth))
 
     def forward(self, x: Tensor, state: Carried, lengths: Tensor | None) -> tuple[Tensor, Carried]:
         """x (B, T, width) → (B, T, width) and the state after each sequence's last valid step."""
         if self.kinds == 2 and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-            own = next(self.parameters()).dtype
+            own = self.rnn.weight_ih_l0.dtype
             with torch.autocast("cpu", enabled=False):  # torch's LSTM in bfloat16 asks for what not every CPU has
                 return self.forward(x.to(own), tuple(part.to(own) for part in state), lengths)
         stacked = [torch.stack(state[i * self.depth : (i + 1) * self.depth]) for i in range(self.kinds)]

@@ -117,7 +117,7 @@ def _step(step: Step, network: ELMNetwork, name: str, standard: Standard | None)
     tables = [layer.inputs + layer.config.outputs + 1 for layer in layers]
     yield f"    float table[{max(tables)}];\n"
     if step.tokens:
-        yield f"    memset(table, 0, {config.inputs} * sizeof(float));\n"
+        yield "    memset(table, 0, sizeof table);\n"  # GCC warns of as many bytes as places
         yield f"    if (token < {config.inputs}) table[token] = {_number(float(config.token_scale or 1))};\n"
     elif standard is None:
         yield f"    memcpy(table, x, {config.inputs} * sizeof(float));\n"

@@ -152,6 +152,11 @@ def operands(
     return inputs, numbers
 
 
+def in_forward_mode() -> bool:
+    """Whether derivatives are taken forward now: tensors may have tangents, which gradient modes do not switch off."""
+    return forward_ad._current_level >= 0
+
+
 def _has_tangent(tensor: Tensor | None) -> bool:
     return tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]
 
