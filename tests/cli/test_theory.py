@@ -161,7 +161,7 @@ def test_a_plan_can_be_trained(capsys, tmp_path, text_file):
 
 
 def test_plans_for_several_budgets(capsys):
-    code, out, _ = run(capsys, "plan", "shd-adding", "--budget", "40e3,77e3", "--budget", "1e7")
+    code, out, _ = run(capsys, "plan", "shd-adding", "--budget", "75e3,77e3", "--budget", "1e7")
     assert code == 0
     assert out.count("regret at") == 9
     assert out.count("extrapolated: P' = 9,") == out.count("train a few splits of this budget") == 1  # the last one

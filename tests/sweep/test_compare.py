@@ -3,6 +3,7 @@ import json
 
 import conftest
 import pytest
+from scipy.stats import ttest_1samp
 
 from elmnet.errors import ConfigError
 from elmnet.report import of_sweep
@@ -47,6 +48,30 @@ def test_differences_are_taken_within_pairs():
     assert (found.better(second), second.unpaired) == (3, 0)
     assert (found.shared, found.along) == (("seed",), ())
     assert list(found.remarks()) == ["pairs share seed"]
+
+
+def test_p_knows_how_many_values_are_compared():
+    """Of several values SciPy's p of each, by Holm's method: the least counts once for each, the next once less."""
+    scores = {0.02: [9.0, 18.0, 27.0], 0.03: [9.5, 19.4, 29.6], 0.04: [10.2, 19.9, 30.1]}
+    runs = [run(f"{r} {i}", y, training__learning_rate=r, seed=i) for r, g in scores.items() for i, y in enumerate(g)]
+    found = compare([*crossed()[:3], *runs], "learning_rate")
+    raw = [ttest_1samp(one.differences, 0).pvalue for one in found.values[1:]]
+    assert [one.chance for one in found.values[1:]] == pytest.approx(raw)
+    assert raw[1] < raw[0] < raw[2]
+    assert found.chances[0] is None
+    assert found.chances[1:] == pytest.approx((2 * raw[0], 3 * raw[1], raw[2]))
+    assert "p is adjusted for 3 values compared (Holm); each interval stands by itself" in list(found.remarks())
+    assert [row[6] for row in found.table().rows] == ["", *(f"{p:.4f}" for p in found.chances[1:])]
+    assert found.to_dict()["values"][2]["p"] == found.chances[2]
+
+
+def test_p_of_pairs_that_all_differ_alike():
+    alike = [run(f"{rate} {s}", s + rate, training__learning_rate=rate, seed=s) for rate in (0.5, 0.25) for s in (0, 1)]
+    same = [run(f"same {s}", 0.25 + s, training__learning_rate=0.75, seed=s) for s in (0, 1)]
+    found = compare([*alike, *same], "learning_rate")
+    assert found.chances == (None, 0.0, 1.0)
+    assert found.table().rows[1][6] == "< 0.0001"
+    assert compare(crossed()[:-2], "learning_rate").chances == (None, None)  # of one pair
 
 
 def test_more_is_better_of_some_scores():

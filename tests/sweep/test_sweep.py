@@ -186,7 +186,7 @@ def test_only_seeds_are_averaged(text_file, tmp_path):
     sweep = Sweep.create(tmp_path / "sweep", Recipe.from_dict(document(text_file)), found)
     for trial in found:
         fabricate(sweep, trial, {"bpc": 2.0 + trial.config.seed, "nats": 1.0, "accuracy": 0.5})
-    table.write(sweep, sweep.table_file)
+    table.write([sweep], sweep.table_file)
     means = table.aggregate(sweep.table_file)
     assert [(one["seeds"], one["valid_bpc"], one["valid_bpc_se"]) for one in means] == [(2, 2.5, 0.5)] * 2
     assert len({one["setting"] for one in means}) == 2
@@ -284,7 +284,7 @@ def test_every_column_of_a_table_has_its_type(tmp_path, text_file):
     scores = (*ALWAYS, "of_my_own")
     (seen,) = sweep.look()
     assert list(store.row(sweep, seen, scores)) == list(store.columns(scores))
-    table.write(sweep, sweep.table_file)
+    table.write([sweep], sweep.table_file)
     kinds = dict(table.ask(sweep.table_file, "SELECT column_name, column_type FROM (DESCRIBE trials)")[1])
     assert kinds == store.columns()
     assert (kinds["seed"], kinds["valid_nats"], kinds["git"]) == ("BIGINT", "DOUBLE", "VARCHAR")
@@ -294,7 +294,7 @@ def test_what_a_table_of_runs_leaves_out(tmp_path, text_file):
     """Networks of two hidden layers, which no law is of; names of one's own tables are kept."""
     sweep, trial = one(text_file, tmp_path)
     assert run(job(sweep, trial)) == "done"
-    (row,) = table.write(sweep, tmp_path / "table.csv")
+    (row,) = table.write([sweep], tmp_path / "table.csv")
     config = trial.config
     deep = config.replace(model=config.model.replace(layers=config.model.layers * 2))
     rows = [{**row, "trial": f"t{i}", "config": json.dumps(config.to_dict())} for i in range(5)]
@@ -682,6 +682,25 @@ def test_workers_of_a_batch_system_are_told_what_makes_dask_slow(tmp_path, kind)
     assert "'MALLOC_TRIM_THRESHOLD_': None" in done.stdout
 
 
+def test_sweeps_of_several_machines_make_one_table(capsys, text_file, tmp_path):
+    """Of a trial that both have, the finished one; what nobody has finished stands there once."""
+    first, second, third, fourth = found = trials(text_file)
+    recipe = Recipe.from_dict(document(text_file))
+    here, there = (Sweep.create(tmp_path / name, recipe, found[i:]) for i, name in ((0, "here"), (1, "there")))
+    for sweep, trial in ((here, first), (there, second), (here, third), (there, third)):
+        fabricate(sweep, trial, {"bpc": 2.0, "nats": 1.4, "accuracy": 0.5})
+    there.directory(fourth).mkdir(parents=True)
+    record_failure(there.directory(fourth), RuntimeError("no more"))
+    code, _, err = command(capsys, "collect", here.path, there.path)
+    assert code == 2 and "--out: say where the table of several sweeps goes" in err
+    code, words, _ = command(capsys, "collect", here.path, there.path, "--out", tmp_path / "all.csv")
+    assert code == 0 and "tiny: means over seeds" in words
+    assert "failed" in words and "4 trials" in words
+    with (tmp_path / "all.csv").open(newline="") as file:
+        states = {row["trial"]: row["state"] for row in csv.DictReader(file)}
+    assert states == {first.name: "done", second.name: "done", third.name: "done", fourth.name: "failed"}
+
+
 def test_a_thousand_trials_are_quick(text_file, tmp_path):
     """Fabricated run directories, marked as such; the figure is printed, the limit is generous."""
     groups = [{"grid": {"units": list(range(4, 104)), "memory": list(range(2, 12))}}]
@@ -696,7 +715,7 @@ def test_a_thousand_trials_are_quick(text_file, tmp_path):
     assert sum(seen.state == "done" for seen in sweep.look()) == 1000
     looked = time.monotonic() - start
     start = time.monotonic()
-    assert len(table.write(sweep, sweep.table_file)) == 1000
+    assert len(table.write([sweep], sweep.table_file)) == 1000
     collected = time.monotonic() - start
     print(f"1,000 fabricated trials: plan {planned:.1f} s, status {looked:.1f} s, collect {collected:.1f} s")
     assert max(planned, looked, collected) < 30
@@ -741,7 +760,7 @@ def test_models_of_several_kinds_share_a_budget_and_a_table(capsys, tmp_path, te
     assert command(capsys, "plan", path, "--no-estimate")[0] == 0
     code, words, _ = command(capsys, "run", path, "--out", out, "--workers", 1)
     assert code == 0 and "4 done" in words, words
-    rows = {row["model"]: row for row in table.write(Sweep.open(out), out / "table.parquet")}
+    rows = {row["model"]: row for row in table.write([Sweep.open(out)], out / "table.parquet")}
     assert rows["gru"]["d_m"] is None and rows["elm"]["d_m"] == 5
     assert rows["gru"]["P"] == found["gru"].network.parameters
     assert {row["model"] for row in table.aggregate(out / "table.parquet")} == set(found)

@@ -40,7 +40,7 @@ def command(recipe, out, *rest):
 def results(out):
     """Scores and weights of every trial; what a kill must not change."""
     sweep = Sweep.open(out)
-    rows = table.write(sweep, sweep.table_file)
+    rows = table.write([sweep], sweep.table_file)
     assert all(row["state"] == "done" for row in rows)
     return {row["trial"]: (row["valid_bpc"], row["test_bpc"], row["weights_sha256"]) for row in rows}
 

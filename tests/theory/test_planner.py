@@ -69,7 +69,7 @@ def test_an_impossible_budget_is_refused_with_the_least_possible(known):
 
 
 def test_a_loss_far_from_the_runs_is_an_extrapolation(known):
-    near, far = (plan(ENWIK8, Limit(value), PUBLISHED, known) for value in (5e6, 1e8))
+    near, far = (plan(ENWIK8, Limit(value), PUBLISHED, known) for value in (3_516_748, 5e6))
     assert near.extrapolated is None
     low, high = near.interval
     assert low <= near.loss <= high
@@ -250,14 +250,24 @@ def test_crooked_prices_are_searched_exactly():
 
 def test_ends_of_the_fitted_range(known):
     low, high = known.fitted_range
-    assert (low, high) == (known.runs.hidden.min() / 3, known.runs.hidden.max() * 3)
+    assert (low, high) == (known.runs.hidden.min() / 1.1, known.runs.hidden.max() * 1.1)
+    assert known.outside(1.2 * known.runs.hidden.max(), 750).endswith(
+        "(a tenth more or less: what budgets buy they cannot tell)"
+    )
+    several = fit(simulated([1e5, 1e6], [15]), draws=0)
+    assert several.fitted_range == (several.runs.hidden.min() / 3, several.runs.hidden.max() * 3)
+    assert several.outside(1e7, 750).endswith("where the fitted runs reach (times and by 3)")
     assert replace(known, worlds=None).predict(100, 100, 100)[0].shape == (1,)
 
 
 def test_a_rival_s_interval_is_of_its_regret(known):
     """In every world: its loss above the plan's."""
     chosen = plan(ENWIK8, 3_516_748, PUBLISHED, known)
-    for rival in chosen.rivals:
+    *alike, recipe = chosen.rivals
+    assert recipe.network.layers[0].neuron.connectivity == 840  # of 750: what synapses are worth these runs cannot tell
+    assert recipe.interval is None
+    assert all(rival.interval is None for rival in plan(ENWIK8, 1e7, PUBLISHED, known).rivals)
+    for rival in alike:
         low, high = rival.interval
         assert low <= rival.regret <= high
         losses = known.worlds.loss(*sizes([rival.network, chosen.network]))

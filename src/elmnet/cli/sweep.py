@@ -248,17 +248,25 @@ def _status(name: str, seen: "list[Seen]") -> Table:
 
 
 def collect(
-    directory: Sweep_,
-    file: Annotated[Path | None, typer.Option("--out", help="default: DIR/table.parquet", metavar="FILE")] = None,
+    directories: Annotated[list[Path], typer.Argument(help="sweeps' directories", metavar="DIR...")],
+    file: Annotated[
+        Path | None, typer.Option("--out", help="default, of one sweep: DIR/table.parquet", metavar="FILE")
+    ] = None,
 ) -> None:
-    """Write one table of all trials (Parquet, or CSV by the file's ending), and print means over seeds."""
+    """Write one table of all trials (Parquet, or CSV by the file's ending), and print means over seeds.
+
+    Of several sweeps, of other machines for example, each trial once: finished, if one of them has finished it.
+    """
     from elmnet.sweep.store import LOST, Sweep
     from elmnet.sweep.table import aggregate, means_over_seeds, write
 
-    sweep = Sweep.open(directory)
-    target = file or sweep.table_file
-    rows = write(sweep, target)
-    show(means_over_seeds(aggregate(target), f"{sweep.name}: means over seeds ± standard error"))
+    sweeps = [Sweep.open(directory) for directory in directories]
+    if file is None and len(sweeps) > 1:
+        raise ConfigError("--out: say where the table of several sweeps goes, such as all.parquet")
+    target = file or sweeps[0].table_file
+    rows = write(sweeps, target)
+    names = ", ".join(dict.fromkeys(sweep.name for sweep in sweeps))
+    show(means_over_seeds(aggregate(target), f"{names}: means over seeds ± standard error"))
     lost = [row for row in rows if row["state"] in LOST]
     for row in lost:
         say(f"{row['state']} {row['trial']}: {row['reason']}")
@@ -284,7 +292,7 @@ def query(
             say(words, style="yellow")
     else:
         with tempfile.TemporaryDirectory() as place:
-            write(sweep, Path(place) / "table.parquet")
+            write([sweep], Path(place) / "table.parquet")
             names, rows = ask(Path(place) / "table.parquet", sql)
     cells = [["" if value is None else str(value) for value in row] for row in rows]
     if file is not None:

@@ -26,7 +26,7 @@ def sections(sweep: Sweep) -> list[Section]:
     """
     with tempfile.TemporaryDirectory() as place:  # a report only reads
         file = Path(place) / "table.parquet"
-        rows = collected.write(sweep, file)
+        rows = collected.write([sweep], file)
         means = collected.aggregate(file)
     section = Section(f"Sweep {sweep.name}")
     counts = {

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 from elmnet import models, tables
 from elmnet.errors import ConfigError
@@ -57,6 +57,18 @@ class Value:
         half = float(stdtrit(count - 1, 0.975)) * stdev(self.differences) / math.sqrt(count)
         return fmean(self.differences) - half, fmean(self.differences) + half
 
+    @property
+    def chance(self) -> float | None:
+        """p of Student's t: how often a mean this far from 0, or farther, comes by chance where there is no difference;
+        None with fewer than two pairs."""
+        count = len(self.differences)
+        if count < 2:
+            return None
+        mean, error = fmean(self.differences), stdev(self.differences) / math.sqrt(count)
+        if not error:
+            return 0.0 if mean else 1.0
+        return float(2 * stdtr(count - 1, -abs(mean) / error))
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -84,11 +96,22 @@ class Comparison:
         sign = 1 if larger_is_better(self.score) else -1
         return sum(sign * difference > 0 for difference in value.differences)
 
+    @property
+    def chances(self) -> tuple[float | None, ...]:
+        """p of every value, by Holm's method: the more values there are, the more differ by chance. Where none differs,
+        any of them is below 0.05 in at most 5 % of such comparisons."""
+        raw = [one.chance for one in self.values]
+        ordered = sorted((p, i) for i, p in enumerate(raw) if p is not None)
+        found, least = list(raw), 0.0
+        for rank, (p, i) in enumerate(ordered):
+            found[i] = least = max(least, min(1.0, (len(ordered) - rank) * p))
+        return tuple(found)
+
     def table(self) -> Table:
         """A row for every value."""
-        columns = (self.by, "runs", self.score, "pairs", "difference", "95 % interval", "better in")
+        columns = (self.by, "runs", self.score, "pairs", "difference", "95 % interval", "p", "better in")
         rows = []
-        for i, one in enumerate(self.values):
+        for i, (one, chance) in enumerate(zip(self.values, self.chances, strict=True)):
             pairs, mean = len(one.differences), one.difference
             rows.append(
                 (
@@ -98,6 +121,7 @@ class Comparison:
                     tables.whole(pairs if i else None),
                     "" if mean is None else f"{mean:+.4f}",
                     tables.between(one.interval, "+.4f"),
+                    "" if chance is None else f"{chance:.4f}" if chance >= 1e-4 else "< 0.0001",
                     f"{self.better(one)} of {pairs}" if pairs else "",
                 )
             )
@@ -111,9 +135,10 @@ class Comparison:
                 "mean": one.mean,
                 "difference": one.difference,
                 "interval": one.interval,
+                "p": chance,
                 "better": self.better(one),
             }
-            for one in self.values
+            for one, chance in zip(self.values, self.chances, strict=True)
         ]
         return {**asdict(self), "values": values}
 
@@ -123,6 +148,9 @@ class Comparison:
         named = [fact for fact in self.shared if fact not in inside or len(inside) <= FEW]
         named += [f"{len(inside)} settings of the network"] if len(inside) > FEW else []
         yield f"pairs share {', '.join(named)}" if named else "nothing that varies is the same in both of a pair"
+        tested = sum(chance is not None for chance in self.chances)
+        if tested > 1:
+            yield f"p is adjusted for {tested} values compared (Holm); each interval stands by itself"
         if self.along:
             yield f"with {self.by} also differ: {', '.join(self.along)}"
         if self.without:

@@ -11,7 +11,7 @@ from elmnet import sql, tables
 from elmnet.errors import ConfigError, RunError, one_line
 from elmnet.files import ending
 from elmnet.scores import ALWAYS, leading
-from elmnet.sweep.store import Sweep, columns, row
+from elmnet.sweep.store import LOST, Seen, Sweep, columns, row
 from elmnet.tables import Table
 
 SHAPE = ("model", "N", "d_m", "d_tree", "d_s", "P'", "P")
@@ -19,11 +19,15 @@ SHAPE = ("model", "N", "d_m", "d_tree", "d_s", "P'", "P")
 _SIZES = ("N", "d_m", "d_tree", "d_s", "k_e", "k_c", "hidden", "P", "steps", "learning_rate")
 SAME = ("configuration", "setting", "task", "data", "model", *_SIZES)
 """Columns that seeds of one configuration share; the first says all of it (`elmnet.train.identity`)."""
+FARTHEST = ("done", *LOST, "begun", "waiting")
+"""States, that in which a trial has come farthest first."""
 NEED = "tables need DuckDB"
 
 
-def write(sweep: Sweep, target: Path) -> list[dict[str, Any]]:
-    """Collect every trial into a Parquet or CSV file, written aside first; returns the rows.
+def write(sweeps: Sequence[Sweep], target: Path) -> list[dict[str, Any]]:
+    """Collect every trial of sweeps into a Parquet or CSV file, written aside first; returns the rows.
+
+    A trial that several of them have, which its name tells, is in the table once: finished, if it is so in one.
 
     Raises:
         ConfigError: the extra is missing, or the ending is neither .parquet nor .csv.
@@ -33,10 +37,15 @@ def write(sweep: Sweep, target: Path) -> list[dict[str, Any]]:
     forms = {".parquet": "parquet", ".csv": "csv, header"}
     if ending(target) not in forms:
         raise ConfigError(f"--out must end in .parquet or .csv, got {target}")
-    looked = list(sweep.look())
-    others = {kind for seen in looked for kind in (seen.result or {}).get("valid", ())} - {*ALWAYS}
+    looked: dict[str, tuple[Sweep, Seen]] = {}
+    for sweep in sweeps:
+        for seen in sweep.look():
+            _, known = looked.get(seen.trial.name, (None, None))
+            if known is None or FARTHEST.index(seen.state) < FARTHEST.index(known.state):
+                looked[seen.trial.name] = (sweep, seen)
+    others = {kind for _, seen in looked.values() for kind in (seen.result or {}).get("valid", ())} - {*ALWAYS}
     scores = (*ALWAYS, *sorted(others))
-    kinds, rows = columns(scores), [row(sweep, seen, scores) for seen in looked]
+    kinds, rows = columns(scores), [row(sweep, seen, scores) for sweep, seen in looked.values()]
     aside = target.with_name(f".{target.name}.tmp")
     try:
         with tempfile.TemporaryDirectory() as place:

@@ -98,8 +98,11 @@ class Fit:
 
     @property
     def fitted_range(self) -> tuple[float, float]:
-        """Budgets P' up to which a loss is interpolated: those of the runs, times and by 3 (§9)."""
-        return float(self.runs.hidden.min() / 3), float(self.runs.hidden.max() * 3)
+        """Budgets P' up to which a loss is interpolated: those of the runs, times and by 3 where a was fitted to them
+        (§9); otherwise a tenth more or less.
+        """
+        factor = 3.0 if "a" in self.free else 1.1
+        return float(self.runs.hidden.min() / factor), float(self.runs.hidden.max() * factor)
 
     @property
     def wired_range(self) -> tuple[float, float]:
@@ -119,8 +122,10 @@ class Fit:
         words = []
         (least, most), (few, many) = self.fitted_range, self.wired_range
         if not least <= hidden <= most:
-            reach = f"{least:,.0f} to {most:,.0f}, where the fitted runs reach (times and by 3)"
-            words.append(f"P' = {hidden:,.0f} lies outside {reach}")
+            reach = "times and by 3" if "a" in self.free else "a tenth more or less: what budgets buy they cannot tell"
+            words.append(
+                f"P' = {hidden:,.0f} lies outside {least:,.0f} to {most:,.0f}, where the fitted runs reach ({reach})"
+            )
         if not few <= k_c <= many:
             runs = dict.fromkeys(f"{value:,.0f}" for value in (self.runs.k_c.min(), self.runs.k_c.max()))
             lacking = "" if "kappa_c" in self.free else ", and what synapses are worth they cannot tell"
@@ -232,7 +237,8 @@ def _design(runs: Runs, held: Mapping[str, float]) -> tuple[tuple[str, ...], dic
         free.append("kappa_c")
     else:
         reasons["kappa_c"] = (
-            f"0: k_c varies by a factor {spread:.2g} only (2 is needed); its effect is absorbed in kappa_e and L_inf"
+            f"0: k_c varies by a factor {spread:.2g} only (2 is needed); its effect is absorbed in the others, mostly "
+            "kappa_e and L_inf, whose intervals leave that out"
         )
     budgets = runs.hidden.max() / runs.hidden.min()
     if "a" in held:
@@ -242,6 +248,6 @@ def _design(runs: Runs, held: Mapping[str, float]) -> tuple[tuple[str, ...], dic
     else:
         reasons["a"] = (
             f"1: the budgets P' span a factor {budgets:.2g} (3 is needed); "
-            "one budget tells how to spend it, not what more would buy"
+            "one budget tells how to spend it, not what more would buy; the interval of L_inf holds at this a alone"
         )
     return tuple(free), reasons

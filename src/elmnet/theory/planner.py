@@ -117,6 +117,7 @@ class Rival:
     regret: float
     """Its predicted loss above the plan's."""
     interval: tuple[float, float] | None
+    """95 % of the law's; None without a bootstrap, and where either loss would be an extrapolation."""
 
 
 @dataclass(frozen=True)
@@ -397,7 +398,8 @@ def _rivals(start: NetworkConfig, limit: Limit, wiring: Wiring, chosen: NetworkC
             continue
         both = sizes([network, chosen])
         regret, interval = float(np.subtract(*known.law.loss(*both))), None
-        if known.worlds is not None:
+        extrapolated = any(one.extrapolated for one in predict(known, [network, chosen]))
+        if known.worlds is not None and not extrapolated:
             losses = known.worlds.loss(*both)
             low, high = ends(losses[:, 0] - losses[:, 1])
             interval = (float(low), float(high))

@@ -33,6 +33,8 @@ class Problem:
     free: tuple[str, ...]
     held: Mapping[str, Any]
     """κ_c and a where they are not free: numbers, or one for each problem, (problems, 1)."""
+    medians: Array | None = None
+    """Of the priors, where every problem has its own, (problems, constants); None: those of `PRIOR`."""
 
     @cached_property
     def limits(self) -> tuple[float, float]:
@@ -62,7 +64,8 @@ class Problem:
     def prior(self) -> tuple[Array, Array]:
         """Median and standard deviation of z; flat (infinite) for L_inf."""
         pairs = np.array([PRIOR[name] for name in self.logs])
-        return np.concatenate([[0.0], np.log(pairs[:, 0])]), np.concatenate([[np.inf], pairs[:, 1]])
+        median = np.concatenate([[0.0], np.log(pairs[:, 0])]) if self.medians is None else self.medians
+        return median, np.concatenate([[np.inf], pairs[:, 1]])
 
     def inside(self, z: Array) -> Array:
         """z within its bounds."""
@@ -149,7 +152,10 @@ class Problem:
         count = len(starts)
         y, weights = np.tile(y, (count, 1)), np.tile(weights, (count, 1))
         held = {name: np.tile(value, (count, 1)) if np.ndim(value) else value for name, value in self.held.items()}
-        z, cost = replace(self, held=held).minimise(starts.reshape(-1, starts.shape[2]), y, weights, sd)
+        medians = None if self.medians is None else np.tile(self.medians, (count, 1))
+        z, cost = replace(self, held=held, medians=medians).minimise(
+            starts.reshape(-1, starts.shape[2]), y, weights, sd
+        )
         winner = cost.reshape(count, -1).argmin(0)
         return np.asarray(z.reshape(starts.shape)[winner, np.arange(starts.shape[1])])
 
@@ -183,16 +189,23 @@ class Problem:
         return self.inside(z), max(error, 1e-9)
 
     def worlds(self, z: Array, centre: Array, sd: float, draws: int, rng: np.random.Generator) -> SNRR:
-        """Residual bootstrap: models of scores redrawn around `centre`, refitted from z and a jittered start (§9)."""
-        runs = self.runs
+        """Residual bootstrap: models of scores redrawn around `centre`, refitted from z and a jittered start (§9).
+
+        Every world has priors around medians drawn from the priors: with the same ones in all, worlds would agree on
+        what the runs cannot tell. Where the model is linear that makes them draws from the posterior
+        (randomize-then-optimize: Bardsley, Solonen, Haario, Laine, SIAM J. Sci. Comput. 36, A1895, 2014).
+        """
+        runs, (median, prior_sd) = self.runs, self.prior
+        prior_sd = np.where(np.isfinite(prior_sd), prior_sd, 0.0)
+        own = replace(self, medians=median + prior_sd * rng.standard_normal((draws, len(z))))
         residuals = (runs.y - centre) * np.sqrt(len(runs) / max(len(runs) - len(z), 1))
         y = centre + rng.choice(residuals, (draws, len(runs)))
         jitter = rng.normal(0, 0.3, (draws, len(z))) * np.where(np.arange(len(z)) == 0, 0.1, 1.0)
         starts = np.stack([np.tile(z, (draws, 1)), self.inside(z + jitter)])
-        drawn = self.best(starts, y, np.ones_like(y), sd)
-        weights = _huber(y - self.loss_and_slopes(drawn)[0])
-        drawn, _ = self.minimise(drawn, y, weights, sd)
-        columns = {name: np.broadcast_to(value, (draws, 1)) for name, value in self.constants(drawn).items()}
+        drawn = own.best(starts, y, np.ones_like(y), sd)
+        weights = _huber(y - own.loss_and_slopes(drawn)[0])
+        drawn, _ = own.minimise(drawn, y, weights, sd)
+        columns = {name: np.broadcast_to(value, (draws, 1)) for name, value in own.constants(drawn).items()}
         return SNRR(H0=runs.H0, unit=runs.unit, **columns)
 
 
