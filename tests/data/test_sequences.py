@@ -104,6 +104,8 @@ def test_files_that_are_no_sequences_are_refused_in_words(tmp_path):
     (tmp_path / "index.csv").write_text(",sequence,step,a\n0,1,1,2\n")
     (tmp_path / "short.csv").write_text("sequence,step,a\n1,1,2\n1,2\n")
     (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "utf16.csv").write_text("sequence\tstep\ta\n1\t1\t2\n", encoding="utf-16")
+    (tmp_path / "twice.csv").write_text("sequence,step,a,target,target\n1,1,2,0,0\n")
     np.save(tmp_path / "one.npy", X)
     (tmp_path / "one.npy").rename(tmp_path / "renamed.npz")
     for name, words in (
@@ -117,7 +119,9 @@ def test_files_that_are_no_sequences_are_refused_in_words(tmp_path):
         ("text.csv", "has no column 'sequence'; it has no table"),
         ("index.csv", r"a column has no name .of pandas, an index: to_csv.index=False. leaves it out."),
         ("short.csv", "damaged or not CSV"),
-        ("empty.csv", "a column has no name"),
+        ("empty.csv", "holds no rows"),
+        ("utf16.csv", "its text is not UTF-8; save it as that"),
+        ("twice.csv", "several columns are called 'target'"),
         ("table.xls", "name an .npz, .h5, .parquet or .csv file"),
     ):
         with pytest.raises(DataError, match=words):
@@ -164,6 +168,18 @@ def test_a_csv_file_is_the_same_table(tmp_path, between):
         load_sequences(str(tmp_path / "gap.CSV"))
 
 
+@pytest.mark.parametrize("between", [";", "\t"])
+def test_decimal_commas_as_excel_writes_them(tmp_path, between):
+    rows = [
+        "sequence;step;U (mV);target",
+        *(f'{i};{t};{t};"-1,5e1"' if t % 2 else f"{i};{t};{t},25;2,5" for i in "ab" for t in (1, 2)),
+    ]
+    (tmp_path / "t.csv").write_text("\r\n".join(rows).replace(";", between), encoding="utf-8-sig", newline="")
+    found = load_sequences(str(tmp_path / "t.csv"))
+    assert found.x[:, :, 0].tolist() == [[1, 2.25]] * 2 and found.channels == ("U (mV)",)
+    assert found.y[:, :, 0].tolist() == [[-15, 2.5]] * 2 and not found.classes
+
+
 @pytest.mark.parametrize(
     ("select", "words"),
     [
@@ -174,7 +190,11 @@ def test_a_csv_file_is_the_same_table(tmp_path, between):
             f"sequence, step * step AS step, 1 AS a {RANGES}",
             "sequence 1 jumps from step 1 to 4, where others are 1 apart",
         ),
-        (f"{ROWS}, 'x' AS name {RANGES}", "column 'name' is not of numbers"),
+        (f"{ROWS}, 'x' AS name {RANGES}", "column 'name' is not of numbers, but has 'x' .sequence 0, step 0."),
+        (
+            f"sequence, step, if(sequence = 1 AND step = 2, 'n/a', '0.5') AS a {RANGES}",
+            "column 'a' is not of numbers, but has 'n/a' .sequence 1, step 2.",
+        ),
         (f"sequence, step, nullif(step, 1) AS a {RANGES}", "column 'a' is empty in 3 rows"),
         (f"{ROWS}, if(step = 0, 'train', 'test') AS split {RANGES}", "column 'split' changes within sequence 0"),
         (f'{ROWS}, step AS "group" {RANGES}', "column 'group' changes within sequence 0"),

@@ -23,6 +23,7 @@ from elmnet.files import BAD_ARCHIVE, ending, sha256
 
 _ARRAYS = ("x", "y", "lengths", "split", "group", "channels", "values")
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__$")  # a column that pandas writes unasked
+_FRACTION = re.compile(r"""(?:^|[;\t"])\s*[-+]?\d*([.,])\d+(?:[eE][-+]?\d+)?\s*(?:$|[;\t"])""")  # a cell of a table
 
 
 def load_sequences(
@@ -115,16 +116,26 @@ def _filled(column: Array) -> Array:
 def _dialect(path: Path) -> str:
     """Options of DuckDB's CSV reader, after a look at the names in the first line; types are those of all lines.
 
+    Commas are decimal where they do not separate columns and the first number with a fraction has one.
+
     Raises:
         DataError: they are no names.
     """
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         first = file.readline(2**20)
-    between = max(",;\t", key=first.count)
-    names = next(csv.reader([first], delimiter=between), None) or [""]
-    if not all(name.strip() for name in names):
+        between = max(",;\t", key=first.count)
+        fraction = None if between == "," else next(filter(None, map(_FRACTION.search, file)), None)
+    if "\ufffd" in first or "\0" in first:
+        raise DataError(f"{path}: its text is not UTF-8; save it as that (in Excel: CSV UTF-8)")
+    names = [name.strip() for name in next(csv.reader([first], delimiter=between), [])]
+    if not names:
+        raise DataError(f"{path}: holds no rows")
+    if not all(names):
         raise DataError(f"{path}: a column has no name (of pandas, an index: to_csv(index=False) leaves it out)")
-    return f"header = true, delim = '{between}', quote = '\"', sample_size = -1"
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise DataError(f"{path}: several columns are called {twice[0]!r}")
+    decimal = "." if fraction is None else fraction[1]
+    return f"header = true, delim = '{between}', decimal_separator = '{decimal}', quote = '\"', sample_size = -1"
 
 
 def _is_target(column: str) -> bool:
@@ -154,9 +165,11 @@ def _from_table(path: Path, table: dict[str, Array]) -> dict[str, Any]:
     y = [plain(table.pop(name)) for name in targets]
     bad = [name for name, column in table.items() if column.dtype.kind not in "iufb"]
     if bad or not table:
-        words = (
-            f"column {bad[0]!r} is not of numbers" if bad else "there is no column besides sequence, step and target"
-        )
+        words = "there is no column besides sequence, step and target"
+        if bad:
+            at = _no_number(table[bad[0]])
+            where = f"sequence {sequence[at]}" + ("" if step is None else f", step {step[at]}")
+            words = f"column {bad[0]!r} is not of numbers, but has {str(table[bad[0]][at])!r} ({where})"
         raise DataError(f"{path}: {words}; every column but sequence, step, target, split and group is a channel")
     found: dict[str, Any] = {
         "steps": None if step is None else padded(step),
@@ -174,6 +187,16 @@ def _from_table(path: Path, table: dict[str, Array]) -> dict[str, Any]:
         found["constant"] = True
         found["value_names"] = [name.removeprefix("target.") for name in targets] if len(y) > 1 else ()
     return found
+
+
+def _no_number(column: Array) -> int:
+    """Where the first value of a column is that is none; 0 where all are texts of numbers."""
+    for at, value in enumerate(column.tolist()):
+        try:
+            float(value)
+        except (TypeError, ValueError):
+            return at
+    return 0
 
 
 def _require_steps(path: Path, step: Array, row: Array, ids: Array) -> None:
