@@ -89,15 +89,15 @@ class Comparison:
         columns = (self.by, "runs", self.score, "pairs", "difference", "95 % interval", "better in")
         rows = []
         for i, one in enumerate(self.values):
-            pairs, mean = len(one.differences), one.difference
+            pairs, mean, form = len(one.differences), one.difference, tables.digits(one.mean)
             rows.append(
                 (
                     str(one.value),
                     tables.whole(len(one.reached)),
                     tables.score(one.mean),
                     tables.whole(pairs if i else None),
-                    "" if mean is None else f"{mean:+.4f}",
-                    tables.between(one.interval, "+.4f"),
+                    "" if mean is None else f"{mean:+{form}}",
+                    tables.between(one.interval, f"+{form}"),
                     f"{self.better(one)} of {pairs}" if pairs else "",
                 )
             )
