@@ -79,6 +79,7 @@ def with_nan():
         (bad(y=np.ones((4, 2), dtype=int)), r"got \(4, 2\); whole numbers are classes, store values as floats"),
         (bad(y=np.zeros((4, 3, 2, 1))), r"y of values must be .*\(4, 3, k\), got \(4, 3, 2, 1\)"),
         (bad(y=np.array([0.5, np.inf, 1, 2])), "the target of sequence 1 is not finite .1 in all."),
+        (bad(y=Y * 1e300), "y holds numbers too large for float32"),
         (bad(y=Y * 1j), "y must hold numbers or texts, got complex128"),
         (bad(lengths=[1, 2, 3]), "lengths must be 4 whole numbers, got"),
         (bad(lengths=[0, 1, 2, 3]), r"lengths must lie in 1\.\.3, got 0\.\.3"),

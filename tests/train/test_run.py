@@ -13,6 +13,13 @@ def test_configuration_comes_back(tmp_path):
     assert facts == {"name": "x", "sha256": "y"}
 
 
+def test_a_directory_of_runs_is_none(tmp_path):
+    for seed in (1, 0):
+        RunDirectory(tmp_path / f"seed-{seed}").create(compose("enwik8"), {})
+    with pytest.raises(RunError, match=r"has no config.yaml; it holds runs: name one, such as .*seed-0$"):
+        RunDirectory.open(tmp_path)
+
+
 def test_directories_that_cannot_be_written_are_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="cannot write the run directory"):

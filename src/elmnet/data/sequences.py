@@ -249,4 +249,6 @@ def _targets(
             if len(none):
                 raise DataError(f"{name}: {place(none[0], None)} has no target at any step; leave it out")
             y = np.where((inside & ~lost)[:, :, None], y, np.nan)
+        if (np.abs(y) > np.finfo(np.float32).max).any():
+            raise DataError(f"{name}: y holds numbers too large for float32")
     return y, per_step, classes

@@ -75,7 +75,9 @@ class RunDirectory:
         """
         run = cls(path)
         if not run.config_file.is_file():
-            raise RunError(f"{path} is not a run directory: it has no config.yaml")
+            inside = sorted(run.path.glob("*/config.yaml"))
+            hint = f"; it holds runs: name one, such as {inside[0].parent}" if inside else ""
+            raise RunError(f"{path} is not a run directory: it has no config.yaml{hint}")
         return run
 
     def read_config(self) -> tuple[RunConfig, dict[str, Any]]:
