@@ -201,7 +201,11 @@ def test_decimal_commas_as_excel_writes_them(tmp_path, between):
         (f'{ROWS}, step AS "group" {RANGES}', "column 'group' changes within sequence 0"),
         (f"{ROWS}, 1 AS target {RANGES} AND step < 0", "holds no rows"),
         (f'{ROWS}, 1.5 AS "target.u", \'b\' AS "target.v" {RANGES}', "columns must all hold values, not classes"),
-        (f"sequence, 'x' || step AS step, 1 AS a {RANGES}", "column 'step' must hold numbers or times"),
+        (f"sequence, 'x' || step AS step, 1 AS a {RANGES}", "column 'step' must hold numbers, or .* got 'x0'"),
+        (
+            f"sequence, TIME '00:00:01' AS step, 1 AS a {RANGES}",
+            "or times with their dates, got '00:00:01'; leave it out",
+        ),
     ],
 )
 def test_tables_that_make_no_sense_are_refused_in_words(tmp_path, select, words):

@@ -206,7 +206,10 @@ def _require_steps(path: Path, step: Array, row: Array, ids: Array) -> None:
         row: the number of the sequence of each.
     """
     if step.dtype.kind not in "iufM":
-        raise DataError(f"{path}: column 'step' must hold numbers or times, got {step.dtype}")
+        raise DataError(
+            f"{path}: column 'step' must hold numbers, or times with their dates, got {str(step[0])!r}; leave it out, "
+            "and rows follow one another as they stand"
+        )
     apart, within = np.diff(step), row[1:] == row[:-1]
     twice = np.flatnonzero(within & (apart == 0))
     if len(twice):
