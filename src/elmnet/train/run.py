@@ -75,8 +75,11 @@ class RunDirectory:
         """
         run = cls(path)
         if not run.config_file.is_file():
-            inside = sorted(run.path.glob("*/config.yaml"))
-            hint = f"; it holds runs: name one, such as {inside[0].parent}" if inside else ""
+            hint = ""
+            if (run.path.parent / "config.yaml").is_file():
+                hint = f"; the run is {run.path.parent}"
+            elif inside := sorted(run.path.glob("*/config.yaml")):
+                hint = f"; it holds runs: name one, such as {inside[0].parent}"
             raise RunError(f"{path} is not a run directory: it has no config.yaml{hint}")
         return run
 
