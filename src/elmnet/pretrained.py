@@ -165,6 +165,8 @@ def read_config(directory: str | Path, parse: Callable[[Any], AnyConfig]) -> Any
     try:
         return parse(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError) as error:  # ConfigError is a ValueError
+        if (best := Path(directory) / "best").is_dir() and not path.exists():
+            raise CheckpointError(f"{directory} is a run; its network is {best}") from None
         raise CheckpointError(f"{path}: cannot be read as a network configuration: {error}") from error
 
 

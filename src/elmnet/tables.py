@@ -27,11 +27,17 @@ def whole(number: int | None) -> str:
     return "" if number is None else f"{number:,}"
 
 
+def digits(value: float) -> str:
+    """How a score of this size is written: four digits after the point, or in all where its unit is far from it."""
+    return ".4f" if not value or 1e-3 <= abs(value) < 1e6 else ".4g"
+
+
 def score(value: float | None, error: float | None = None) -> str:
-    """A score with four digits and, where it is known, its standard error; nothing for None."""
+    """A score and, where it is known, its standard error; nothing for None."""
     if value is None:
         return ""
-    return f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"
+    form = digits(value)
+    return f"{value:{form}}" if error is None else f"{value:{form}} ± {error:{form}}"
 
 
 def between(ends: tuple[float, float] | None, form: str) -> str:

@@ -79,13 +79,17 @@ def with_nan():
         (bad(y=np.ones((4, 2), dtype=int)), r"got \(4, 2\); whole numbers are classes, store values as floats"),
         (bad(y=np.zeros((4, 3, 2, 1))), r"y of values must be .*\(4, 3, k\), got \(4, 3, 2, 1\)"),
         (bad(y=np.array([0.5, np.inf, 1, 2])), "the target of sequence 1 is not finite .1 in all."),
+        (bad(y=Y * 1e300), "y holds numbers too large for float32"),
         (bad(y=Y * 1j), "y must hold numbers or texts, got complex128"),
         (bad(lengths=[1, 2, 3]), "lengths must be 4 whole numbers, got"),
         (bad(lengths=[0, 1, 2, 3]), r"lengths must lie in 1\.\.3, got 0\.\.3"),
         (bad(lengths=[4, 1, 2, 3]), r"lengths must lie in 1\.\.3, got 1\.\.4"),
         (bad(group=[0.5, 1, 2, 3]), r"group must be 4 whole numbers or texts, got \(4,\) of float64"),
         (bad(group=[0, 1]), r"group must be 4 whole numbers or texts, got \(2,\)"),
-        (bad(split=["train", "dev", "test", "valid"]), "split must be 4 of train, valid, test"),
+        (
+            bad(split=["train", "dev", "test", "valid"]),
+            "split must be 4 of train, valid, test, .* of dev, test, train, valid",
+        ),
     ],
 )
 def test_arrays_that_make_no_sense_are_refused_in_words(arrays, words):
@@ -104,6 +108,8 @@ def test_files_that_are_no_sequences_are_refused_in_words(tmp_path):
     (tmp_path / "index.csv").write_text(",sequence,step,a\n0,1,1,2\n")
     (tmp_path / "short.csv").write_text("sequence,step,a\n1,1,2\n1,2\n")
     (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "utf16.csv").write_text("sequence\tstep\ta\n1\t1\t2\n", encoding="utf-16")
+    (tmp_path / "twice.csv").write_text("sequence,step,a,target,target\n1,1,2,0,0\n")
     np.save(tmp_path / "one.npy", X)
     (tmp_path / "one.npy").rename(tmp_path / "renamed.npz")
     for name, words in (
@@ -117,7 +123,9 @@ def test_files_that_are_no_sequences_are_refused_in_words(tmp_path):
         ("text.csv", "has no column 'sequence'; it has no table"),
         ("index.csv", r"a column has no name .of pandas, an index: to_csv.index=False. leaves it out."),
         ("short.csv", "damaged or not CSV"),
-        ("empty.csv", "a column has no name"),
+        ("empty.csv", "holds no rows"),
+        ("utf16.csv", "its text is not UTF-8; save it as that"),
+        ("twice.csv", "several columns are called 'target'"),
         ("table.xls", "name an .npz, .h5, .parquet or .csv file"),
     ):
         with pytest.raises(DataError, match=words):
@@ -164,6 +172,18 @@ def test_a_csv_file_is_the_same_table(tmp_path, between):
         load_sequences(str(tmp_path / "gap.CSV"))
 
 
+@pytest.mark.parametrize("between", [";", "\t"])
+def test_decimal_commas_as_excel_writes_them(tmp_path, between):
+    rows = [
+        "sequence;step;U (mV);target",
+        *(f'{i};{t};{t};"-1,5e1"' if t % 2 else f"{i};{t};{t},25;2,5" for i in "ab" for t in (1, 2)),
+    ]
+    (tmp_path / "t.csv").write_text("\r\n".join(rows).replace(";", between), encoding="utf-8-sig", newline="")
+    found = load_sequences(str(tmp_path / "t.csv"))
+    assert found.x[:, :, 0].tolist() == [[1, 2.25]] * 2 and found.channels == ("U (mV)",)
+    assert found.y[:, :, 0].tolist() == [[-15, 2.5]] * 2 and not found.classes
+
+
 @pytest.mark.parametrize(
     ("select", "words"),
     [
@@ -174,13 +194,21 @@ def test_a_csv_file_is_the_same_table(tmp_path, between):
             f"sequence, step * step AS step, 1 AS a {RANGES}",
             "sequence 1 jumps from step 1 to 4, where others are 1 apart",
         ),
-        (f"{ROWS}, 'x' AS name {RANGES}", "column 'name' is not of numbers"),
+        (f"{ROWS}, 'x' AS name {RANGES}", "column 'name' is not of numbers, but has 'x' .sequence 0, step 0."),
+        (
+            f"sequence, step, if(sequence = 1 AND step = 2, 'n/a', '0.5') AS a {RANGES}",
+            "column 'a' is not of numbers, but has 'n/a' .sequence 1, step 2.",
+        ),
         (f"sequence, step, nullif(step, 1) AS a {RANGES}", "column 'a' is empty in 3 rows"),
         (f"{ROWS}, if(step = 0, 'train', 'test') AS split {RANGES}", "column 'split' changes within sequence 0"),
         (f'{ROWS}, step AS "group" {RANGES}', "column 'group' changes within sequence 0"),
         (f"{ROWS}, 1 AS target {RANGES} AND step < 0", "holds no rows"),
         (f'{ROWS}, 1.5 AS "target.u", \'b\' AS "target.v" {RANGES}', "columns must all hold values, not classes"),
-        (f"sequence, 'x' || step AS step, 1 AS a {RANGES}", "column 'step' must hold numbers or times"),
+        (f"sequence, 'x' || step AS step, 1 AS a {RANGES}", "column 'step' must hold numbers, or .* got 'x0'"),
+        (
+            f"sequence, TIME '00:00:01' AS step, 1 AS a {RANGES}",
+            "or times with their dates, got '00:00:01'; leave it out",
+        ),
     ],
 )
 def test_tables_that_make_no_sense_are_refused_in_words(tmp_path, select, words):

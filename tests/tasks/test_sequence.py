@@ -158,6 +158,15 @@ def test_balanced_weights_make_the_classes_count_alike():
     assert together == pytest.approx(fair.loss(logits, train).item(), rel=1e-5)
 
 
+def test_channels_are_told_by_their_names():
+    """A table with a row per sequence, or with an index that became a channel, shows in them."""
+    wide = checked(np.random.default_rng(0).random((20, 1, 8)), np.arange(20) % 2, channels=[f"t{i}" for i in range(8)])
+    first, alone, *_ = SequenceTask(SequenceOptions(), wide).notes()
+    assert "; 8 channels (t0, t1, t2, t3, t4, t5, ...); sequences: " in first
+    assert "a single step" in alone
+    assert " channels; sequences: " in task().notes()[0] and "single" not in " ".join(task().notes())
+
+
 def test_the_longest_timescale_is_the_median_length():
     from elmnet.tasks.sequence import PRESETS
 

@@ -1,6 +1,7 @@
 import pytest
 
-from elmnet.errors import RunError
+from elmnet import ELMNetwork
+from elmnet.errors import CheckpointError, RunError
 from elmnet.train.config import compose
 from elmnet.train.run import RunDirectory, environment
 
@@ -13,6 +14,23 @@ def test_configuration_comes_back(tmp_path):
     assert facts == {"name": "x", "sha256": "y"}
 
 
+def test_a_directory_of_runs_is_none(tmp_path):
+    for seed in (1, 0):
+        RunDirectory(tmp_path / f"seed-{seed}").create(compose("enwik8"), {})
+    with pytest.raises(RunError, match=r"has no config.yaml; it holds runs: name one, such as .*seed-0$"):
+        RunDirectory.open(tmp_path)
+
+
+def test_a_run_and_its_network_are_told_apart(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    run.create(compose("enwik8"), {})
+    run.best.mkdir()
+    with pytest.raises(RunError, match=r"best is not a run directory: it has no config.yaml; the run is .*run$"):
+        RunDirectory.open(run.best)
+    with pytest.raises(CheckpointError, match=r"run is a run; its network is .*best$"):
+        ELMNetwork.from_pretrained(run.path)
+
+
 def test_directories_that_cannot_be_written_are_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="cannot write the run directory"):
@@ -21,8 +39,6 @@ def test_directories_that_cannot_be_written_are_refused(tmp_path):
 
 def test_best_network_before_and_after_a_crash(tmp_path):
     from conftest import network_config
-
-    from elmnet import ELMNetwork
 
     run = RunDirectory(tmp_path / "run")
     run.create(compose("enwik8"), {})

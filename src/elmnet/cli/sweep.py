@@ -225,6 +225,7 @@ def status(
 
 def _status(name: str, seen: "list[Seen]") -> Table:
     from elmnet.sweep.store import STATES, UNFINISHED, own_seconds
+    from elmnet.tasks import in_words
 
     counts = Counter(one.state for one in seen)
     shown = [state for state in STATES if counts[state] or state in STATES[:3]]
@@ -241,7 +242,7 @@ def _status(name: str, seen: "list[Seen]") -> Table:
             continue
         score = ""
         if one.result:
-            score = "  ".join(f"{kind} {value:.4f}" for kind, value in one.result["valid"].items())
+            score = in_words(one.result["valid"])
         total = one.trial.config.training.steps
         rows.append((describe(one.trial), one.state, whole(one.step), whole(total), one.reason or score))
     return Table(f"{name}: {words}", ("trial", "state", "step", "of", "score, or why"), rows)

@@ -14,6 +14,7 @@ from elmnet.errors import DataError, one_line
 from elmnet.files import ending
 
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__$")  # a column that pandas writes unasked
+_FRACTION = re.compile(r"""(?:^|[;\t"])\s*[-+]?\d*([.,])\d+(?:[eE][-+]?\d+)?\s*(?:$|[;\t"])""")  # a cell of a table
 
 
 def read_table(path: Path, targets: bool) -> dict[str, Any]:
@@ -68,8 +69,9 @@ def _reader(files: Sequence[Path], options: str) -> str:
     paths, known = ", ".join(map(sql.one_file, files)), [options, "hive_partitioning = false"]
     if ending(files[0]) == ".parquet":
         return f"read_parquet([{paths}], {', '.join(filter(None, known))})"
-    known += ["header = true", f"delim = '{csv_columns(files[0])[1]}'", "quote = '\"'", "sample_size = -1"]
-    return f"read_csv([{paths}], {', '.join(filter(None, known))})"
+    between = csv_columns(files[0])[1]
+    known += ["header = true", f"delim = '{between}'", f"decimal_separator = '{_decimal(files, between)}'"]
+    return f"read_csv([{paths}], {', '.join(filter(None, known))}, quote = '\"', sample_size = -1)"
 
 
 def _filled(column: Array) -> Array:
@@ -85,11 +87,27 @@ def csv_columns(path: Path) -> tuple[list[str], str]:
     """
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         first = file.readline(2**20)
+    if "\ufffd" in first or "\0" in first:
+        raise DataError(f"{path}: its text is not UTF-8; save it as that (in Excel: CSV UTF-8)")
     between = max(",;\t", key=first.count)
-    names = next(csv.reader([first], delimiter=between), None) or [""]
-    if not all(name.strip() for name in names):
+    names = [name.strip() for name in next(csv.reader([first], delimiter=between), [])]
+    if not names:
+        raise DataError(f"{path}: holds no rows")
+    if not all(names):
         raise DataError(f"{path}: a column has no name (of pandas, an index: to_csv(index=False) leaves it out)")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise DataError(f"{path}: several columns are called {twice[0]!r}")
     return names, between
+
+
+def _decimal(files: Sequence[Path], between: str) -> str:
+    """A comma where that does not separate columns and the first number with a fraction has one; else a point."""
+    for path in files if between != "," else ():
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            file.readline(2**20)
+            if fraction := next(filter(None, map(_FRACTION.search, file)), None):
+                return fraction[1]
+    return "."
 
 
 def is_target(column: str) -> bool:
@@ -126,9 +144,11 @@ def of_columns(path: Path, table: dict[str, Array]) -> dict[str, Any]:
     y = [plain(table.pop(name)) for name in targets]
     bad = [name for name, column in table.items() if column.dtype.kind not in "iufb"]
     if bad or not table:
-        words = (
-            f"column {bad[0]!r} is not of numbers" if bad else "there is no column besides sequence, step and target"
-        )
+        words = "there is no column besides sequence, step and target"
+        if bad:
+            at = _no_number(table[bad[0]])
+            where = f"sequence {sequence[at]}" + ("" if step is None else f", step {step[at]}")
+            words = f"column {bad[0]!r} is not of numbers, but has {str(table[bad[0]][at])!r} ({where})"
         raise DataError(f"{path}: {words}; every column but sequence, step, target, split and group is a channel")
     found: dict[str, Any] = {
         "steps": None if step is None else padded(step),
@@ -148,6 +168,16 @@ def of_columns(path: Path, table: dict[str, Array]) -> dict[str, Any]:
     return found
 
 
+def _no_number(column: Array) -> int:
+    """Where the first value of a column is that is none; 0 where all are texts of numbers."""
+    for at, value in enumerate(column.tolist()):
+        try:
+            float(value)
+        except (TypeError, ValueError):
+            return at
+    return 0
+
+
 def _require_steps(path: Path, step: Array, row: Array, ids: Array) -> None:
     """Refuse steps that are none, come twice, or, where they are whole numbers, leave out others: time would be warped.
 
@@ -155,7 +185,10 @@ def _require_steps(path: Path, step: Array, row: Array, ids: Array) -> None:
         row: the number of the sequence of each.
     """
     if step.dtype.kind not in "iufM":
-        raise DataError(f"{path}: column 'step' must hold numbers or times, got {step.dtype}")
+        raise DataError(
+            f"{path}: column 'step' must hold numbers, or times with their dates, got {str(step[0])!r}; leave it out, "
+            "and rows follow one another as they stand"
+        )
     apart, within = np.diff(step), row[1:] == row[:-1]
     twice = np.flatnonzero(within & (apart == 0))
     if len(twice):

@@ -18,7 +18,7 @@ from elmnet.errors import DataError
 PARTS = ("train", "valid", "test")
 Array = NDArray[Any]
 Per = Literal["auto", "sequence", "step"]
-_UNNAMED = re.compile(r"channel \d+$")  # what channels of arrays are called
+UNNAMED = re.compile(r"channel \d+$")  # what channels of arrays are called
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def _order(file: str, what: str, own: Sequence[str], wanted: Sequence[str]) -> A
     Raises:
         DataError: a name is on one side alone.
     """
-    named = [names and not _UNNAMED.match(names[0]) for names in (own, wanted)]
+    named = [names and not UNNAMED.match(names[0]) for names in (own, wanted)]
     if not all(named) or tuple(own) == tuple(wanted):
         return slice(None)
     for name in wanted:
@@ -153,7 +153,8 @@ def checked(
     if split is not None:
         split = plain(np.asarray(split))
         if split.shape != (n,) or not np.isin(split, PARTS).all():
-            raise DataError(f"{name}: split must be {n} of train, valid, test, got {split.shape} of {set(split.flat)}")
+            words = ", ".join(map(str, np.unique(split)[:10]))
+            raise DataError(f"{name}: split must be {n} of train, valid, test, got {split.shape} of {words}")
         split = split.astype(np.str_)
     if group is not None:
         group = plain(np.asarray(group))
@@ -249,4 +250,6 @@ def _targets(
             if len(none):
                 raise DataError(f"{name}: {place(none[0], None)} has no target at any step; leave it out")
             y = np.where((inside & ~lost)[:, :, None], y, np.nan)
+        if (np.abs(y) > np.finfo(np.float32).max).any():
+            raise DataError(f"{name}: y holds numbers too large for float32")
     return y, per_step, classes

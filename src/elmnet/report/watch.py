@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from elmnet import models
+from elmnet import models, tables
 from elmnet.config import NetworkConfig
 from elmnet.errors import ConfigError, one_line
 from elmnet.report import figures
@@ -106,7 +106,7 @@ def _steps(lines: Sequence[dict[str, Any]]) -> int:
 
 
 def _scores(scores: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {scores[name]:.4f}" for name in UNITS if name in scores) + "."
+    return ", ".join(f"{name} {tables.score(scores[name])}" for name in UNITS if name in scores) + "."
 
 
 def _sweep(place: Place, path: Path, key: str) -> None:

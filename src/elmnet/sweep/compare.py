@@ -112,15 +112,15 @@ class Comparison:
         columns = (self.by, "runs", self.score, "pairs", "difference", "95 % interval", "p", "better in")
         rows = []
         for i, (one, chance) in enumerate(zip(self.values, self.chances, strict=True)):
-            pairs, mean = len(one.differences), one.difference
+            pairs, mean, form = len(one.differences), one.difference, tables.digits(one.mean)
             rows.append(
                 (
                     str(one.value),
                     tables.whole(len(one.reached)),
                     tables.score(one.mean),
                     tables.whole(pairs if i else None),
-                    "" if mean is None else f"{mean:+.4f}",
-                    tables.between(one.interval, "+.4f"),
+                    "" if mean is None else f"{mean:+{form}}",
+                    tables.between(one.interval, f"+{form}"),
                     "" if chance is None else f"{chance:.4f}" if chance >= 1e-4 else "< 0.0001",
                     f"{self.better(one)} of {pairs}" if pairs else "",
                 )

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from elmnet import tables
 from elmnet.errors import ConfigError
 from elmnet.files import write_atomic
 from elmnet.train.progress import Reporter
@@ -52,7 +53,7 @@ class Halving(Reporter):
         if step not in known:
             self._trial.report(score, step)
         if self._trial.should_prune():
-            raise StoppedEarly(f"stopped at step {step}: validation {score:.4f} lags behind the others'")
+            raise StoppedEarly(f"stopped at step {step}: validation {tables.score(score)} lags behind the others'")
 
 
 def stop(directory: Path, reason: StoppedEarly) -> None:

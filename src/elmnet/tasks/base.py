@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from elmnet import tables
 from elmnet.baselines.config import BaselineConfig
 from elmnet.config import LayerConfig, NetworkConfig
 from elmnet.models import ModelConfig
@@ -191,7 +192,7 @@ class Task(ABC):
 
 def in_words(scores: Scores) -> str:
     """Scores as a person reads them."""
-    return "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+    return "  ".join(f"{name} {tables.score(value)}" for name, value in scores.items())
 
 
 PRESETS = ("tiny", "small", "paper")

@@ -1,6 +1,6 @@
 """Somebody's own sequences: name a class or tell a value, at the end of a sequence or at every step."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from elmnet.chance import Draw
 from elmnet.config import LayerConfig, NetworkConfig, NeuronConfig
 from elmnet.data.sequence_files import load_sequences
-from elmnet.data.sequences import PARTS, Sequences
+from elmnet.data.sequences import PARTS, UNNAMED, Sequences
 from elmnet.errors import DataError
 from elmnet.models import ModelConfig
 from elmnet.strict import Config
@@ -228,7 +228,11 @@ class SequenceTask(Task):
         if "groups" in facts:
             counts += "; groups: " + ", ".join(f"{count} {part}" for part, count in facts["groups"].items())
         where = "at every step" if self.per_step else "at the end of each sequence"
-        words = [f"{what} {where}; {self.inputs} channels; sequences: {counts}"]
+        words = [f"{what} {where}; {self.inputs} channels{_listed(self.data.channels)}; sequences: {counts}"]
+        if self.data.lengths.max() == 1:
+            words.append(
+                "every sequence has a single step, so that nothing happens in time; of a table each row is a step"
+            )
         if self.options.missing == "skip" and self.per_step and self.classes is None:
             known, steps = int((~np.isnan(self._y).any(-1)).sum()), int(self.data.lengths.sum())
             words.append(f"{steps - known:,} of {steps:,} steps have no target and are left out")
@@ -359,6 +363,13 @@ class SequenceTask(Task):
         else:
             mean = np.log(self.frequency / self.frequency.sum())
         return self.summary(self.tally(torch.from_numpy(np.broadcast_to(mean, (*y.shape[:2], self.outputs)).copy()), y))
+
+
+def _listed(channels: Sequence[str]) -> str:
+    """The names that a file has for its channels, the first ones of many."""
+    if UNNAMED.match(channels[0]):
+        return ""
+    return f" ({', '.join(channels[:6])}{', ...' if len(channels) > 6 else ''})"
 
 
 def _as_long_as(layer: LayerConfig, length: float) -> LayerConfig:

@@ -75,7 +75,12 @@ class RunDirectory:
         """
         run = cls(path)
         if not run.config_file.is_file():
-            raise RunError(f"{path} is not a run directory: it has no config.yaml")
+            hint = ""
+            if (run.path.parent / "config.yaml").is_file():
+                hint = f"; the run is {run.path.parent}"
+            elif inside := sorted(run.path.glob("*/config.yaml")):
+                hint = f"; it holds runs: name one, such as {inside[0].parent}"
+            raise RunError(f"{path} is not a run directory: it has no config.yaml{hint}")
         return run
 
     def read_config(self) -> tuple[RunConfig, dict[str, Any]]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from elmnet import models
+from elmnet import models, tables
 from elmnet.errors import CheckpointError, DivergedError, in_a_line
 from elmnet.files import recover_directory, replace_directory, write_atomic
 from elmnet.models import Network
@@ -190,7 +190,7 @@ class Trainer(Learner):
         words = f"loss {means['loss']:.4f}" + (f"  bpc {score:.3f}" if score is not None else "")
         if self.best is not None:
             metric = self._metric(self.best)
-            words += f"  best {metric} {self.best[metric]:.4f}"
+            words += f"  best {metric} {tables.score(self.best[metric])}"
         self.reporter.step(self.step, words, lesson.items, self.task.unit)
         if self.step % self.config.training.log_every == 0:
             rate = lesson.learning_rate
