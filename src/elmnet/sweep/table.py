@@ -126,7 +126,8 @@ def ask(file: Path, question: str) -> tuple[list[str], list[tuple[Any, ...]]]:
             answer = connection.execute(question)
             return [column[0] for column in answer.description or []], answer.fetchall()
     except duckdb.Error as error:
-        raise ConfigError(f"query: {one_line(error)}") from error
+        hint = "the table is called trials; DESCRIBE trials names its columns"
+        raise ConfigError(f"query: {one_line(error)} ({hint})") from error
 
 
 def _load(connection: Any, file: Path) -> None:
