@@ -208,6 +208,17 @@ def test_saved_network_comes_back_exactly(tmp_path, readout):
     assert torch.equal(again(x)[0], network(x)[0])
 
 
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_a_save_that_is_assigned_runs(tmp_path, backend):
+    """The file holds its connectome in two bytes a synapse."""
+    saved, net = build().float(), ELMNetwork(network_config(), seed=1, backend=backend)
+    saved.save_pretrained(tmp_path)
+    net.load_state_dict(load_file(tmp_path / "model.safetensors"), assign=True)
+    assert net.layers[0].connectome.dtype == torch.int16
+    x = torch.randn(2, 4, 6)
+    torch.testing.assert_close(net(x)[0], saved(x)[0])
+
+
 def damaged(directory, how):
     weights = directory / "model.safetensors"
     data = weights.read_bytes()

@@ -94,6 +94,15 @@ def test_loaded_connectomes_are_heard():
     assert not any("connectome_" in name for name in ours.state_dict())
 
 
+def test_narrow_connectomes_are_counted_in_wide_numbers():
+    """As a save holds them, where all networks' channels are more than such numbers count."""
+    alone, x = networks(2, inputs=20_000), torch.randn(2, 1, 2, 20_000)
+    want = Replicas(alone)(x)[0]
+    for layer in (layer for network in alone for layer in network.layers):
+        layer.connectome = layer.connectome.to(torch.int16)
+    torch.testing.assert_close(Replicas(alone)(x)[0], want)
+
+
 def test_replaced_connectomes_are_heard():
     """Also where the new one lies where an old one lay."""
     together, x = Replicas(networks()), torch.randn(3, 1, 2, 6)

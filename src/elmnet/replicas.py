@@ -183,7 +183,7 @@ def _side_by_side(layers: Sequence[ELMLayer]) -> Tensor:
     inputs, own, k = layers[0].inputs, layers[0].config.outputs, len(layers)
     moved = []
     for i, layer in enumerate(layers):
-        source = layer.connectome
+        source = layer.connectome.long()  # of a saved network, loaded with assign=True, it is narrower
         from_layer = source + (k - 1) * inputs + i * own
         here = torch.where(source < inputs, source + i * inputs, from_layer)
         moved.append(torch.where(source < 0, -1, here))

@@ -291,6 +291,43 @@ def test_a_checkpointed_layer_learns_the_same():
     assert all(map(torch.equal, *gradients_with_and_without_checkpoint(small_layer(), torch.randn(3, 4, 5))))
 
 
+def elsewhere(tensor):
+    """The same numbers in the same order, at an address that is no multiple of a register."""
+    return torch.empty(tensor.numel() + 1, dtype=tensor.dtype)[1:].view(tensor.shape).copy_(tensor)
+
+
+@pytest.mark.parametrize("limit", [operator.TAPE_LIMIT, 1])
+def test_hooks_may_keep_what_the_way_back_reads_wherever_they_like(monkeypatch, limit):
+    """As those that compress it, or keep it in a file, do; it was a segmentation fault."""
+    monkeypatch.setattr(operator, "TAPE_LIMIT", limit)
+    layer, x, gradients = small_layer(), torch.randn(3, 9, 5), []
+    for unpack in (torch.Tensor.detach, elsewhere):
+        with torch.autograd.graph.saved_tensors_hooks(torch.Tensor.detach, unpack):
+            out, _, seen = layer(x, monitor=EVERYTHING)
+        total = out.square().sum() + sum(signal.square().sum() for signal in seen.values())
+        gradients.append(torch.autograd.grad(total, [p for p in layer.parameters() if p.requires_grad]))
+    assert all(map(torch.equal, *gradients))
+
+
+def test_gradients_may_arrive_anywhere():
+    given = [a.detach() if isinstance(a, torch.Tensor) else a for a in arguments(see="branch mlp memory readout")]
+    results = torch.ops.elmnet.cpu_recurrence(*given)
+    tape = results.pop(operands.TAPE_PLACE)
+    grads, wanted, found = list(map(torch.randn_like, results)), [True] * len(operands.DIFFERENTIABLE), []
+    for place in (torch.clone, elsewhere):
+        after = (results[0], [tape], list(map(place, grads)), wanted)
+        found.append(torch.ops.elmnet.cpu_recurrence_backward(*given, *after))
+    assert all(map(torch.equal, *found))
+
+
+def test_monitored_activity_is_not_the_output_itself():
+    with torch.no_grad():
+        out, _, seen = small_layer()(torch.randn(3, 4, 5), monitor=("activity",))
+        want = out.clone()
+        out.zero_()
+    assert torch.equal(seen["activity"], want) and want.any()
+
+
 def test_memory_comes_back(monkeypatch):
     memory = library.Memory(keep=3 * 2**21)
     first = memory.take(2**21, torch.float32)  # 8 MiB, more than is kept

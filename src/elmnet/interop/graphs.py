@@ -129,7 +129,7 @@ class Step(nn.Module):
         self.shapes = [LayerState(*(t.shape[1:] for t in s)) for s in network.initial_state(1).layers]  # type: ignore[arg-type]
         for i, layer in enumerate(network.elm_layers):
             weights, silence = layer.neurons(), layer.inputs + layer.config.outputs
-            self._keep(i, "sources", torch.where(layer.connectome < 0, silence, layer.connectome).flatten())
+            self._keep(i, "sources", torch.where(layer.connectome < 0, silence, layer.connectome.long()).flatten())
             for name in OF_A_NEURON:
                 self._keep(i, name, getattr(weights, name))
             for k, (weight, bias) in enumerate(weights.mlp):

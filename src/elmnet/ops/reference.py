@@ -25,7 +25,7 @@ def recurrence(
 ) -> tuple[Tensor, LayerState, dict[Signal, Tensor]]:
     """Step through time; shapes and meaning as in `elmnet.ops.Recurrence`."""
     silence = x.shape[2] + state.activity.shape[1]  # unconnected synapses (-1) read a column of zeros
-    sources = torch.where(connectome < 0, silence, connectome).flatten()
+    sources = torch.where(connectome < 0, silence, connectome.long()).flatten()
     if masks.input is not None:
         x = x * masks.input.unsqueeze(1)
     outputs: list[Tensor] = []

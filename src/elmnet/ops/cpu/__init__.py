@@ -41,7 +41,7 @@ def recurrence(
     out, memory, branch, highpass, activity, _, *seen = torch.ops.elmnet.cpu_recurrence(*inputs, *numbers)
     copies = dict(zip(SEEN, seen, strict=True))
     signals: dict[Signal, Tensor] = {
-        name: out if name == "activity" else _per_sequence(copies[name], len(x), lengths) for name in monitor
+        name: out.clone() if name == "activity" else _per_sequence(copies[name], len(x), lengths) for name in monitor
     }
     return out, LayerState(memory, branch, highpass, activity), signals
 

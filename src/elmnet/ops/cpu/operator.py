@@ -251,6 +251,7 @@ def backward(*arguments: Any) -> list[Tensor]:
     """Gradients of the tensors in `DIFFERENTIABLE`; empty where not wanted."""
     i, n = Inputs(*arguments[:COUNT]), Numbers(*arguments[COUNT:-4])
     out, (tape,), grads, wanted = arguments[-4:]
+    out, tape = out.contiguous(), _aligned(tape)
     plan = Plan.of(i)
     call, given = _call(i, n, plan)
     library, dtype = _library(), i.x.dtype
@@ -258,7 +259,7 @@ def backward(*arguments: Any) -> list[Tensor]:
     targets = dict(zip(DIFFERENTIABLE, result, strict=True))
     call.set(**{f"grad_{'readout_weight' if name == 'readout' else name}": grad for name, grad in targets.items()})
     names = ("out", "memory1", "branch1", "highpass1", "activity1", *SEEN)
-    dense = [None if grad is None else grad.contiguous() for grad in grads]
+    dense = [None if grad is None else _aligned(grad) for grad in grads]
     call.set(**{f"grad_{name}": grad for name, grad in zip(names, dense, strict=True)})
     carry = MEMORY.take(library.ask("carry_bytes", call, dtype) // dtype.itemsize, dtype)
     call.set(carry=carry)
@@ -282,6 +283,13 @@ def backward(*arguments: Any) -> list[Tensor]:
             call.set(keep=end < plan.steps, out=out)
             library.run("backward", call, dtype)
     return result
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """Dense, and where kernels may load whole registers: hooks on saved tensors bring these back wherever they like."""
+    if tensor.is_contiguous() and tensor.data_ptr() % 64 == 0:
+        return tensor
+    return MEMORY.take(tensor.numel(), tensor.dtype).view(tensor.shape).copy_(tensor)
 
 
 def _zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:

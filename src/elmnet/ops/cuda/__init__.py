@@ -71,6 +71,6 @@ def recurrence(
     out, memory, branch, highpass, activity, *tape = torch.ops.elmnet.cuda_recurrence(*inputs, *numbers)
     over_time = dict(zip(operator.TAPE, tape, strict=True))
     signals: dict[Signal, Tensor] = {
-        name: out if name == "activity" else valid(over_time[name], lengths) for name in monitor
+        name: out.clone() if name == "activity" else valid(over_time[name], lengths) for name in monitor
     }
     return out, LayerState(memory, branch, highpass, activity), signals
