@@ -181,3 +181,10 @@ def test_unknown_names_are_refused():
         compose("enwik8", preset="huge")
     with pytest.raises(ConfigError, match="missing setting steps"):
         TrainConfig.from_dict({})
+
+
+def test_a_file_that_is_no_configuration_is_not_printed(tmp_path):
+    (tmp_path / "text.txt").write_text("no settings " * 1000)
+    with pytest.raises(ConfigError, match=r"expected a mapping of settings, got 'no settings ") as refused:
+        load_config(tmp_path / "text.txt")
+    assert len(str(refused.value)) < 300
