@@ -56,7 +56,7 @@ class Config:
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Build from a nested dictionary; unknown and missing keys are refused by name."""
         if not isinstance(data, Mapping):
-            raise ConfigError(f"{cls.__name__}: expected a mapping of settings, got {data!r}")
+            raise ConfigError(f"{cls.__name__}: expected a mapping of settings, got {data!r:.60}")
         cls._refuse_unknown(data, data)
         known = {field.name: field for field in dataclasses.fields(cls)}
         required = [n for n, f in known.items() if f.default is f.default_factory is dataclasses.MISSING]

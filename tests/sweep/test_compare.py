@@ -137,7 +137,11 @@ def test_a_run_that_stands_twice_counts_once():
         ("dropout", {}, "'dropout' is no setting of these runs; they differ in seed, training.learning_rate"),
         ("steps", {}, "'steps' is the same in all runs"),
         ("learning_rate", {"against": "3"}, "--against: training.learning_rate is 0.01, 0.02 in these runs, never 3"),
-        ("learning_rate", {"score": "valid_rmse"}, "no 'valid_rmse' in common; they have valid_bpc, valid_accuracy"),
+        (
+            "learning_rate",
+            {"score": "valid_rmse"},
+            "not all of these runs have 'valid_rmse'; they have valid_bpc, valid_accuracy",
+        ),
         ("learning_rate", {"within": ["steps"]}, "'steps' is the same in all runs"),
     ],
 )
@@ -150,6 +154,9 @@ def test_what_cannot_be_compared_is_said(by, options, words):
 def test_no_runs_and_no_numbers():
     with pytest.raises(ConfigError, match="no finished run"):
         compare([], "model")
+    other = Finished("rmse", crossed()[0].config, "mine", {"valid": {"rmse": 1.0}, "test": {"rmse": 1.0}}, [])
+    with pytest.raises(ConfigError, match=r"not all of these runs have 'valid_nats'; they have no score in common"):
+        compare([*crossed(), other], "learning_rate")
     with pytest.raises(ConfigError, match="valid_bpc of bad is no number"):
         compare([*crossed(), run("bad", float("nan"), seed=7)], "learning_rate")
 

@@ -211,6 +211,14 @@ def test_a_class_outside_the_training_part_alone_is_refused():
         SequenceTask(SequenceOptions(), checked(**data, split=split))
 
 
+def test_targets_of_another_kind_are_told_from_the_model_s():
+    words = (
+        "targets are values at the end of each sequence; the model was trained on classes at the end of each sequence"
+    )
+    with pytest.raises(DataError, match=words):
+        SequenceTask(SequenceOptions(), checked(**{**waves(), "y": np.arange(90.0)}), facts=task().facts())
+
+
 def test_whole_numbers_that_may_be_values():
     y = np.arange(90) - 49
     with pytest.raises(

@@ -195,3 +195,10 @@ def test_a_run_may_be_composed_of_a_kind_and_a_budget():
         compose("enwik8", model="lstn")
     with pytest.raises(BudgetError):
         compose("enwik8", budget=100)
+
+
+def test_a_file_that_is_no_configuration_is_not_printed(tmp_path):
+    (tmp_path / "text.txt").write_text("no settings " * 1000)
+    with pytest.raises(ConfigError, match=r"expected a mapping of settings, got 'no settings ") as refused:
+        load_config(tmp_path / "text.txt")
+    assert len(str(refused.value)) < 300

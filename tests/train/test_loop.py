@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,6 +43,16 @@ def test_same_configuration_same_bytes(tmp_path, sources, task):
     train_here(tmp_path / "c", task, sources[task], seed=1)
     assert what_remains(tmp_path / "a") == what_remains(tmp_path / "b")
     assert what_remains(tmp_path / "a") != what_remains(tmp_path / "c")
+
+
+def test_a_lost_best_network_is_chosen_anew(tmp_path, sources, capsys):
+    """It may have been moved away; hours of training must not end in an error for it."""
+    train_here(tmp_path, "enwik8", sources["enwik8"])
+    (tmp_path / "result.json").unlink()
+    shutil.rmtree(tmp_path / "best")
+    result = loop.resume(tmp_path, reporter=Reporter(quiet=True))
+    assert result["best_step"] == 30 and ELMNetwork.from_pretrained(tmp_path / "best")
+    assert "best is gone; the next validation chooses anew" in capsys.readouterr().err.replace("\n", "")
 
 
 @pytest.mark.parametrize("task", ["enwik8", "shd-adding"])

@@ -235,7 +235,8 @@ def _scores(runs: Sequence[Finished], score: str | None) -> tuple[str, list[floa
     if score is None:
         score = f"valid_{leading([name.removeprefix('valid_') for name in known if name.startswith('valid_')])}"
     if score not in known:
-        raise ConfigError(f"--score: these runs have no {score!r} in common; they have {', '.join(known)}")
+        have = f"they have {', '.join(known)}" if known else "they have no score in common"
+        raise ConfigError(f"--score: not all of these runs have {score!r}; {have}")
     reached = [one[score] for one in flat]
     wrong = [run.name for run, value in zip(runs, reached, strict=True) if not math.isfinite(value)]
     if wrong:

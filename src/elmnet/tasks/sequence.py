@@ -165,7 +165,9 @@ class SequenceTask(Task):
         """Targets at the steps that count: class numbers (n, T), NOWHERE elsewhere; values (n, T, k), NaN elsewhere."""
         assert data.y is not None
         if data.per_step != self.per_step or data.classes != (self.classes is not None):
-            raise DataError(f"{data.name}: its targets are not of the kind the model was trained on")
+            own = _kind(self.classes is not None, self.per_step)
+            kind = _kind(data.classes, data.per_step)
+            raise DataError(f"{data.name}: its targets are {kind}; the model was trained on {own}")
         steps = data.x.shape[1]
         place = np.arange(steps)
         counts = place < data.lengths[:, None] if self.per_step else place == data.lengths[:, None] - 1
@@ -363,6 +365,10 @@ class SequenceTask(Task):
         else:
             mean = np.log(self.frequency / self.frequency.sum())
         return self.summary(self.tally(torch.from_numpy(np.broadcast_to(mean, (*y.shape[:2], self.outputs)).copy()), y))
+
+
+def _kind(classes: bool, per_step: bool) -> str:
+    return f"{'classes' if classes else 'values'} {'at every step' if per_step else 'at the end of each sequence'}"
 
 
 def _listed(channels: Sequence[str]) -> str:

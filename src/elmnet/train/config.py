@@ -154,7 +154,7 @@ class RunConfig(Config):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         if not isinstance(data, Mapping):
-            raise ConfigError(f"RunConfig: expected a mapping of settings, got {data!r}")
+            raise ConfigError(f"RunConfig: expected a mapping of settings, got {data!r:.60}")
         options = find_task(str(data.get("task"))).Options.from_dict(data.get("options", {}))
         model = {"model": models.read(data["model"])} if "model" in data else {}
         return super().from_dict({**data, **model, "options": options})

@@ -76,7 +76,7 @@ class RunDirectory:
         run = cls(path)
         if not run.config_file.is_file():
             hint = ""
-            if (run.path.parent / "config.yaml").is_file():
+            if run.path.is_dir() and (run.path.parent / "config.yaml").is_file():
                 hint = f"; the run is {run.path.parent}"
             elif inside := sorted(run.path.glob("*/config.yaml")):
                 hint = f"; it holds runs: name one, such as {inside[0].parent}"

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from elmnet import models, tables
 from elmnet.errors import CheckpointError, DivergedError, in_a_line
-from elmnet.files import recover_directory, replace_directory, write_atomic
+from elmnet.files import current_directory, recover_directory, replace_directory, write_atomic
 from elmnet.models import Network
 from elmnet.scores import larger_is_better, leading
 from elmnet.tasks import Scores, Split, Task, in_words
@@ -331,6 +331,9 @@ class Trainer(Learner):
             self.take_over(checkpoint.model, checkpoint.training, numbers["step"])
             self.evaluated, self.best = numbers["evaluated"], numbers["best"]
             self.journal.load(numbers)
+            if self.best is not None and current_directory(self.run.best) is None:
+                self.reporter.warn(f"{self.run.best} is gone; the next validation chooses anew")
+                self.evaluated, self.best = 0, None
         except (KeyError, ValueError, RuntimeError) as error:
             words = f"{self.run.config_file} describes another network or optimiser than its checkpoints hold"
             raise CheckpointError(f"{words} ({in_a_line(error)}); was it edited?") from error
