@@ -220,6 +220,33 @@ def test_learning_curves_show_the_metrics(sweep):
     assert validation.get_ydata().tolist() == [one["nats"] for one in lines if one["event"] == "valid"]
 
 
+def test_many_long_curves_are_drawn_with_fewer_points():
+    """A page of 500 runs has room for them; whatever is drawn begins and ends where the run did."""
+    lines = [{"event": "valid", "step": step, "bpc": 2 + 1 / (step + 1)} for step in range(300)]
+    ax = curves.learning_curves([(3, lines)] * 200, "bpc")
+    assert 9_000 < sum(len(line.get_xdata()) for line in ax.lines) <= 10_000
+    assert {(line.get_xdata()[0], line.get_xdata()[-1], line.get_marker()) for line in ax.lines} == {(0, 299, "")}
+    few = curves.learning_curves([(3, lines), (5, lines[:7])], "bpc")
+    assert [(len(line.get_xdata()), line.get_marker()) for line in few.lines] == [(300, "."), (7, ".")]
+
+
+def test_seeds_without_a_number_are_not_the_best():
+    shape = {"state": "done", "data": "text", "N": 5, "d_m": 2}
+    scores = {"a": (float("nan"), float("nan")), "b": (2.0, 2.1), "c": (1.0, 1.2, float("nan"))}
+    rows = [{**shape, "configuration": name, "valid_bpc": bpc} for name, group in scores.items() for bpc in group]
+    found = curves.seeds(rows, "valid_bpc").values()
+    assert [[row["valid_bpc"] for row in group] for group in found] == [[2.0, 2.1], [1.0, 1.2]]
+
+
+def test_a_legend_of_many_budgets_hides_no_curve():
+    shape = {"d_tree": 4, "d_s": 3, "steps": 10, "setting": "a", "data": "text", "valid_bpc_se": 0.1}
+    rows = [{**shape, "d_m": m, "hidden": 10_000 * 2**i, "valid_bpc": m} for i in range(5) for m in (3, 4, 5)]
+    for kept, low in ((rows, True), (rows[:12], False)):
+        ax = curves.budget_curves(kept, "valid_bpc")
+        ax.figure.canvas.draw()
+        assert (ax.get_legend().get_window_extent().y1 < ax.get_window_extent().y0) == low
+
+
 def test_budgets_nearly_spent_are_one_curve():
     shape = {"d_tree": 4, "d_s": 3, "steps": 10, "setting": "a", "data": "text", "valid_bpc": 2.0}
     rows = [{**shape, "d_m": d_m, "hidden": hidden} for d_m, hidden in ((2, 119_925), (3, 119_791), (28, 105_583))]
