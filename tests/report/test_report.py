@@ -13,7 +13,7 @@ from conftest import simulated
 
 from elmnet.cli import main
 from elmnet.errors import ConfigError, RunError
-from elmnet.report import of_runs
+from elmnet.report import interactive, of_runs
 from elmnet.report.build import report
 from elmnet.report.figures import curves
 from elmnet.report.of_theory import theory
@@ -236,6 +236,15 @@ def test_seeds_without_a_number_are_not_the_best():
     rows = [{**shape, "configuration": name, "valid_bpc": bpc} for name, group in scores.items() for bpc in group]
     found = curves.seeds(rows, "valid_bpc").values()
     assert [[row["valid_bpc"] for row in group] for group in found] == [[2.0, 2.1], [1.0, 1.2]]
+
+
+def test_places_of_many_configurations_are_named_in_a_line_and_have_no_other_scale():
+    shape = {"state": "done", "data": "text", "d_m": 2}
+    rows = [{**shape, "configuration": i, "N": i, "valid_bpc": i + s / 9} for i in range(1, 13) for s in (0, 1)]
+    for count, name in ((12, "N 1, d_m 2"), (8, "N 1\nd_m 2")):
+        ax = curves.seed_spread(rows[: 2 * count], "valid_bpc")
+        assert ax.get_xticklabels()[0].get_text() == name
+        assert "x" not in interactive._switches(ax)
 
 
 def test_a_legend_of_many_budgets_hides_no_curve():

@@ -134,8 +134,9 @@ def seed_spread(rows: Sequence[dict[str, Any]], score: str, ax: "Axes | None" = 
     ax.plot(*np.transpose(points), "o", color=ORANGE, markersize=4, label="one seed")
     style: dict[str, Any] = {"color": BLUE, "fmt": "_", "markersize": 12, "capsize": 4}
     ax.errorbar(places, means, errors, label="mean ± standard error", **style)
-    names = [f"N {group[0]['N']}\nd_m {group[0]['d_m']}" for group in groups]
-    ax.set_xticks(places, names, rotation=0 if len(groups) <= 8 else 90)
+    rotation, between = (0, "\n") if len(groups) <= 8 else (90, ", ")
+    names = [f"N {group[0]['N']}{between}d_m {group[0]['d_m']}" for group in groups]
+    ax.set_xticks(places, names, rotation=rotation)
     ax.set_xlim(0.4, len(groups) + 0.6)
     ax.set_xlabel("configuration, best first")
     ax.set_ylabel(_label(score))
