@@ -96,6 +96,10 @@ def test_fit_a_directory_of_runs(capsys, runs):
     assert code == 1
     assert "a fit needs at least 5; left out: d" in err
     assert "that of knowing nothing" in err
+    one, two = (runs / name for name in table.names[:2])
+    code, _, err = run(capsys, "fit", one, two, "--draws", 0)
+    assert code == 1
+    assert f"{one}, {two} (2 runs of enwik8" in err
 
 
 def test_a_run_counts_once(runs, tmp_path):

@@ -13,7 +13,7 @@ from conftest import simulated
 
 from elmnet.cli import main
 from elmnet.errors import ConfigError, RunError
-from elmnet.report import of_runs
+from elmnet.report import interactive, of_runs
 from elmnet.report.build import report
 from elmnet.report.figures import curves
 from elmnet.report.of_theory import theory
@@ -218,6 +218,42 @@ def test_learning_curves_show_the_metrics(sweep):
     training, validation = ax.lines
     assert training.get_ydata().tolist() == [one["cross_entropy"] for one in lines if one["event"] == "train"]
     assert validation.get_ydata().tolist() == [one["nats"] for one in lines if one["event"] == "valid"]
+
+
+def test_many_long_curves_are_drawn_with_fewer_points():
+    """A page of 500 runs has room for them; whatever is drawn begins and ends where the run did."""
+    lines = [{"event": "valid", "step": step, "bpc": 2 + 1 / (step + 1)} for step in range(300)]
+    ax = curves.learning_curves([(3, lines)] * 200, "bpc")
+    assert 9_000 < sum(len(line.get_xdata()) for line in ax.lines) <= 10_000
+    assert {(line.get_xdata()[0], line.get_xdata()[-1], line.get_marker()) for line in ax.lines} == {(0, 299, "")}
+    few = curves.learning_curves([(3, lines), (5, lines[:7])], "bpc")
+    assert [(len(line.get_xdata()), line.get_marker()) for line in few.lines] == [(300, "."), (7, ".")]
+
+
+def test_seeds_without_a_number_are_not_the_best():
+    shape = {"state": "done", "data": "text", "N": 5, "d_m": 2}
+    scores = {"a": (float("nan"), float("nan")), "b": (2.0, 2.1), "c": (1.0, 1.2, float("nan"))}
+    rows = [{**shape, "configuration": name, "valid_bpc": bpc} for name, group in scores.items() for bpc in group]
+    found = curves.seeds(rows, "valid_bpc").values()
+    assert [[row["valid_bpc"] for row in group] for group in found] == [[2.0, 2.1], [1.0, 1.2]]
+
+
+def test_places_of_many_configurations_are_named_in_a_line_and_have_no_other_scale():
+    shape = {"state": "done", "data": "text", "d_m": 2}
+    rows = [{**shape, "configuration": i, "N": i, "valid_bpc": i + s / 9} for i in range(1, 13) for s in (0, 1)]
+    for count, name in ((12, "N 1, d_m 2"), (8, "N 1\nd_m 2")):
+        ax = curves.seed_spread(rows[: 2 * count], "valid_bpc")
+        assert ax.get_xticklabels()[0].get_text() == name
+        assert "x" not in interactive._switches(ax)
+
+
+def test_a_legend_of_many_budgets_hides_no_curve():
+    shape = {"d_tree": 4, "d_s": 3, "steps": 10, "setting": "a", "data": "text", "valid_bpc_se": 0.1}
+    rows = [{**shape, "d_m": m, "hidden": 10_000 * 2**i, "valid_bpc": m} for i in range(5) for m in (3, 4, 5)]
+    for kept, low in ((rows, True), (rows[:12], False)):
+        ax = curves.budget_curves(kept, "valid_bpc")
+        ax.figure.canvas.draw()
+        assert (ax.get_legend().get_window_extent().y1 < ax.get_window_extent().y0) == low
 
 
 def test_budgets_nearly_spent_are_one_curve():

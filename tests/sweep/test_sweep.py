@@ -28,7 +28,7 @@ from elmnet.sweep.recipe import Recipe, Trial
 from elmnet.sweep.store import Sweep, _last_step, own_seconds
 from elmnet.sweep.trials import _TRAINING, Job, read_failure, record_failure, run, run_together
 from elmnet.tasks import open_task
-from elmnet.train import signals
+from elmnet.train import loop, signals
 from elmnet.train.config import amend, compose
 from elmnet.train.identity import name_of
 from elmnet.train.results import read_runs
@@ -680,6 +680,25 @@ def test_workers_of_a_batch_system_are_told_what_makes_dask_slow(tmp_path, kind)
     assert done.stdout.endswith("False]\nkept\n"), done
     assert "'OMP_NUM_THREADS': 1" in done.stdout
     assert "'MALLOC_TRIM_THRESHOLD_': None" in done.stdout
+
+
+def test_a_recipe_that_was_edited_runs_what_it_names(capsys, text_file, tmp_path):
+    """What it no longer names waits; data that have moved are looked for where they are now, also by what was begun."""
+    once = [{"grid": {"units": 5, "memory": 2}, "seeds": [0, 1], "steps": 1}]
+    moved, recipe, out = tmp_path / "moved.txt", tmp_path / "recipe.yaml", tmp_path / "sweep"
+    old = tmp_path / "old.txt"
+    shutil.copy(text_file, old)
+    found = trials(old, trials=once)
+    sweep = Sweep.create(out, Recipe.from_dict(document(old)), found)
+    begun = sweep.directory(found[0])
+    loop.start(found[0].config, begun, found[0].config.open_task())
+    (begun / "result.json").unlink()
+    old.rename(moved)
+    recipe.write_text(yaml.safe_dump(document(moved, trials=[{**once[0], "seeds": [0]}])))
+    code, words, err = command(capsys, "run", recipe, "--out", out, "--workers", 1)
+    assert (code, [seen.state for seen in sweep.look()]) == (0, ["done", "waiting"]), words
+    assert "1 trials to run; 1 more, which this recipe does not name, are left alone" in err
+    assert [trial.config.data for trial in sweep.trials()] == [str(moved), str(old)]
 
 
 def test_sweeps_of_several_machines_make_one_table(capsys, text_file, tmp_path):

@@ -11,7 +11,7 @@ from conftest import TRUTH, simulated
 from elmnet import budget
 from elmnet.config import NetworkConfig
 from elmnet.errors import BudgetError, ConfigError, TheoryError
-from elmnet.theory import SNRR, Limit, Wiring, design, fit, plan, published
+from elmnet.theory import SNRR, Limit, Wiring, answers, design, fit, plan, published
 from elmnet.theory.fit import open_worlds
 from elmnet.theory.next_runs import _around
 from elmnet.theory.planner import candidates, fitting, predict, prior_worlds, sizes, wirings
@@ -283,6 +283,14 @@ def test_a_rival_that_does_not_fit_is_left_out(known):
 def test_the_front_of_a_fit_without_synapses_keeps_the_runs_wiring(known):
     hidden = [1e6, 3e6]
     assert known.front(known.law, hidden).loss == pytest.approx(known.law.optimum(hidden, [750.0] * 2).loss)
+
+
+@pytest.mark.parametrize(("synapses", "extrapolated"), [([4, 15, 40], False), ([1, 3], True)])
+def test_a_best_connectivity_beyond_the_runs_is_said_to_be_extrapolated(synapses, extrapolated):
+    known = fit(simulated([1e5, 1e6], synapses), draws=0)
+    (words,) = (one for one in answers.fit_remarks(known, {}) if one.startswith("with synapses free"))
+    assert words.endswith("is not that of the fitted runs (50 to 150)") == extrapolated
+    assert ("; extrapolated: k_c = " in words) == extrapolated
 
 
 def test_numbers_of_synapses_at_the_edge_of_what_the_runs_tell():

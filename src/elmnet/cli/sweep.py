@@ -77,12 +77,17 @@ def run(
         require()
     wanted = _resources(resources or [])
     what = Recipe.read(recipe, data)
-    sweep = Sweep.create(directory or Path("sweeps") / what.name, what, what.expand())
-    todo = execute.jobs(sweep, threads=threads, retry=retry, halving=halving)
+    trials = what.expand()
+    sweep = Sweep.create(directory or Path("sweeps") / what.name, what, trials)
+    left = execute.jobs(sweep, threads=threads, retry=retry, halving=halving)
+    asked = {trial.name for trial in trials}
+    todo = {trial: job for trial, job in left.items() if trial.name in asked}
     for trial in [] if scheduler or cluster else todo:  # else it is the workers' machine that has to have it
         trial.config.require_device()
     err = SteadyConsole(stderr=True)
-    say(f"{sweep.path}: {len(todo)} trials to run", console=err)
+    others = len(left) - len(todo)
+    words = f"; {others} more, which this recipe does not name, are left alone" if others else ""
+    say(f"{sweep.path}: {len(todo)} trials to run{words}", console=err)
     count = workers or max(1, min(cores() // threads, len(execute.packs(todo, replicas))))
     opened: AbstractContextManager[Any] | None = None
     if not todo:

@@ -29,8 +29,9 @@ H0Option = Annotated[
 
 
 def fit(
-    source: Annotated[
-        str, typer.Argument(help="published:TASK, a directory of finished runs, or a table", metavar="SOURCE")
+    sources: Annotated[
+        list[str],
+        typer.Argument(help="directories of finished runs, a table, or published:TASK", metavar="SOURCE..."),
     ],
     score: Annotated[str | None, typer.Option(help="e.g. valid_bpc, test_bpc, valid_loss, test_error")] = None,
     network: NetworkOption = None,
@@ -48,7 +49,7 @@ def fit(
     file: JsonOption = None,
 ) -> None:
     """Fit the information model to runs: constants with intervals, what the runs cannot tell, who was left out."""
-    if source == "published:neuronio":
+    if sources == ["published:neuronio"]:
         others = figures or compare or fix or score or network or (draws, seed) != (300, 0)
         if others or h0 is not None or least_memory != LEAST_MEMORY:
             raise ConfigError("published:neuronio holds single neurons: no options but --json")
@@ -57,7 +58,7 @@ def fit(
     from elmnet.sweep.learned import learn
     from elmnet.theory import answers
 
-    learned = learn(source, score, network, h0)
+    learned = learn(sources, score, network, h0)
     skipped = learned.skipped
     if draws < 0 or 0 < draws < 20:
         raise ConfigError(f"--draws must be 0 or at least 20, which an interval needs, got {draws}")

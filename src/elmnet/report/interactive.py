@@ -142,7 +142,7 @@ def _switches(ax: "Axes") -> dict[str, str]:
     found: dict[str, str] = {}
     for place, name in enumerate("xy"):
         scale = getattr(ax, f"get_{name}scale")()
-        if getattr(ax, f"get_{name}label")().startswith("time ("):
+        if getattr(ax, f"get_{name}label")().startswith(("time (", "configuration")):  # the latter are places
             continue
         column = np.array([point[place] for point in values])
         if scale == "log":

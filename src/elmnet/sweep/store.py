@@ -58,6 +58,9 @@ class Sweep:
     def create(cls, path: Path, recipe: Recipe, trials: list[Trial]) -> "Sweep":
         """A new sweep, or an old one with this recipe's trials added; several drivers may do so at once.
 
+        What decides no result, such as the place of the data, is the recipe's also in trials that were there and have
+        not ended.
+
         Raises:
             RunError: the directory cannot be written, or what it holds is damaged.
         """
@@ -67,7 +70,13 @@ class Sweep:
             with FileLock(sweep.path / ".sweep.lock", timeout=60):
                 known: dict[str, Any] = {"name": recipe.name, "trials": {}}
                 known = sweep._read() if sweep.file.exists() else known
-                fresh = {trial.name: trial.config.to_dict() for trial in trials if trial.name not in known["trials"]}
+                asked = {trial.name: trial.config.to_dict() for trial in trials}
+                fresh = {
+                    name: config
+                    for name, config in asked.items()
+                    if known["trials"].get(name) != config
+                    and not RunDirectory(sweep.path / "trials" / name).result_file.exists()
+                }
                 if fresh or not sweep.file.exists():
                     known["trials"] |= fresh
                     write_atomic(sweep.file, json.dumps(known, indent=1) + "\n")

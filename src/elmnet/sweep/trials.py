@@ -62,7 +62,7 @@ def run(job: Job) -> Outcome:
             larger, every = larger_is_better(find_task(config.task).metric), config.training.eval_every
             reporter = halving.Halving(directory, every=every, larger_is_better=larger)
         if RunDirectory(directory).config_file.exists():
-            loop.resume(directory, reporter=reporter)
+            loop.resume(directory, data=config.data, reporter=reporter)
         else:
             loop.start(config, directory, config.open_task(), reporter=reporter)
     except loop.Interrupted:

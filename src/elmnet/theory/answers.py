@@ -189,9 +189,11 @@ def fit_remarks(known: Fit, skipped: Mapping[str, str]) -> list[str]:
     if "kappa_c" in known.free:
         best = known.law.optimum_free(hidden)
         interval = known.interval(lambda law: law.optimum_free(hidden).connectivity)
+        outside = known.outside(hidden, float(best.connectivity))
         words.append(
             f"with synapses free: k_c* {float(best.connectivity):,.0f} {between(interval, ',.0f')}, "
             f"k_e* {float(best.complexity):,.0f}, N* {float(best.units):.0f}, {runs.score} {float(best.loss):.4f}"
+            f"{f'; extrapolated: {outside}' if outside else ''}"
         )
     left = {**known.excluded, **skipped}
     words += [f"left out: {name}: {why}" for name, why in left.items()]

@@ -19,6 +19,10 @@ CRITERIA = {"cross_entropy": ("nats", "cross entropy (nats)"), "error": ("loss",
 """What training calls what it minimises: what validation calls the same, and both in words."""
 SEEDS = 24
 """Configurations whose seeds are drawn."""
+POINTS = 10_000
+"""Of all learning curves in a figure, about; 100,000 made a page of 18 MB."""
+MANY = 4
+"""Entries of a legend; with more it hides what is drawn, and goes below."""
 AXES = {
     "N": "units, N",
     "d_m": "memory units per neuron, d_m (complexity)",
@@ -108,7 +112,8 @@ def budget_curves(rows: Sequence[dict[str, Any]], score: str, ax: "Axes | None" 
     ax.set_xlabel(AXES["d_m"])
     ax.set_ylabel(_label(score))
     ax.set_title("Number against complexity at fixed budgets; circles mark the best")
-    ax.legend()
+    beside: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 2}
+    ax.legend(**(beside if len(found) > MANY else {}))
     return ax
 
 
@@ -129,8 +134,9 @@ def seed_spread(rows: Sequence[dict[str, Any]], score: str, ax: "Axes | None" = 
     ax.plot(*np.transpose(points), "o", color=ORANGE, markersize=4, label="one seed")
     style: dict[str, Any] = {"color": BLUE, "fmt": "_", "markersize": 12, "capsize": 4}
     ax.errorbar(places, means, errors, label="mean ± standard error", **style)
-    names = [f"N {group[0]['N']}\nd_m {group[0]['d_m']}" for group in groups]
-    ax.set_xticks(places, names, rotation=0 if len(groups) <= 8 else 90)
+    rotation, between = (0, "\n") if len(groups) <= 8 else (90, ", ")
+    names = [f"N {group[0]['N']}{between}d_m {group[0]['d_m']}" for group in groups]
+    ax.set_xticks(places, names, rotation=rotation)
     ax.set_xlim(0.4, len(groups) + 0.6)
     ax.set_xlabel("configuration, best first")
     ax.set_ylabel(_label(score))
@@ -163,7 +169,7 @@ def seeds(rows: Sequence[dict[str, Any]], score: str) -> dict[tuple[Any, ...], l
     """Finished rows of configurations with at least two seeds."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
-        if row["state"] == "done" and row[score] is not None:
+        if row["state"] == "done" and row[score] is not None and np.isfinite(row[score]):
             groups.setdefault((row["configuration"], row["data"]), []).append(row)
     return {key: group for key, group in groups.items() if len(group) > 1}
 
@@ -186,13 +192,12 @@ def learning_curves(
     memories = [d_m for d_m, _ in runs]
     low, high = min(memories), max(memories)
     norm = LogNorm(low, max(high, low + 1))
-    drawn = []
-    for d_m, metrics in sorted(runs, key=lambda one: one[0]):
-        points = [(m["step"], m[score]) for m in validations(metrics) if score in m]
-        if points:
-            drawn += points
-            colour = colormaps["viridis"](0.92 * norm(d_m))
-            ax.plot(*np.transpose(points), color=colour, linewidth=0.9, alpha=0.8, marker=".", markersize=3)
+    lines = [(d_m, [(m["step"], m[score]) for m in validations(metrics) if score in m]) for d_m, metrics in runs]
+    lines = [(d_m, _thinned(points, POINTS // len(lines))) for d_m, points in lines if points]
+    marker = "." if sum(len(points) for _, points in lines) <= POINTS / 5 else ""
+    for d_m, points in sorted(lines, key=lambda one: one[0]):
+        colour = colormaps["viridis"](0.92 * norm(d_m))
+        ax.plot(*np.transpose(points), color=colour, linewidth=0.9, alpha=0.8, marker=marker, markersize=3)
     colours = ScalarMappable(norm, colormaps["viridis"])
     bar = ax.figure.colorbar(colours, ax=ax, label="memory units per neuron, d_m")
     bar.ax.set_yticks(sorted(set(memories)), [str(one) for one in sorted(set(memories))], minor=False)
@@ -201,6 +206,11 @@ def learning_curves(
     ax.set_ylabel(f"validation {labelled(score)}")
     ax.set_title(f"Learning, {len(runs)} runs")
     return ax
+
+
+def _thinned(points: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:
+    """Not many more than `most` points of a curve, evenly, the first and the last among them."""
+    return [points[i] for i in np.unique(np.linspace(0, len(points) - 1, max(most, 10)).astype(int))]
 
 
 def budgets(rows: Sequence[dict[str, Any]], score: str) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
