@@ -11,7 +11,8 @@ from conftest import run
 
 from elmnet.data.sequences import checked
 from elmnet.errors import ConfigError, DataError
-from elmnet.tasks.sequence import NOWHERE, SequenceOptions, SequenceTask
+from elmnet.tasks.sequence import NOWHERE, SequenceTask
+from elmnet.tasks.sequence_facts import SequenceOptions
 from elmnet.train.config import compose
 from elmnet.train.predict import Predictions, mean, write
 from elmnet.train.progress import Reporter

@@ -1,8 +1,7 @@
 """Somebody's own sequences: name a class or tell a value, at the end of a sequence or at every step."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -13,42 +12,14 @@ from torch.nn import functional as F
 from elmnet.chance import Draw
 from elmnet.config import LayerConfig, NetworkConfig, NeuronConfig
 from elmnet.data.sequence_files import load_sequences
-from elmnet.data.sequences import PARTS, UNNAMED, Sequences
+from elmnet.data.sequences import UNNAMED, Sequences
 from elmnet.errors import DataError
 from elmnet.models import ModelConfig
-from elmnet.strict import Config
 from elmnet.tasks.base import SPLITS, Batch, Scores, Split, Task
+from elmnet.tasks.sequence_facts import Parts, SequenceOptions, learn, split
 
 NOWHERE = -100
 """Class of a step that has none: cross entropy's own word for it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SequenceOptions(Config):
-    """How sequences become batches."""
-
-    batch: int = 32
-    per: Literal["auto", "sequence", "step"] = "auto"
-    """Whether a target belongs to a sequence or to each of its steps, where the file does not say it."""
-    class_weights: Literal["none", "balanced"] = "none"
-    """`balanced`: in training a class counts n / (classes · its number), so that rare ones are not ignored."""
-    missing: Literal["refuse", "skip"] = "refuse"
-    """`skip`: steps whose values are missing (NaN, or empty in a table) count neither in training nor in scores."""
-    standardise: bool = True
-    """Channels (and values to tell) to mean 0 and standard deviation 1 of the training part, stored with the run."""
-    valid_fraction: float = 0.15
-    test_fraction: float = 0.15
-    """Parts of the sequences, or of their groups where the file has some, drawn once and for all, unless it has a split
-    of its own."""
-    timescales: Literal["data", "model"] = "data"
-    """`data`: tau_max of neurons with several memory units is the median length of the training sequences, or their
-    tau_min where that is larger; `model`: as the model's settings say."""
-
-    def _check(self) -> None:
-        self._require(self.batch >= 1, f"batch must be at least 1, got {self.batch}")
-        for name in ("valid_fraction", "test_fraction"):
-            self._require(0 < getattr(self, name) < 1, f"{name} must lie in (0, 1), got {getattr(self, name)}")
-        self._require(self.valid_fraction + self.test_fraction < 1, "nothing would be left to train on")
 
 
 class SequenceTask(Task):
@@ -69,7 +40,7 @@ class SequenceTask(Task):
         *,
         seed: int = 0,
         facts: Mapping[str, Any] | None = None,
-        parts: Mapping[str, NDArray[np.int64]] | None = None,
+        parts: Parts | None = None,
         weights: NDArray[np.float64] | None = None,
     ) -> None:
         if facts is not None:
@@ -81,8 +52,8 @@ class SequenceTask(Task):
         self._ragged = bool((data.lengths != self.steps).any())
         learning = facts is None
         if facts is None:
-            self.parts |= _split(data, options) if parts is None else parts
-            facts = self._learn()
+            self.parts |= split(data, options) if parts is None else parts
+            facts = learn(data, self.parts, options)
         self._facts = {**facts, "sha256": {data.name: data.sha256}}  # of this data, whatever the model was trained on
         self.classes: NDArray[Any] | None = None if facts["classes"] is None else np.array(facts["classes"])
         self.inputs, self.per_step = len(facts["mean"]), bool(facts["per_step"])
@@ -97,7 +68,7 @@ class SequenceTask(Task):
         """Standard deviation of every value in the training part."""
         if data.y is not None:
             if len(self.parts) == 1:
-                self.parts |= _split(data, options, must=False)
+                self.parts |= split(data, options, must=False)
             self._y = self._encoded(data)
             self._count_classes()
             if learning:
@@ -118,48 +89,6 @@ class SequenceTask(Task):
         if facts is not None:
             kind = {"per": "step" if facts["per_step"] else "sequence", "values": facts["classes"] is None}
         return cls(options, load_sequences(source, targets=targets, missing=skip, **kind), seed=seed, facts=facts)
-
-    def _learn(self) -> dict[str, Any]:
-        """What training needs of the data and predictions need again: classes, means and scales."""
-        data, train = self.data, self.parts["train"]
-        if data.y is None:
-            raise DataError(f"{data.name}: has no targets (y, or a column `target`) to train on")
-        inside = np.arange(data.x.shape[1]) < data.lengths[train, None]
-        mean, scale = _moments(data.x[train][inside].astype(np.float64), self.options.standardise)
-        classes: list[Any] | None = None
-        target_mean, target_scale = np.zeros(0), np.ones(0)
-        more: dict[str, Any] = {}
-        if data.classes:
-            everywhere = np.arange(data.x.shape[1]) < data.lengths[:, None]
-            classes = np.unique(data.y[everywhere] if data.per_step else data.y).tolist()
-            if len(classes) < 2:
-                raise DataError(f"{data.name}: all targets are {classes[0]!r}; there is nothing to tell apart")
-        elif self.options.class_weights != "none":
-            raise DataError(
-                f"{data.name}: holds values; options.class_weights={self.options.class_weights} is of classes"
-            )
-        else:
-            y = data.y[train][inside] if data.per_step else data.y[train]
-            y = y[~np.isnan(y).any(-1)]
-            target_mean, target_scale = _moments(y, self.options.standardise)
-            if y.shape[1] > 1 and not self.options.standardise:
-                more["target_deviation"] = _moments(y, True)[1].tolist()
-        if data.group is not None and data.split is None:
-            more["groups"] = {part: len(np.unique(data.group[self.parts[part]])) for part in PARTS}
-        return {
-            "name": data.name,
-            "sequences": {part: len(self.parts[part]) for part in PARTS},
-            "channels": list(data.channels),
-            "values": list(data.values),
-            "median_length": float(np.median(data.lengths[train])),
-            "per_step": data.per_step,
-            "classes": classes,
-            "mean": mean.tolist(),
-            "scale": scale.tolist(),
-            "target_mean": target_mean.tolist(),
-            "target_scale": target_scale.tolist(),
-            **more,
-        }
 
     def _encoded(self, data: Sequences) -> NDArray[Any]:
         """Targets at the steps that count: class numbers (n, T), NOWHERE elsewhere; values (n, T, k), NaN elsewhere."""
@@ -399,32 +328,6 @@ def _of_values(sums: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[
     spread = squares - total**2 / count
     r2 = np.where(spread > 1e-12 * np.maximum(squares, 1e-300), 1 - errors / np.maximum(spread, 1e-300), 0.0)
     return errors / count, r2
-
-
-def _moments(values: NDArray[Any], standardise: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation of every column; what does not vary is left as it is."""
-    if not standardise:
-        return np.zeros(values.shape[1]), np.ones(values.shape[1])
-    deviation = values.std(0)
-    return values.mean(0), np.where(deviation > 1e-12 * np.abs(values).max(0), deviation, 1.0)
-
-
-def _split(data: Sequences, options: SequenceOptions, *, must: bool = True) -> dict[str, NDArray[np.int64]]:
-    """Sequences of every part: the file's own, else those of the first groups of a fixed permutation, where each
-    sequence is a group of its own unless the file has groups."""
-    if data.split is not None:
-        parts = {part: np.flatnonzero(data.split == part) for part in PARTS}
-    else:
-        group = np.arange(len(data)) if data.group is None else np.unique(data.group, return_inverse=True)[1]
-        order = np.random.default_rng(0).permutation(group.max() + 1)
-        valid, test = (max(1, round(f * len(order))) for f in (options.valid_fraction, options.test_fraction))
-        groups = {"valid": order[:valid], "test": order[valid : valid + test], "train": order[valid + test :]}
-        parts = {part: np.flatnonzero(np.isin(group, groups[part])) for part in PARTS}
-    for part in PARTS:
-        if must and not len(parts[part]):
-            among = "" if data.split is not None or data.group is None else f" in {len(order)} groups"
-            raise DataError(f"{data.name}: {len(data)} sequences{among} leave none for the {part} part")
-    return parts
 
 
 def _network(units: int, memory: int) -> NetworkConfig:
