@@ -252,3 +252,13 @@ def test_a_full_disk_says_how_to_go_on(capsys, tmp_path, text_file, monkeypatch,
     code, _, err = run(capsys, "train", "enwik8", "--data", text_file, "--out", place, "-q", *TINY_TEXT, *replicas)
     assert code == 1
     assert f"everything saved before is intact; when this is fixed, continue with: elmnet train --resume {place}" in err
+
+
+def test_a_checkpoint_that_does_not_fit_says_how_to_go_on(capsys, tmp_path, text_file, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("elmnet.train.checkpoint.replace_directory", full)
+    place = tmp_path / "run"
+    code, _, err = run(capsys, "train", "enwik8", "--data", text_file, "--out", place, "--steps", 2, "-q", *TINY_TEXT)
+    assert code == 1 and "cannot write checkpoint" in err and f"continue with: elmnet train --resume {place}" in err

@@ -13,7 +13,7 @@ import typer
 
 from elmnet.cli.numbers import whole_numbers
 from elmnet.cli.output import JsonOption, say, show, write_json
-from elmnet.errors import ConfigError, RunError
+from elmnet.errors import CheckpointError, ConfigError, RunError
 from elmnet.scores import by_class, by_value, final_scores
 
 if TYPE_CHECKING:
@@ -140,8 +140,9 @@ def _saying_how_to_go_on(directory: Path, reporter: "Reporter") -> Iterator[None
     except Interrupted as stop:
         reporter.note(f"{stop}\ncontinue with: elmnet train --resume {directory}")
         sys.exit(128 + stop.number)
-    except OSError as error:  # a full disk, most likely
-        if not [*directory.glob("config.yaml"), *directory.glob("seed-*/config.yaml")]:
+    except (OSError, CheckpointError) as error:  # a full disk, most likely
+        disk = isinstance(error, OSError) or isinstance(error.__cause__, OSError)
+        if not disk or not [*directory.glob("config.yaml"), *directory.glob("seed-*/config.yaml")]:
             raise
         words = "everything saved before is intact; when this is fixed, continue with: elmnet train --resume"
         raise RunError(f"{error}; {words} {directory}") from error
