@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from elmnet.report.figures.style import BLUE, COLOURS, GREY, MARKERS, ORANGE, axis, decades, few_numbers, plain
+from elmnet.report.figures.style import (
+    BELOW,
+    BLUE,
+    COLOURS,
+    GREY,
+    MARKERS,
+    ORANGE,
+    axis,
+    decades,
+    few_numbers,
+    plain,
+)
 from elmnet.scores import labelled, larger_is_better, leading
 from elmnet.sweep.compare import Comparison
 from elmnet.train.journal import validations
@@ -112,8 +123,7 @@ def budget_curves(rows: Sequence[dict[str, Any]], score: str, ax: "Axes | None" 
     ax.set_xlabel(AXES["d_m"])
     ax.set_ylabel(_label(score))
     ax.set_title("Number against complexity at fixed budgets; circles mark the best")
-    beside: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 2}
-    ax.legend(**(beside if len(found) > MANY else {}))
+    ax.legend(**(BELOW if len(found) > MANY else {}))
     return ax
 
 

@@ -32,6 +32,8 @@ STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "elmnet",
 }
+BELOW: Any = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 2}
+"""Where a legend goes that would hide what is drawn."""
 FORMATS = ("png", "svg")
 
 

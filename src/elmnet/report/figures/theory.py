@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from elmnet import budget
 from elmnet.config import NeuronConfig
 from elmnet.errors import TheoryError
-from elmnet.report.figures.style import BLUE, GREEN, GREY, ORANGE, axis, decades, few_numbers, source
+from elmnet.report.figures.style import BELOW, BLUE, GREEN, GREY, ORANGE, axis, decades, few_numbers, source
 from elmnet.theory.fit import Fit
 from elmnet.theory.front import near_front, pinball, power_law
 from elmnet.theory.kinds import KINDS
@@ -165,7 +165,7 @@ def surface(known: Fit, ax: "Axes | None" = None) -> "Axes":
     ax.set_xlabel("units, N")
     ax.set_ylabel("complexity, k_e (parameters per unit)")
     ax.set_title(f"Predicted {runs.score}, k_c = {k_c:,.0f} synapses per unit\n{MODEL}")
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+    ax.legend(**BELOW)
     return ax
 
 
@@ -204,7 +204,7 @@ def front(known: Fit, ax: "Axes | None" = None) -> "Axes":
     ax.set_ylabel(_score(known))
     words = "" if "a" in known.free else f"; its exponent a = {known.law.a:g} is assumed"
     ax.set_title(f"What a budget buys{words}\n{source(runs.source)}")
-    ax.legend()
+    ax.legend(**BELOW)
     return ax
 
 
