@@ -339,6 +339,8 @@ def test_an_index_of_pandas_is_no_channel(tmp_path):
     """Sorted by target before it was written, it would give the target away."""
     path = parquet(tmp_path / "t.parquet", f'{ROWS}, 7 AS target, 5 AS "__index_level_0__" {RANGES}')
     assert load_sequences(path).channels == ("a", "b")
+    (tmp_path / "t.csv").write_text("Unnamed: 0,sequence,a,target\n0,1,5,0\n1,2,6,1\n")  # read and written again
+    assert load_sequences(str(tmp_path / "t.csv")).channels == ("a",)
 
 
 def test_targets_are_read_as_they_are_wanted(tmp_path):

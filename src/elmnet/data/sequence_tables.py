@@ -13,7 +13,7 @@ from elmnet.data.sequences import Array, plain
 from elmnet.errors import DataError, one_line
 from elmnet.files import ending
 
-_PANDAS_INDEX = re.compile(r"__index_level_\d+__$")  # a column that pandas writes unasked
+_PANDAS_INDEX = re.compile(r"(__index_level_\d+__|Unnamed: \d+)$")  # a column that pandas writes unasked
 _FRACTION = re.compile(r"""(?:^|[;\t"])\s*[-+]?\d*([.,])\d+(?:[eE][-+]?\d+)?\s*(?:$|[;\t"])""")  # a cell of a table
 
 
