@@ -124,3 +124,18 @@ def test_two_files_of_one_name(tmp_path):
     (tmp_path / "a.CSV").write_text(FEW)
     with pytest.raises(DataError, match="two files differ in their endings alone"):
         load_sequences(str(tmp_path))
+
+
+def test_there_may_be_more_files_than_a_process_can_open(tmp_path, monkeypatch):
+    folder(
+        tmp_path,
+        **{f"{i}_csv": f"x,y\n{i},0\n{i},1.5\n" for i in range(5)},
+        targets_csv="file,target\n" + "".join(f"{i},{i % 2}\n" for i in range(5)),
+    )
+    whole = load_sequences(str(tmp_path))
+    monkeypatch.setattr("elmnet.data.recordings.AT_ONCE", 2)
+    parts = load_sequences(str(tmp_path))
+    assert np.array_equal(parts.x, whole.x) and parts.y.tolist() == [0, 1, 0, 1, 0] and parts.channels == ("x", "y")
+    folder(tmp_path, **{"4_csv": "x,z\n1,2\n"})
+    with pytest.raises(DataError, match="column 'y' is not in all of the files"):
+        load_sequences(str(tmp_path))

@@ -21,6 +21,8 @@ from elmnet.files import ending, sha256
 
 TARGETS = "targets.csv"
 ENDINGS = (".npy", ".parquet", ".csv")
+AT_ONCE = 100
+"""Tables that are read at once; DuckDB keeps all of them open, and a process may not have many."""
 
 
 def read_folder(path: Path, targets: bool) -> tuple[dict[str, Any], str]:
@@ -98,7 +100,13 @@ def _arrays(path: Path, files: list[Path]) -> dict[str, Array]:
 
 def _tables(path: Path, files: list[Path], targets: bool) -> dict[str, Array]:
     """All tables below each other."""
-    table = read_columns(path, files, targets, "union_by_name = true, filename = 'sequence'")
+    pieces: list[dict[str, Array]] = []
+    for i in range(0, len(files), AT_ONCE):
+        piece = read_columns(path, files[i : i + AT_ONCE], targets, "union_by_name = true, filename = 'sequence'")
+        if pieces and piece.keys() != pieces[0].keys():
+            raise DataError(f"{path}: column {min(piece.keys() ^ pieces[0].keys())!r} is not in all of the files")
+        pieces.append(piece)
+    table = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
     found, row = np.unique(plain(table["sequence"]), return_inverse=True)
     names = [_name(path, Path(file)) for file in found]
     if empty := {_name(path, file) for file in files} - set(names):
