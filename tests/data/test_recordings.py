@@ -81,7 +81,7 @@ TOLD = "file,target\na,0\n"
         ({"readme": "x"}, "no .npy, .parquet, .csv in this folder; name one with a file for each sequence"),
         ({"a_csv": FEW, "b_npy": np.ones(3)}, "holds .csv and .npy files; a folder of sequences holds one kind"),
         ({"a_csv": FEW, "b_csv": "left\n1\n"}, "column 'right' is empty in 1 rows, first of .*b.csv"),
-        ({"a_csv": FEW, "b_csv": "left,right\n"}, "b holds no rows"),
+        ({"a_csv": FEW, "b_csv": "left,right\n"}, "b.csv: holds no rows"),
         ({"a_csv": "sequence,x\n1,2\n"}, "damaged or not CSV: .*sequence"),
         ({"a_npy": np.ones((3, 2)), "b_npy": np.ones((3, 1))}, r"b.npy: has 1 channels, a.npy has 2"),
         ({"a_npy": np.ones((3, 2, 1))}, r"a.npy: must be \(T, channels\) or \(T,\), none of them 0, got \(3, 2, 1\)"),

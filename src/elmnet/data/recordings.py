@@ -38,7 +38,7 @@ def read_folder(path: Path, targets: bool) -> tuple[dict[str, Any], str]:
     places = {_name(path, file): file.relative_to(path).parts[:-1] for file in files}
     if len(places) < len(files):
         raise DataError(f"{path}: two files differ in their endings alone; rename one")
-    table = _arrays(path, files) if ending(files[0]) == ".npy" else _tables(path, files, targets)
+    table = _arrays(files) if ending(files[0]) == ".npy" else _tables(path, files, targets)
     told = _told_by_folders(path, places) if targets else {}
     if targets and (path / TARGETS).is_file():
         files.append(path / TARGETS)
@@ -46,13 +46,13 @@ def read_folder(path: Path, targets: bool) -> tuple[dict[str, Any], str]:
         if twice := sorted(told.keys() & by_table.keys()):
             raise DataError(f"{path / TARGETS}: has a column {twice[0]!r}, which the names of folders say, too")
         told |= by_table
-    names, row = np.unique(table["sequence"], return_inverse=True)
-    columns = {column: np.array([values[name] for name in names])[row] for column, values in told.items()}
+    names, of = list(places), table["sequence"]
+    columns = {column: np.array([values[name] for name in names])[of] for column, values in told.items()}
     for column in table:
         if column in columns or (is_target(column) and any(map(is_target, columns))):
             raise DataError(f"{path}: {column!r} stands in the files, and is told of every file, too")
     lines = [f"{file.relative_to(path).as_posix()} {sha256(file)}\n" for file in files]
-    return of_columns(path, table | columns), hashlib.sha256("".join(lines).encode()).hexdigest()
+    return of_columns(path, table | columns, np.array(names)), hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _find(path: Path) -> list[Path]:
@@ -78,8 +78,8 @@ def _name(path: Path, file: Path) -> str:
     return file.relative_to(path).with_suffix("").as_posix()
 
 
-def _arrays(path: Path, files: list[Path]) -> dict[str, Array]:
-    """A table of arrays below each other."""
+def _arrays(files: list[Path]) -> dict[str, Array]:
+    """A table of arrays below each other; `sequence` is the number of the file."""
     arrays: list[Array] = []
     for file in files:
         try:
@@ -93,25 +93,25 @@ def _arrays(path: Path, files: list[Path]) -> dict[str, Array]:
             raise DataError(f"{file}: has {array.shape[1]} channels, {files[0].name} has {arrays[0].shape[1]}")
         arrays.append(array)
     whole = np.concatenate(arrays)
-    names = [_name(path, file) for file in files]
-    table = {"sequence": np.repeat(names, [len(array) for array in arrays])}
+    table = {"sequence": np.repeat(np.arange(len(files)), [len(array) for array in arrays])}
     return table | {f"channel {i}": column for i, column in enumerate(whole.T)}
 
 
 def _tables(path: Path, files: list[Path], targets: bool) -> dict[str, Array]:
-    """All tables below each other."""
-    pieces: list[dict[str, Array]] = []
+    """All tables below each other; `sequence` is the number of the file."""
+    number, pieces = {file: i for i, file in enumerate(files)}, list[dict[str, Array]]()
     for i in range(0, len(files), AT_ONCE):
         piece = read_columns(path, files[i : i + AT_ONCE], targets, "union_by_name = true, filename = 'sequence'")
         if pieces and piece.keys() != pieces[0].keys():
             raise DataError(f"{path}: column {min(piece.keys() ^ pieces[0].keys())!r} is not in all of the files")
-        pieces.append(piece)
+        of = piece["sequence"]  # the rows of a file are together
+        starts = np.flatnonzero(np.concatenate([[True], of[1:] != of[:-1]])) if len(of) else np.zeros(0, dtype=int)
+        numbers = np.array([number[Path(file)] for file in of[starts]], dtype=int)
+        pieces.append({**piece, "sequence": np.repeat(numbers, np.diff([*starts, len(of)]))})
     table = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
-    found, row = np.unique(plain(table["sequence"]), return_inverse=True)
-    names = [_name(path, Path(file)) for file in found]
-    if empty := {_name(path, file) for file in files} - set(names):
-        raise DataError(f"{path}: {min(empty)} holds no rows")
-    return {**table, "sequence": np.array(names)[row]}
+    if empty := set(range(len(files))) - set(np.unique(table["sequence"]).tolist()):
+        raise DataError(f"{files[min(empty)]}: holds no rows")
+    return table
 
 
 def _told_by_folders(path: Path, places: dict[str, tuple[str, ...]]) -> dict[str, dict[str, Any]]:

@@ -115,8 +115,11 @@ def is_target(column: str) -> bool:
     return column == "target" or column.startswith("target.")
 
 
-def of_columns(path: Path, table: dict[str, Array]) -> dict[str, Any]:
+def of_columns(path: Path, table: dict[str, Array], names: Array | None = None) -> dict[str, Any]:
     """What `checked` takes, of a long table's columns, rows of a sequence together: padded arrays.
+
+    Args:
+        names: of the sequences, where these are numbered from 0; None: they are called what they are.
 
     Raises:
         DataError: they are not those of a long table, or change where they may not.
@@ -131,6 +134,7 @@ def of_columns(path: Path, table: dict[str, Array]) -> dict[str, Any]:
     ids, starts, lengths = ids[order], starts[order], lengths[order]
     row = np.repeat(np.arange(len(ids)), lengths)
     place = np.arange(len(sequence)) - np.repeat(starts, lengths)
+    ids = ids if names is None else names[ids]
     if step is not None:
         _require_steps(path, step, row, ids)
 
@@ -147,7 +151,7 @@ def of_columns(path: Path, table: dict[str, Array]) -> dict[str, Any]:
         words = "there is no column besides sequence, step and target"
         if bad:
             at = _no_number(table[bad[0]])
-            where = f"sequence {sequence[at]}" + ("" if step is None else f", step {step[at]}")
+            where = f"sequence {ids[row[at]]}" + ("" if step is None else f", step {step[at]}")
             words = f"column {bad[0]!r} is not of numbers, but has {str(table[bad[0]][at])!r} ({where})"
         raise DataError(f"{path}: {words}; every column but sequence, step, target, split and group is a channel")
     found: dict[str, Any] = {
