@@ -3,7 +3,8 @@
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from inspect import getdoc
 from typing import Annotated, Any
 
 import typer
@@ -20,9 +21,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-data_app = typer.Typer(help="Data sources: what there is, getting it, what a source holds.", no_args_is_help=True)
+data_app = typer.Typer(help="Data sources: list, download, inspect; turn sound into spikes.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-sweep_app = typer.Typer(help="Many runs: described in a few lines, run anywhere, one table.", no_args_is_help=True)
+sweep_app = typer.Typer(
+    help="Many runs: described in a few lines of YAML, run anywhere, collected into one table.", no_args_is_help=True
+)
 app.add_typer(sweep_app, name="sweep")
 _COMMANDS: dict[str, Any] = {
     "train": runs.train,
@@ -54,9 +57,16 @@ _DATA: dict[str, Any] = {
     "info": data.info,
     "encode-audio": data.encode_audio,
 }
+
+
+def _help(command: Callable[..., Any]) -> str:
+    """A command's docstring with its paragraphs in one line each, to be broken where the terminal ends."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in (getdoc(command) or "").split("\n\n"))
+
+
 for group, commands in ((app, _COMMANDS), (sweep_app, _SWEEPS), (data_app, _DATA)):
     for name, function in commands.items():
-        group.command(name)(function)
+        group.command(name, help=_help(function))(function)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

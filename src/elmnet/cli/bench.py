@@ -15,22 +15,24 @@ if TYPE_CHECKING:
 
 def bench(
     quick: Annotated[bool, typer.Option("--quick", help="two small cases, few rounds, no torch.compile")] = False,
-    cases: Annotated[list[str] | None, typer.Option("--case", help="repeatable; default: all four")] = None,
-    only: Annotated[list[str] | None, typer.Option("--contender", help="repeatable: part of a name")] = None,
-    threads: Annotated[int, typer.Option(help="CPU threads for everybody")] = 2,
+    cases: Annotated[list[str] | None, typer.Option("--case", help="one of four; repeatable; default: all")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--contender", help="part of a contender's name; repeatable")
+    ] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads of every contender")] = 2,
     rounds: Annotated[
-        int | None, typer.Option(help="timed steps of each, at most; default: 15, 5 with --quick")
+        int | None, typer.Option(help="timed steps of each contender, at most; default: 15, 5 with --quick")
     ] = None,
     seconds: Annotated[
         float | None,
-        typer.Option(help="a contender slower than this in all stops after 3 steps; default: 60, 5 with --quick"),
+        typer.Option(help="a contender that takes longer in all stops after 3 steps; default: 60, 5 with --quick"),
     ] = None,
     streaming: Annotated[bool, typer.Option("--streaming/--no-streaming", help="also single steps at batch 1")] = True,
     file: JsonOption = None,
 ) -> None:
     """Time a full training step and a streaming step of every backend, side by side with JAX and nn.LSTM.
 
-    Nobody is timed whose loss and gradients do not agree with the float64 reference. Input is synthetic.
+    A contender whose loss or gradients disagree with the float64 reference is not timed. Input is synthetic.
     """
     import torch
 

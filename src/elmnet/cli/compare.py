@@ -13,26 +13,27 @@ from elmnet.files import ending
 
 def compare(
     sources: Annotated[
-        list[Path], typer.Argument(help="directories of finished runs, or tables of `sweep collect`", metavar="RUNS...")
+        list[Path], typer.Argument(help="directories of finished runs, or tables of `sweep collect`", metavar="RUNS")
     ],
     by: Annotated[
         str,
         typer.Option(help="model, N, d_m, d_tree, d_s, k_e, k_c, P, or a setting, e.g. learning_rate", metavar="WHAT"),
     ],
     against: Annotated[
-        str | None, typer.Option(help="the value to compare with, e.g. lstm; default: the first", metavar="VALUE")
+        str | None, typer.Option(help="the value to compare with, e.g. lstm; default: the first one", metavar="VALUE")
     ] = None,
     score: Annotated[str | None, typer.Option(help="e.g. valid_bpc, test_bpc, test_accuracy")] = None,
     within: Annotated[
         list[str] | None,
         typer.Option(
-            help="what both runs of a pair share, e.g. seed; repeatable; default: all they can", metavar="WHAT"
+            help="what both runs of a pair must share, e.g. seed; repeatable; default: all that they can",
+            metavar="WHAT",
         ),
     ] = None,
     figures: Annotated[Path | None, typer.Option(help="draw the differences here, PNG and SVG", metavar="DIR")] = None,
     file: JsonOption = None,
 ) -> None:
-    """What one setting is worth: differences within pairs of runs that share all else, with intervals."""
+    """Measure what one setting is worth: differences within pairs of runs that share all else, with intervals."""
     from elmnet.sweep import compare as pairs
     from elmnet.sweep.read import read_finished
     from elmnet.train.results import Finished, finished

@@ -60,12 +60,12 @@ def info(
     task: Annotated[
         str,
         typer.Argument(
-            help="enwik8, shd-adding, shd, neuronio or sequence; of a file of sequences its name does", metavar="TASK"
+            help="enwik8, shd-adding, shd, neuronio or sequence; or just a file of sequences", metavar="TASK"
         ),
     ],
     source: Annotated[str | None, typer.Argument(help="data source; default: the task's own")] = None,
 ) -> None:
-    """Read and check a source as a task would, and say what it holds."""
+    """Read and check a data source as its task would, and print what it holds."""
     from elmnet.data.sequence_files import SEQUENCE_FILES
     from elmnet.files import ending
     from elmnet.tasks import TASKS, find_task, in_words, open_task
@@ -95,11 +95,14 @@ def encode_audio(
     ] = None,
     label_from: Annotated[str, typer.Option(help="name (before the first _) or folder")] = "name",
     like: Annotated[
-        Path | None, typer.Option(help="number labels and speakers as in this spike file (of the training part)")
+        Path | None,
+        typer.Option(help="number labels and speakers as in this spike file, e.g. that of the training part"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="of the nerve fibres' chance")] = 0,
-    threads: Annotated[int | None, typer.Option(help="recordings at a time; default: all cores")] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave out what cannot be used, with a warning")] = False,
+    seed: Annotated[int, typer.Option(help="seed of the nerve fibres' random firing")] = 0,
+    threads: Annotated[int | None, typer.Option(help="recordings encoded at a time; default: all cores")] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="leave out recordings that cannot be used, with a warning")
+    ] = False,
 ) -> None:
     """Turn sound into spikes of 700 cochlear channels, as SHD was made (extra `audio`)."""
     from elmnet.data.encode import encode_recordings

@@ -25,15 +25,15 @@ def params(
     memory: Annotated[str | None, typer.Option(help="d_m, one or several")] = None,
     branches: Annotated[str | None, typer.Option(help="d_tree, one or several")] = None,
     synapses: Annotated[str | None, typer.Option(help="d_s per branch, one or several")] = None,
-    budget: Annotated[str | None, typer.Option(help="P, one or several: find what --vary names")] = None,
-    vary: Annotated[str, typer.Option(help="units, memory or synapses: what a budget decides")] = "units",
+    budget: Annotated[str | None, typer.Option(help="P, one or several: find the --vary that spends it")] = None,
+    vary: Annotated[str, typer.Option(help="what a budget decides: units, memory or synapses")] = "units",
     model: Annotated[str, typer.Option(help="elm, leaky, lstm, gru, rnn, transformer, mingru, s5-like")] = "elm",
     recipe: Annotated[bool, typer.Option("--recipe", help="spend each budget by the paper's recipe")] = False,
     batch: Annotated[int | None, typer.Option(help="sequences, for the memory estimate; default: 8")] = None,
     length: Annotated[int | None, typer.Option(help="time steps, for the memory estimate; default: 100")] = None,
     file: JsonOption = None,
 ) -> None:
-    """Exact parameters and FLOPs, and an estimate of training memory, of networks that vary the published one."""
+    """Count parameters and FLOPs exactly, and estimate training memory, for variations of the published network."""
     if model not in ("elm", "leaky"):
         given: dict[str, Any] = {"--memory": memory, "--branches": branches, "--synapses": synapses}
         given |= {"--recipe": recipe or None, "--vary": None if vary == "units" else vary}
@@ -129,7 +129,9 @@ def _tell(title: str, rows: Sequence[Mapping[str, int]], file: Path | None) -> N
 
 
 def verify(
-    files: Annotated[list[Path] | None, typer.Argument(help="golden .npz files; none: built-in self-check")] = None,
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="golden .npz files; without any: the built-in self-check")
+    ] = None,
     backend: Annotated[list[str] | None, typer.Option(help="repeatable; default: those that run on the CPU")] = None,
     summary: Annotated[bool, typer.Option("--summary", help="one line per file instead of every tensor")] = False,
 ) -> None:
@@ -190,10 +192,10 @@ def _in_a_line(title: str, by_dtype: "Mapping[str, Sequence[Check]]") -> str:
 
 def doctor(
     cuda_plan: Annotated[
-        bool, typer.Option("--cuda-plan", help="how the cuda backend would lay out the networks of the benchmark")
+        bool, typer.Option("--cuda-plan", help="show how the cuda backend would lay out the benchmark's networks")
     ] = False,
 ) -> None:
-    """Versions, backends, threads, disk, and a self-check of this installation."""
+    """Show versions, backends, threads and disk space, and check this installation."""
     import shutil
 
     import torch

@@ -32,7 +32,7 @@ def import_(
     source: Annotated[Path, typer.Argument(help=".pt, .pth or .eqx beside its model_config.json", metavar="SOURCE")],
     path: Annotated[Path, typer.Option("--out", help="directory for the network", metavar="DIR")],
 ) -> None:
-    """Read the checkpoint of another implementation: the first ELM neuron, the authors' ELM Network."""
+    """Convert a checkpoint of another implementation: the first ELM neuron, or the authors' ELM Network."""
     from elmnet.interop import import_checkpoint
 
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -45,12 +45,12 @@ def import_(
 
 def export(
     source: Annotated[Path, typer.Argument(help="a run, or a directory with a saved network", metavar="RUN|DIR")],
-    path: Annotated[Path, typer.Option("--out", help="the file", metavar="FILE")],
-    format_: Annotated[Format | None, typer.Option("--format", help="of the file; default: by its ending")] = None,
+    path: Annotated[Path, typer.Option("--out", help="the file to write", metavar="FILE")],
+    format_: Annotated[Format | None, typer.Option("--format", help="default: by the file's ending")] = None,
     sequence: Annotated[bool, typer.Option("--sequence", help="whole sequences instead of single steps")] = False,
     length: Annotated[int | None, typer.Option(help="torch-export: time steps of the sequences")] = None,
 ) -> None:
-    """A network for other runtimes: ONNX and C (each run and compared), torch.export, the authors' Equinox file."""
+    """Write a network for other runtimes: ONNX and C (both run and compared), torch.export, the authors' Equinox."""
     format_ = _format(path, format_)
     if format_ is Format.nir:
         raise ConfigError("NIR's primitives hold no ReLU² and no tanh to build the neuron from: see docs/interop.md")

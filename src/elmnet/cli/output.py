@@ -30,7 +30,7 @@ JsonOption = Annotated[
     Path | None,
     typer.Option(
         "--json",
-        help="write the numbers here; -: to the standard output, and the rest to standard error",
+        help="write the numbers to this file; -: to standard output, and all else to standard error",
         metavar="FILE",
         callback=_make_way,
     ),

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 def plan(
     task: Annotated[
-        str | None, typer.Argument(help="enwik8, shd-adding or shd; default: that of the runs", metavar="[TASK]")
+        str | None, typer.Argument(help="enwik8, shd-adding or shd; default: the task of the runs", metavar="TASK")
     ] = None,
     sources: Annotated[
         list[str] | None,
@@ -39,42 +39,51 @@ def plan(
             "--from", help="runs to learn from: a directory (repeatable), a table or published:TASK", metavar="RUNS"
         ),
     ] = None,
-    score: Annotated[str | None, typer.Option(help="of those runs, e.g. test_bpc")] = None,
+    score: Annotated[str | None, typer.Option(help="score of those runs to learn from, e.g. test_bpc")] = None,
     network: Annotated[
         str | None,
         typer.Option(
-            help="a run, or its YAML, whose network to plan by priors alone; with --from TABLE, as for `elmnet fit`",
+            help="a run, or its YAML: plan its network from priors alone; with --from TABLE, as for `elmnet fit`",
             metavar="NAME|RUN",
         ),
     ] = None,
     h0: H0Option = None,
     least_memory: Annotated[
-        int, typer.Option(help="smallest d_m to learn from and to choose; below 3 some tasks do not start to learn")
+        int, typer.Option(help="smallest d_m to learn from and to propose; below 3 some tasks do not start to learn")
     ] = LEAST_MEMORY,
-    budgets: Annotated[list[str] | None, typer.Option("--budget", help="P, trainable parameters; repeatable")] = None,
-    hidden: Annotated[list[str] | None, typer.Option(help="instead: P', of the hidden layer alone; repeatable")] = None,
-    flops: Annotated[float | None, typer.Option(help="instead: forward FLOPs per time step")] = None,
-    file_bytes: Annotated[float | None, typer.Option(help="instead: bytes of the saved network")] = None,
+    budgets: Annotated[
+        list[str] | None, typer.Option("--budget", help="P, all trainable parameters; repeatable")
+    ] = None,
+    hidden: Annotated[
+        list[str] | None, typer.Option(help="instead of P: P', of the hidden layer alone; repeatable")
+    ] = None,
+    flops: Annotated[float | None, typer.Option(help="instead of P: forward FLOPs per time step")] = None,
+    file_bytes: Annotated[float | None, typer.Option(help="instead of P: bytes of the saved network")] = None,
     training_bytes: Annotated[
-        float | None, typer.Option(help="instead: bytes while training, estimated (see --batch, --length)")
+        float | None, typer.Option(help="instead of P: estimated bytes while training (see --batch, --length)")
     ] = None,
     latency: Annotated[
-        float | None, typer.Option("--latency-us", help="instead: microseconds per streamed step, measured here")
+        float | None, typer.Option("--latency-us", help="instead of P: microseconds per streamed step, measured here")
     ] = None,
     fixed: Annotated[str | None, typer.Option(help="wiring, e.g. branches=50,synapses=15; default: the task's")] = None,
-    recipe: Annotated[bool, typer.Option("--recipe", help="the paper's: d_tree = 4 d_m, not a fixed one")] = False,
+    recipe: Annotated[bool, typer.Option("--recipe", help="d_tree = 4 d_m, as in the paper's recipe")] = False,
     choose: Annotated[
-        bool, typer.Option("--choose-synapses", help="choose d_s, too; needs runs whose k_c differ by 2 or more")
+        bool, typer.Option("--choose-synapses", help="choose d_s, too; needs runs whose k_c differ by a factor of 2")
     ] = False,
     configs: Annotated[
-        Path | None, typer.Option(help="CSV with N,d_m[,d_tree,d_s]: their loss", metavar="FILE")
+        Path | None,
+        typer.Option(help="predict the loss of the networks in this CSV, columns N,d_m[,d_tree,d_s]", metavar="FILE"),
     ] = None,
-    design: Annotated[int, typer.Option(help="the n next runs that would tell most about ten times the budget")] = 0,
+    design: Annotated[
+        int, typer.Option(help="propose the next N runs that would tell most about ten times the budget")
+    ] = 0,
     design_file: Annotated[
-        Path | None, typer.Option("--design-out", help="write them as a recipe for `elmnet sweep run`", metavar="FILE")
+        Path | None,
+        typer.Option("--design-out", help="write those runs as a recipe for `elmnet sweep run`", metavar="FILE"),
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(help="sequences, for --training-bytes; default: the runs', else the preset's")
+        int | None,
+        typer.Option(help="sequences per batch, for --training-bytes; default: the runs', else the preset's"),
     ] = None,
     length: Annotated[int | None, typer.Option(help="time steps, for --training-bytes; default: likewise")] = None,
     preset: Annotated[
@@ -83,14 +92,16 @@ def plan(
             help="tiny, small or paper, for --out and --training-bytes; default: the runs' training, else paper"
         ),
     ] = None,
-    path: Annotated[Path | None, typer.Option("--out", help="write YAML for `elmnet train --config`")] = None,
+    path: Annotated[
+        Path | None, typer.Option("--out", help="write the planned run as YAML for `elmnet train --config`")
+    ] = None,
     figures: Annotated[Path | None, typer.Option(help="write figures here, PNG and SVG", metavar="DIR")] = None,
     file: JsonOption = None,
 ) -> None:
-    """Spend a budget best: the N and d_m of least expected regret for a wiring, and how sure that is.
+    """Find the best way to spend a budget: the N and d_m of least expected regret, and how sure that is.
 
-    Learns from the published runs of the task unless --from names others, which then may also say the task; without
-    any it tells how to allocate, not what the loss will be.
+    It learns from the published runs of the task, or from those that --from names, which also name the task. Without
+    any it can say how to allocate a budget, but not what the loss will be.
     """
     from elmnet.sweep.learned import run_like
     from elmnet.theory import answers, next_runs, planner

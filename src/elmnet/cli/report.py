@@ -14,13 +14,15 @@ LOCAL = "127.0.0.1"
 
 
 def report(
-    sources: Annotated[list[str], typer.Argument(help="runs, sweeps, published:TASK", metavar="PATH...")],
+    sources: Annotated[list[str], typer.Argument(help="runs, sweeps, published:TASK", metavar="PATH")],
     path: Annotated[Path, typer.Option("--out", help="the HTML file", metavar="FILE")] = Path("report.html"),
-    figures: Annotated[Path | None, typer.Option(help="also every figure, PNG and SVG", metavar="DIR")] = None,
-    title: Annotated[str | None, typer.Option(help="of the page")] = None,
+    figures: Annotated[
+        Path | None, typer.Option(help="also write every figure here, PNG and SVG", metavar="DIR")
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="title of the page")] = None,
     inside: Annotated[bool, typer.Option(help="look inside the best network of each run")] = True,
 ) -> None:
-    """One self-contained HTML file about runs, sweeps and published tables; no network needed to read it."""
+    """Write one self-contained HTML file about runs, sweeps and published tables; it can be read offline."""
     from elmnet.report.build import report as build
     from elmnet.report.build import write
 
@@ -33,11 +35,11 @@ def report(
 
 def watch(
     directory: Annotated[Path, typer.Argument(help="a run, a sweep, or a directory of these", metavar="DIR")],
-    port: Annotated[int, typer.Option(help="0: any free one")] = 0,
-    host: Annotated[str, typer.Option(help="address to listen on; others than the default let others look")] = LOCAL,
+    port: Annotated[int, typer.Option(help="0: any free port")] = 0,
+    host: Annotated[str, typer.Option(help="address to listen on; any but the default lets others look")] = LOCAL,
     browser: Annotated[bool, typer.Option("--open", help="open it in a browser")] = False,
 ) -> None:
-    """A live page about running sweeps and runs, on this machine alone; reads and never writes. Ctrl-C ends it."""
+    """Serve a live page about running sweeps and runs, for this machine only; reads, never writes. Ctrl-C ends it."""
     from elmnet.report.watch import serve
 
     def announce(address: str) -> None:

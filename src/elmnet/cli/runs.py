@@ -40,24 +40,25 @@ def train(
     config_file: Annotated[Path | None, typer.Option("--config", help="start from a YAML file, e.g. a run's")] = None,
     init: Annotated[
         Path | None,
-        typer.Option(help="begin with the settings and weights of this run; what fits is taken", metavar="RUN"),
+        typer.Option(help="begin with the settings and weights of this run, as far as they fit", metavar="RUN"),
     ] = None,
-    budget: Annotated[str | None, typer.Option(help="P: as many units as fit are used, whatever the model")] = None,
+    budget: Annotated[str | None, typer.Option(help="P: use as many units as fit into it, whatever the model")] = None,
     memory: Annotated[int | None, typer.Option(help="d_m, memory units per neuron")] = None,
     steps: Annotated[int | None, typer.Option(help="training steps")] = None,
-    seed: Annotated[int | None, typer.Option(help="of weights, wiring, batches, dropout; default 0")] = None,
+    seed: Annotated[int | None, typer.Option(help="seed of weights, wiring, batches and dropout; default 0")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; default 1, safe beside other work")] = None,
     replicas: Annotated[
         int | None,
-        typer.Option(help="train K seeds together, each in its directory OUT/seed-S", metavar="K"),
+        typer.Option(help="train K seeds together, each in a directory OUT/seed-S", metavar="K"),
     ] = None,
     path: Annotated[Path | None, typer.Option("--out", help="run directory; default: runs/TASK-PRESET-TIME")] = None,
     resume: Annotated[
         Path | None, typer.Option(help="continue this run, or these replicas, exactly", metavar="DIR")
     ] = None,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="write TensorBoard events, too")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="also write TensorBoard events")] = False,
     cuda_graph: Annotated[
-        bool, typer.Option("--cuda-graph", help="on a GPU: capture forward and backward pass, launch them at once")
+        bool,
+        typer.Option("--cuda-graph", help="on a GPU: capture forward and backward pass, replay them with one launch"),
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print only the result")] = False,
 ) -> None:
@@ -233,13 +234,13 @@ def evaluate_(
     split: Annotated[
         str | None,
         typer.Option(
-            help="train, valid, test, or all (a whole text, every sequence); default: test, and all of other sequences "
-            "without a split of their own"
+            help="train, valid, test, or all (the whole text, every sequence); default: test, or all of other data with"
+            " no split of their own"
         ),
     ] = None,
     data: Annotated[str | None, typer.Option(help="another data source", metavar="SOURCE")] = None,
     per_class: Annotated[
-        bool, typer.Option("--per-class", "--per-value", help="also what became of every class, or scores by value")
+        bool, typer.Option("--per-class", "--per-value", help="also a table by class, or by value")
     ] = False,
     file: JsonOption = None,
 ) -> None:
@@ -271,14 +272,14 @@ def evaluate_(
 def predict(
     runs: Annotated[
         list[Path],
-        typer.Argument(help="run directories, or that of replicas; of several the mean is told", metavar="RUN..."),
+        typer.Argument(help="run directories, or a directory of replicas; several are averaged", metavar="RUN"),
     ],
     data: Annotated[str, typer.Option(help="file or folder of sequences, as for `train`; targets are not needed")],
     path: Annotated[
         Path, typer.Option("--out", help="a .csv, .npz or .parquet file, replaced if it exists", metavar="FILE")
     ],
 ) -> None:
-    """What networks trained on `sequence` say of every sequence of a file: classes with probabilities, or values."""
+    """Predict every sequence of a file with networks trained on `sequence`: classes with probabilities, or values."""
     from elmnet.train.predict import require_ending, write
     from elmnet.train.run import replicas_in
     from elmnet.train.trained import Run, ensemble
@@ -297,8 +298,10 @@ def generate(
     run: Run_,
     prompt: Annotated[str, typer.Option(help="text to continue")],
     length: Annotated[int, typer.Option(help="characters to draw")] = 400,
-    temperature: Annotated[float, typer.Option(help="0: always the likeliest; 1: as learned")] = 0.8,
-    seed: Annotated[int, typer.Option(help="of the draws")] = 0,
+    temperature: Annotated[
+        float, typer.Option(help="0: always the likeliest character; 1: probabilities as learned")
+    ] = 0.8,
+    seed: Annotated[int, typer.Option(help="seed of the draws")] = 0,
 ) -> None:
     """Continue a prompt with a trained text network, character by character."""
     from elmnet.train.trained import Run

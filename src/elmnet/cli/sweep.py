@@ -41,16 +41,17 @@ def run(
     ] = 1,
     scheduler: Annotated[str | None, typer.Option(help="a Dask scheduler, e.g. tcp://10.0.0.1:8786")] = None,
     cluster: Annotated[str | None, typer.Option(help="slurm, pbs, lsf, sge or htcondor")] = None,
-    cluster_config: Annotated[Path | None, typer.Option(help="YAML: settings of a job", metavar="FILE")] = None,
+    cluster_config: Annotated[Path | None, typer.Option(help="YAML with the settings of a job", metavar="FILE")] = None,
     resources: Annotated[
-        list[str] | None, typer.Option("--resource", help="of a worker's, for a trial: GPU=0.5")
+        list[str] | None, typer.Option("--resource", help="what a trial needs of a worker, e.g. GPU=0.5; repeatable")
     ] = None,
-    retry: Annotated[bool, typer.Option("--retry-failed", help="try again what failed")] = False,
+    retry: Annotated[bool, typer.Option("--retry-failed", help="run failed trials again")] = False,
     halving: Annotated[
-        bool, typer.Option("--early-stopping", help="successive halving; biases fits, so what it stops enters none")
+        bool,
+        typer.Option("--early-stopping", help="successive halving; stopped trials enter no fit, which they would bias"),
     ] = False,
 ) -> None:
-    """Run a recipe's trials, or go on with them; the same trial is never trained twice.
+    """Run a recipe's trials, or continue them; no trial is trained twice.
 
     Ctrl-C saves first. Workers and this driver may be killed at any moment: run the same command again.
     """
@@ -163,7 +164,7 @@ def plan(
     estimate: Annotated[bool, typer.Option("--estimate/--no-estimate", help="time a few training steps here")] = True,
     limit: Annotated[int, typer.Option(help="trials listed; 0: all")] = 40,
 ) -> None:
-    """Every trial of a recipe with its exact P, FLOPs and how long it would take here. Trains nothing."""
+    """List every trial of a recipe with its exact P and FLOPs and the time it would take here. Trains nothing."""
     from elmnet import models
     from elmnet.sweep.estimate import seconds_of
     from elmnet.sweep.recipe import Recipe
@@ -206,9 +207,9 @@ def plan(
 
 def status(
     directory: Sweep_,
-    watch: Annotated[bool, typer.Option("--watch", help="again every few seconds, until all have ended")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="repeat every few seconds until all have ended")] = False,
 ) -> None:
-    """What is done, running, failed and waiting, and the time left."""
+    """Show which trials are done, running, failed and waiting, and the time left."""
     import time
 
     from rich.live import Live
@@ -254,14 +255,15 @@ def _status(name: str, seen: "list[Seen]") -> Table:
 
 
 def collect(
-    directories: Annotated[list[Path], typer.Argument(help="sweeps' directories", metavar="DIR...")],
+    directories: Annotated[list[Path], typer.Argument(help="sweeps' directories", metavar="DIR")],
     file: Annotated[
-        Path | None, typer.Option("--out", help="default, of one sweep: DIR/table.parquet", metavar="FILE")
+        Path | None,
+        typer.Option("--out", help="the table to write; default, for one sweep: DIR/table.parquet", metavar="FILE"),
     ] = None,
 ) -> None:
     """Write one table of all trials (Parquet, or CSV by the file's ending), and print means over seeds.
 
-    Of several sweeps, of other machines for example, each trial once: finished, if one of them has finished it.
+    Of several sweeps, for example from several machines, each trial enters once: finished, if one of them finished it.
     """
     from elmnet.sweep.store import LOST, Sweep
     from elmnet.sweep.table import aggregate, means_over_seeds, write
@@ -281,10 +283,10 @@ def collect(
 
 def query(
     directory: Sweep_,
-    sql: Annotated[str, typer.Argument(help="of a table called trials", metavar="SQL")],
+    sql: Annotated[str, typer.Argument(help="a query of the table called trials", metavar="SQL")],
     file: Annotated[Path | None, typer.Option("--out", help="write the answer here, as CSV", metavar="FILE")] = None,
 ) -> None:
-    """Ask the collected table in SQL: SELECT d_m, avg(valid_bpc) FROM trials GROUP BY d_m ORDER BY d_m."""
+    """Query the collected table in SQL: SELECT d_m, avg(valid_bpc) FROM trials GROUP BY d_m ORDER BY d_m."""
     from elmnet.sweep.store import Sweep
     from elmnet.sweep.table import ask, write
 

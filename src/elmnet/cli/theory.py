@@ -19,36 +19,37 @@ if TYPE_CHECKING:
 NetworkOption = Annotated[
     str | None,
     typer.Option(
-        help="of a table that `sweep collect` did not write: enwik8, a run or its YAML; rows vary its hidden layer",
+        help="for a table that `sweep collect` did not write: enwik8, a run or its YAML; rows vary its hidden layer",
         metavar="NAME|RUN",
     ),
 ]
 H0Option = Annotated[
-    float | None, typer.Option(help="of such a table: the score of knowing nothing, e.g. 5.05 bits", metavar="H0")
+    float | None,
+    typer.Option(help="for such a table: the score of a guess that knows nothing, e.g. 5.05 bits", metavar="H0"),
 ]
 
 
 def fit(
     sources: Annotated[
         list[str],
-        typer.Argument(help="directories of finished runs, a table, or published:TASK", metavar="SOURCE..."),
+        typer.Argument(help="directories of finished runs, a table, or published:TASK", metavar="SOURCE"),
     ],
     score: Annotated[str | None, typer.Option(help="e.g. valid_bpc, test_bpc, valid_loss, test_error")] = None,
     network: NetworkOption = None,
     h0: H0Option = None,
-    draws: Annotated[int, typer.Option(help="of the bootstrap; 0: no intervals")] = 300,
+    draws: Annotated[int, typer.Option(help="bootstrap samples; 0: no intervals")] = 300,
     fix: Annotated[list[str] | None, typer.Option(help="hold a constant: a=0.8 or kappa_c=40; repeatable")] = None,
     least_memory: Annotated[
-        int, typer.Option(help="smallest d_m to fit: below 3 some tasks do not start to learn")
+        int, typer.Option(help="smallest d_m to fit; below 3 some tasks do not start to learn")
     ] = LEAST_MEMORY,
     compare: Annotated[
-        bool, typer.Option("--compare", help="also the naive alternatives, and a profile over a")
+        bool, typer.Option("--compare", help="also fit simpler alternatives, and a profile over the exponent a")
     ] = False,
-    seed: Annotated[int, typer.Option(help="of the bootstrap")] = 0,
+    seed: Annotated[int, typer.Option(help="seed of the bootstrap")] = 0,
     figures: Annotated[Path | None, typer.Option(help="write figures here, PNG and SVG", metavar="DIR")] = None,
     file: JsonOption = None,
 ) -> None:
-    """Fit the information model to runs: constants with intervals, what the runs cannot tell, who was left out."""
+    """Fit the information model to runs: constants with intervals, what runs cannot determine, which are left out."""
     if sources == ["published:neuronio"]:
         others = figures or compare or fix or score or network or (draws, seed) != (300, 0)
         if others or h0 is not None or least_memory != LEAST_MEMORY:
