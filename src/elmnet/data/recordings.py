@@ -44,13 +44,13 @@ def read_folder(path: Path, targets: bool) -> tuple[dict[str, Any], str]:
         files.append(path / TARGETS)
         by_table = _told_by_table(path / TARGETS, list(places))
         if twice := sorted(told.keys() & by_table.keys()):
-            raise DataError(f"{path / TARGETS}: has a column {twice[0]!r}, which the names of folders say, too")
+            raise DataError(f"{path / TARGETS}: has a column {twice[0]!r}, but folder names say it, too")
         told |= by_table
     names, of = list(places), table["sequence"]
     columns = {column: np.array([values[name] for name in names])[of] for column, values in told.items()}
     for column in table:
         if column in columns or (is_target(column) and any(map(is_target, columns))):
-            raise DataError(f"{path}: {column!r} stands in the files, and is told of every file, too")
+            raise DataError(f"{path}: {column!r} is a column of the files, but given for whole files, too")
     lines = [f"{file.relative_to(path).as_posix()} {sha256(file)}\n" for file in files]
     return of_columns(path, table | columns, np.array(names)), hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -66,7 +66,7 @@ def _find(path: Path) -> list[Path]:
         and not any(part.startswith(".") for part in file.relative_to(path).parts)
     )
     if not found:
-        raise DataError(f"{path}: no {', '.join(ENDINGS)} in this folder; name one with a file for each sequence")
+        raise DataError(f"{path}: no {', '.join(ENDINGS)} in this folder; name a folder with a file for each sequence")
     kinds = sorted({ending(file) for file in found})
     if len(kinds) > 1:
         raise DataError(f"{path}: holds {' and '.join(kinds)} files; a folder of sequences holds one kind")
@@ -130,7 +130,7 @@ def _told_by_folders(path: Path, places: dict[str, tuple[str, ...]]) -> dict[str
             raise DataError(f"{path}: {name} lies deeper than [train|valid|test/][CLASS/]")
     if len({len(folders) for folders in places.values()}) > 1:
         outside = next(name for name, folders in places.items() if not folders)
-        raise DataError(f"{path}: {outside} is in no class's folder, others are")
+        raise DataError(f"{path}: {outside} is not in the folder of a class, but others are")
     if any(places.values()):
         told["target"] = {name: folders[0] for name, folders in places.items()}
     return told
@@ -147,9 +147,9 @@ def _told_by_table(file: Path, names: list[str]) -> dict[str, dict[str, Any]]:
     if strange := set(rows) - known:
         raise DataError(f"{file}: there is no file {min(strange)}")
     if len(set(rows)) < len(rows):
-        raise DataError(f"{file}: names {next(name for name in rows if rows.count(name) > 1)} twice")
+        raise DataError(f"{file}: lists {next(name for name in rows if rows.count(name) > 1)} twice")
     if forgotten := known - set(rows):
-        raise DataError(f"{file}: says nothing of {min(forgotten)}")
+        raise DataError(f"{file}: has no row for {min(forgotten)}")
     for column in table:
         if not is_target(column) and column not in ("split", "group"):
             raise DataError(f"{file}: unknown column {column!r}; known: file, target, target.NAME, split, group")
