@@ -96,7 +96,7 @@ TOLD = "file,target\na,0\n"
             {"u__a_npy": np.ones(3), "targets_csv": "file,target\nu/a,0\n"},
             "'target', but folder names say it, too",
         ),
-        ({"a_csv": "x,target\n1,2\n", "targets_csv": TOLD}, "'target' is a column of the files, but given for whole files"),
+        ({"a_csv": "x,target\n1,2\n", "targets_csv": TOLD}, "'target' is a column of the files, but given for"),
         ({"b_npy": np.ones(3), "targets_csv": TOLD}, "targets.csv: there is no file a"),
         ({"a_npy": np.ones(3), "b_npy": np.ones(3), "targets_csv": TOLD}, "targets.csv: has no row for b"),
         ({"a_npy": np.ones(3), "targets_csv": TOLD + "a.npy,1\n"}, "targets.csv: lists a twice"),
