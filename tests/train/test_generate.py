@@ -65,7 +65,7 @@ def test_bad_prompts_and_settings_are_refused(network):
     with pytest.raises(DataError, match="the prompt is empty"):
         text(network, b"\n")
     for temperature in (-1, float("nan"), float("inf")):
-        with pytest.raises(ConfigError, match="must not be negative"):
+        with pytest.raises(ConfigError, match="must be finite and not negative"):
             text(network, temperature=temperature)
 
 

@@ -37,7 +37,7 @@ def generate(
         DataError: the prompt is empty, or holds a byte the network never saw (names byte and offset).
     """
     if not (0 <= temperature < math.inf) or length < 0:
-        raise ConfigError(f"temperature and length must not be negative, got {temperature} and {length}")
+        raise ConfigError(f"temperature and length must be finite and not negative, got {temperature} and {length}")
     if not 0 <= seed < 2**63:
         raise ConfigError(f"seed must lie in 0..2^63-1, got {seed}")
     tokens = vocabulary.encode(prompt, convention, "prompt")
