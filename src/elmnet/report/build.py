@@ -55,7 +55,7 @@ def report(sources: Sequence[str], *, inside: bool = True) -> list[Section]:
                 runs.append(run)
                 sections += of_run.sections(run, inside=inside)
             else:
-                words = f"Not begun: elmnet train --resume {path} goes on with it."
+                words = f"Not begun: elmnet train --resume {path} starts it."
                 sections.append(Section(f"Run {place.name}", [words]))
     if unread:
         table = Table("Runs that could not be read", ("run", "why"), list(unread.items()))

@@ -80,7 +80,7 @@ def _course(run: Run) -> Section:
             f"the best validation came at step {result['best_step']:,}. One seed: no spread is known."
         )
     if lines := run.metrics:
-        words = "What training minimises and what validation says, by training step."
+        words = "The training loss and the validation score, by training step."
         section.figures.append(Figure("learning", "Learning curve", words, bound(figures.learning_curve, lines)))
         words = "Norm of the gradient before clipping, by training step, on a logarithmic axis."
         section.figures.append(Figure("gradient", "Gradient norm", words, bound(figures.gradient_norm, lines)))
@@ -96,7 +96,7 @@ def _inside(run: Run) -> Section:
         section.words.append(f"No look inside: {error}.")
         return section
     if not isinstance(network, ELMNetwork):
-        section.words.append("A look inside is for ELM networks; this is another model.")
+        section.words.append("Only ELM networks can be looked into; this is another model.")
         return section
     words = "In- and out-degrees of the connectome: synapses of a unit, and synapses that read an input or a unit."
     counted = inside.degrees(network)

@@ -36,7 +36,7 @@ def side_by_side(runs: Sequence[Run]) -> Section | None:
         shown = dict(list(differing.items())[:MOST])
         section.tables.append(_scores(group, shown, f"{task} on {data}: scores, and settings that differ"))
         if len(differing) > MOST:
-            section.words.append(f"{task} on {data}: there differ, too, {', '.join(list(differing)[MOST:])}.")
+            section.words.append(f"{task} on {data}: these settings differ, too: {', '.join(list(differing)[MOST:])}.")
         named = list(zip(_names(group), group, strict=True))[:MOST]
         curves = {name: lines for name, run in named if (lines := run.validations)}
         if len(curves) > 1:

@@ -106,7 +106,7 @@ def _scores(section: Section, sweep: Sweep, rows: list[dict[str, Any]], means: l
         if (file := sweep.path / "trials" / one["trial"] / "metrics.jsonl").is_file()
     ]
     if learned:
-        words = "Validation score of every run by training step, coloured by d_m; failed runs as far as they came."
+        words = "Validation score of every run by training step, coloured by d_m; failed runs as far as they got."
         draw = bound(curves.learning_curves, learned, score.partition("_")[2])
         section.figures.append(Figure("learning", "Learning curves", words, draw))
 

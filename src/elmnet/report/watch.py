@@ -98,7 +98,7 @@ def _run(place: Place, path: Path, key: str) -> None:
         place.words.append("Last validation: " + _scores(valid[-1]))
     if lines:
         place.svg = picture(lambda: figures.learning_curve(lines), key).svg
-        place.about = "What training minimises and what validation says, by training step."
+        place.about = "The training loss and the validation score, by training step."
 
 
 def _steps(lines: Sequence[dict[str, Any]]) -> int:

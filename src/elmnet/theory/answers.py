@@ -230,4 +230,4 @@ def _wired_otherwise(network: NetworkConfig, one: Plan, known: Fit) -> str:
     here, there = (n.layers[0].neuron.connectivity for n in (network, one.network))
     if here == there or "kappa_c" in known.free:
         return ""
-    return f" (k_c {here:,} instead of {there:,}: what synapses are worth, these runs cannot tell)"
+    return f" (k_c {here:,} instead of {there:,}: these runs cannot tell what synapses are worth)"
