@@ -57,7 +57,11 @@ CASES = [
     ("truncated weights", "eval {cutrun}", "cannot be read as safetensors weights"),
     ("unknown symbol in text", "eval {run} --data {dir}/foreign.txt", "byte 0x7e at offset 7,000"),
     ("unknown split", "eval {run} --split dev", "split must be one of"),
-    ("infinite temperature", "generate {run} --prompt the --temperature nan", "must be finite and not negative, got nan"),
+    (
+        "infinite temperature",
+        "generate {run} --prompt the --temperature nan",
+        "must be finite and not negative, got nan",
+    ),
     ("both N and a budget", "params enwik8 --neurons 5 --budget 1e6", "--budget decides what --neurons would"),
     ("fractions of units", "params enwik8 --neurons 2.7", "expected whole numbers"),
     ("device torch cannot train on", TRAIN + " --set device=meta", "device must be cpu, cuda or cuda:N"),
