@@ -28,7 +28,6 @@ except ImportError as missing:
 
 import torch
 
-from elmnet import models
 from elmnet.baselines.config import BaselineConfig
 from elmnet.data.sequences import PARTS, Sequences, checked
 from elmnet.errors import DataError
@@ -128,9 +127,7 @@ class _ELM(BaseEstimator):  # type: ignore[misc]
             config = config.with_model(self.model)
         if isinstance(config.model, BaselineConfig):
             config = config.replace(model=config.model.replace(width=self.units))
-        model = task.fit_model(config.model)
-        model = model if self.budget is None else models.spend(model, self.budget)
-        self.config_ = config.replace(model=model)
+        self.config_ = config.fitted(task, self.budget)
         # whatever the caller has switched off for torch
         with tempfile.TemporaryDirectory() as place, torch.inference_mode(False), torch.enable_grad():
             try:

@@ -14,7 +14,8 @@ from elmnet.config import NetworkConfig
 from elmnet.errors import ConfigError
 from elmnet.network import ELMNetwork
 from elmnet.theory.fit import Fit
-from elmnet.theory.planner import Plan, Wiring, plan
+from elmnet.theory.limits import Wiring
+from elmnet.theory.planner import Plan, plan
 
 SIZES = [(units, memory) for units in (16, 128, 512, 2048) for memory in (3, 10, 30) if units * memory <= 16_384]
 """(N, d_m) of the networks that are measured."""

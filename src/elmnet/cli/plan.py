@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from elmnet.config import NetworkConfig
     from elmnet.sweep.learned import Learned
     from elmnet.theory.fit import Fit
-    from elmnet.theory.planner import Limit, Plan, Wiring
+    from elmnet.theory.limits import Limit, Wiring
+    from elmnet.theory.planner import Plan
     from elmnet.train.config import RunConfig
 
 
@@ -206,7 +207,7 @@ def _start(task: str | None, learned: "Learned | None", known: "Fit | None") -> 
 
 
 def _wiring(start: "NetworkConfig", fixed: str | None, recipe: bool) -> "Wiring":
-    from elmnet.theory.planner import Wiring
+    from elmnet.theory.limits import Wiring
 
     neuron = start.layers[0].neuron
     values = {"branches": neuron.branches, "synapses": neuron.synapses}
@@ -243,7 +244,7 @@ def _limits(
     latency: float | None,
     batch: Callable[[], tuple[int, int]],
 ) -> "list[Limit]":
-    from elmnet.theory import planner
+    from elmnet.theory.limits import Limit
 
     given = {
         "--flops": flops,
@@ -259,19 +260,19 @@ def _limits(
         if not 0 < value < float("inf"):
             raise ConfigError(f"{name} must be positive, got {value}")
     if flops is not None:
-        return [planner.Limit.flops(flops)]
+        return [Limit.flops(flops)]
     if file_bytes is not None:
-        return [planner.Limit.file_bytes(file_bytes)]
+        return [Limit.file_bytes(file_bytes)]
     if training_bytes is not None:
-        return [planner.Limit.memory(training_bytes, *batch())]
+        return [Limit.memory(training_bytes, *batch())]
     if latency is not None:
         from elmnet.bench.latency import calibrate
 
         with Console(stderr=True).status("measuring streamed steps on this machine"):
-            return [planner.Limit(latency, "µs per streamed step", calibrate(start))]
+            return [Limit(latency, "µs per streamed step", calibrate(start))]
     if hidden:
-        return [planner.Limit.hidden(value) for text in hidden for value in numbers("--hidden", text)]
-    return [planner.Limit(value) for text in budgets or [] for value in numbers("--budget", text)]
+        return [Limit.hidden(value) for text in hidden for value in numbers("--hidden", text)]
+    return [Limit(value) for text in budgets or [] for value in numbers("--budget", text)]
 
 
 def _learned(

@@ -105,7 +105,7 @@ def _tables(path: Path, files: list[Path], targets: bool) -> dict[str, Array]:
         if pieces and piece.keys() != pieces[0].keys():
             raise DataError(f"{path}: column {min(piece.keys() ^ pieces[0].keys())!r} is not in all of the files")
         of = piece["sequence"]  # the rows of a file are together
-        starts = np.flatnonzero(np.concatenate([[True], of[1:] != of[:-1]])) if len(of) else np.zeros(0, dtype=int)
+        starts = np.flatnonzero(np.concatenate([[True], of[1:] != of[:-1]])[: len(of)])
         numbers = np.array([number[Path(file)] for file in of[starts]], dtype=int)
         pieces.append({**piece, "sequence": np.repeat(numbers, np.diff([*starts, len(of)]))})
     table = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}

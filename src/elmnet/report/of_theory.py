@@ -8,8 +8,9 @@ from elmnet.report.page import Figure, Section
 from elmnet.tables import Table
 from elmnet.theory import answers
 from elmnet.theory.fit import Fit, fit
+from elmnet.theory.limits import Limit, Wiring
 from elmnet.theory.model import CREDIT
-from elmnet.theory.planner import Limit, Wiring, plan, wirings
+from elmnet.theory.planner import plan, wirings
 from elmnet.theory.runs import Runs
 
 ABOUT = {

@@ -38,7 +38,7 @@ from elmnet.files import write_atomic
 from elmnet.models import ModelConfig
 from elmnet.strict import Config, instead, read_yaml
 from elmnet.tasks import OpenTasks, find_task
-from elmnet.theory import planner
+from elmnet.theory.limits import Limit
 from elmnet.train.config import RunConfig, amend, compose
 from elmnet.train.identity import name_of
 
@@ -192,7 +192,7 @@ class Recipe(Config):
         """
         start = amend(compose(self.task, preset=self.preset, data=self.data), settings=_settings(self.set))
         tasks = OpenTasks()
-        start = start.replace(model=start.open_task(tasks=tasks).fit_model(start.model))
+        start = start.fitted(start.open_task(tasks=tasks))
         found: dict[str, Trial] = {}
         for number, group in enumerate(self.trials, 1):
             try:
@@ -237,7 +237,7 @@ def _amended(
     first = {name: value for name, value in settings.items() if name.startswith("options")}
     found = amend(config, settings=_settings(first))
     if fit or found.options != config.options:
-        found = found.replace(model=found.open_task(tasks=tasks).fit_model(found.model))
+        found = found.fitted(found.open_task(tasks=tasks))
     rest = {name: value for name, value in settings.items() if name not in first}
     return amend(found, settings=_settings(rest), **changes)
 
@@ -297,7 +297,7 @@ def _shaped(model: NetworkConfig, group: Group, shape: Mapping[str, Any]) -> Net
     model = model.with_hidden(**shape)
     if group.budget is None:
         return model
-    limit = planner.Limit.hidden(group.budget) if group.of == "hidden" else planner.Limit(group.budget)
+    limit = Limit.hidden(group.budget) if group.of == "hidden" else Limit(group.budget)
     return budget.largest(lambda units: model.with_hidden(units=units), limit.value, "N", limit.price, limit.kind)
 
 

@@ -94,8 +94,10 @@ class SequenceTask(Task):
         """Targets at the steps that count: class numbers (n, T), NOWHERE elsewhere; values (n, T, k), NaN elsewhere."""
         assert data.y is not None
         if data.per_step != self.per_step or data.classes != (self.classes is not None):
-            own = _kind(self.classes is not None, self.per_step)
-            kind = _kind(data.classes, data.per_step)
+            own, kind = (
+                f"{'classes' if classes else 'values'} {_where(per_step)}"
+                for classes, per_step in ((self.classes is not None, self.per_step), (data.classes, data.per_step))
+            )
             raise DataError(f"{data.name}: its targets are {kind}; the model was trained on {own}")
         steps = data.x.shape[1]
         place = np.arange(steps)
@@ -158,8 +160,8 @@ class SequenceTask(Task):
         counts = ", ".join(f"{count} {part}" for part, count in facts["sequences"].items())
         if "groups" in facts:
             counts += "; groups: " + ", ".join(f"{count} {part}" for part, count in facts["groups"].items())
-        where = "at every step" if self.per_step else "at the end of each sequence"
-        words = [f"{what} {where}; {self.inputs} channels{_listed(self.data.channels)}; sequences: {counts}"]
+        channels = f"{self.inputs} channels{_listed(self.data.channels)}"
+        words = [f"{what} {_where(self.per_step)}; {channels}; sequences: {counts}"]
         if self.data.lengths.max() == 1:
             words.append(
                 "every sequence has a single step, so that nothing happens in time; of a table each row is a step"
@@ -296,8 +298,8 @@ class SequenceTask(Task):
         return self.summary(self.tally(torch.from_numpy(np.broadcast_to(mean, (*y.shape[:2], self.outputs)).copy()), y))
 
 
-def _kind(classes: bool, per_step: bool) -> str:
-    return f"{'classes' if classes else 'values'} {'at every step' if per_step else 'at the end of each sequence'}"
+def _where(per_step: bool) -> str:
+    return "at every step" if per_step else "at the end of each sequence"
 
 
 def _listed(channels: Sequence[str]) -> str:

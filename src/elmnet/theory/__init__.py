@@ -9,10 +9,11 @@ the published runs are from Spieler, Martius, Levina (arXiv:2605.12049).
 """
 
 from elmnet.theory.fit import Fit, fit
+from elmnet.theory.limits import Limit, Wiring
 from elmnet.theory.model import SNRR, Optimum
 from elmnet.theory.next_runs import design
 from elmnet.theory.plain import fit_plain, fit_unit
-from elmnet.theory.planner import Limit, Plan, Prediction, Wiring, plan, predict, wirings
+from elmnet.theory.planner import Plan, Prediction, plan, predict, wirings
 from elmnet.theory.rows import PUBLISHED, published, runs_of_rows
 from elmnet.theory.runs import Runs, table
 from elmnet.theory.unit import complexity_of, memory_of

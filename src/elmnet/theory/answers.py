@@ -11,10 +11,11 @@ from elmnet.tables import Table, between, score, whole
 from elmnet.theory.compare import Judgement, Profile
 from elmnet.theory.fit import Fit
 from elmnet.theory.front import Gap
+from elmnet.theory.limits import Limit
 from elmnet.theory.model import CONSTANTS
 from elmnet.theory.next_runs import Choice
 from elmnet.theory.plain import UnitFit
-from elmnet.theory.planner import Limit, Plan, Prediction
+from elmnet.theory.planner import Plan, Prediction
 from elmnet.theory.runs import Runs
 from elmnet.theory.unit import memory_of
 

@@ -8,7 +8,8 @@ import numpy as np
 from elmnet.config import NetworkConfig
 from elmnet.errors import BudgetError, TheoryError
 from elmnet.theory.fit import Fit, open_worlds
-from elmnet.theory.planner import Limit, Wiring, candidates, fitting, sizes
+from elmnet.theory.limits import Limit, Wiring
+from elmnet.theory.planner import candidates, fitting, sizes
 
 
 @dataclass(frozen=True)

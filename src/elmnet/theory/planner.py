@@ -5,7 +5,7 @@ and takes the d_m whose regret, averaged over the worlds, is least.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ from elmnet import budget
 from elmnet.config import NetworkConfig
 from elmnet.errors import BudgetError, ConfigError, TheoryError
 from elmnet.theory.fit import Fit, fit
+from elmnet.theory.limits import Limit, Wiring
 from elmnet.theory.model import SNRR, ends
 from elmnet.theory.rows import PUBLISHED
 from elmnet.theory.solve import PRIOR
@@ -33,63 +34,6 @@ RECIPE = 0.5
 """d_m/√N of the paper's recipe for a task without a published network; those have 0.47 and 0.51 (§4)."""
 TOLERANCE = 0.005
 """A plan that leaves more of the budget unused says why."""
-
-
-@dataclass(frozen=True)
-class Limit:
-    """A budget of some kind."""
-
-    value: float
-    kind: str = "parameters"
-    """In words, with its unit: `parameters`, `FLOPs per step`, ..."""
-    price: Callable[[NetworkConfig], float] = budget.parameters
-    """What a network takes of it; grows with N, or has a floor that does."""
-    floor: Callable[[NetworkConfig], float] | None = None
-    """Of a price that also falls in places, what it is never below (`elmnet.budget.largest`)."""
-
-    @classmethod
-    def of(cls, limit: "Limit | float") -> "Limit":
-        """A limit as it is; of a number, one of parameters."""
-        return limit if isinstance(limit, cls) else cls(float(limit))  # type: ignore[arg-type]
-
-    @classmethod
-    def hidden(cls, value: float) -> "Limit":
-        """A budget P' = N·(k_e + k_c) of the hidden layer alone."""
-        return cls(value, "hidden-layer parameters", lambda network: float(budget.cost(network).hidden))
-
-    @classmethod
-    def flops(cls, value: float) -> "Limit":
-        """A budget of forward FLOPs per time step and sequence."""
-        return cls(value, "FLOPs per step", lambda network: float(budget.cost(network).flops))
-
-    @classmethod
-    def file_bytes(cls, value: float) -> "Limit":
-        """A budget of bytes of the saved network (`elmnet.budget.saved_bytes`)."""
-        return cls(value, "bytes", budget.saved_bytes)
-
-    @classmethod
-    def memory(cls, value: float, batch: int, steps: int) -> "Limit":
-        """A budget of bytes while training, as `elmnet.budget.training_bytes` estimates them."""
-        price = partial(budget.training_bytes, batch=batch, steps=steps)
-        return cls(value, f"bytes while training (batch {batch}, T {steps})", price, floor=budget.state_bytes)
-
-
-@dataclass(frozen=True)
-class Wiring:
-    """Branches and synapses of the networks to choose from."""
-
-    branches: int | None
-    """d_tree; None: the paper's 4·d_m."""
-    synapses: int
-    """d_s."""
-
-    def at(self, start: NetworkConfig, units: int, memory: int) -> NetworkConfig:
-        """`start` with N units of complexity d_m, wired like this; d_mlp/d_m stays, or is the paper's 2."""
-        if self.branches is None:
-            hidden, branches = None, 4 * memory
-        else:
-            hidden, branches = start.layers[0].neuron.with_memory(memory).hidden, self.branches
-        return start.with_hidden(units=units, memory=memory, hidden=hidden, branches=branches, synapses=self.synapses)
 
 
 @dataclass(frozen=True)
@@ -345,11 +289,16 @@ def predict(known: Fit, networks: Sequence[NetworkConfig]) -> list[Prediction]:
     """Losses of networks with one hidden layer, with what is known about them."""
     predictions = []
     for network, loss, low, high in zip(networks, *known.predict(*sizes(networks)), strict=True):
-        cost = budget.cost(network)
-        extrapolated = known.outside(cost.hidden, cost.connectivity)
+        extrapolated = _outside(known, network)
         interval = None if extrapolated or known.worlds is None else (float(low), float(high))
         predictions.append(Prediction(network, float(loss), interval, extrapolated))
     return predictions
+
+
+def _outside(known: Fit, network: NetworkConfig) -> str | None:
+    """Why a loss is no more than an extrapolation, if so (`Fit.outside`)."""
+    cost = budget.cost(network)
+    return known.outside(cost.hidden, cost.connectivity)
 
 
 def _loss(known: Fit | None, network: NetworkConfig) -> tuple[float | None, tuple[float, float] | None, str | None]:
@@ -398,8 +347,7 @@ def _rivals(start: NetworkConfig, limit: Limit, wiring: Wiring, chosen: NetworkC
             continue
         both = sizes([network, chosen])
         regret, interval = float(np.subtract(*known.law.loss(*both))), None
-        extrapolated = any(one.extrapolated for one in predict(known, [network, chosen]))
-        if known.worlds is not None and not extrapolated:
+        if known.worlds is not None and not _outside(known, network) and not _outside(known, chosen):
             losses = known.worlds.loss(*both)
             low, high = ends(losses[:, 0] - losses[:, 1])
             interval = (float(low), float(high))

@@ -151,6 +151,15 @@ class RunConfig(Config):
         tasks = OpenTasks() if tasks is None else tasks
         return tasks.of(self.task, self.options, data or self.data, seed=self.seed, facts=known)
 
+    def fitted(self, task: Task, budget: int | None = None) -> Self:
+        """The run with the inputs and outputs that its open task needs, and as many units as a budget P allows.
+
+        Raises:
+            BudgetError: one unit exceeds the budget.
+        """
+        model = task.fit_model(self.model)
+        return self.replace(model=model if budget is None else models.spend(model, budget))
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         if not isinstance(data, Mapping):
@@ -195,7 +204,7 @@ def compose(
             from paths to values, which are taken as they are.
         changes: top-level fields of `RunConfig`.
 
-    The number of inputs and outputs follows from the data: `Task.fit_model` comes next.
+    The number of inputs and outputs follows from the data: `RunConfig.fitted` comes next.
 
     Raises:
         ConfigError: a name or value is wrong.
@@ -216,9 +225,7 @@ def compose(
     )
     whole = whole if model is None else whole.with_model(model)
     config = amend(whole, data=data, settings=settings, **changes)
-    if budget is None:
-        return config
-    return config.replace(model=models.spend(config.open_task().fit_model(config.model), budget))
+    return config if budget is None else config.fitted(config.open_task(), budget)
 
 
 def devices() -> list[str]:

@@ -67,7 +67,7 @@ class Run:
             Others: as `elmnet.train.loop.start`.
         """
         task = config.open_task()
-        config = config.replace(model=task.fit_model(config.model))
+        config = config.fitted(task)
         loop.start(config, Path(path), task, reporter=reporter, tensorboard=tensorboard, cuda_graph=cuda_graph)
         return cls(path)
 
